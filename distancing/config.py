@@ -1,0 +1,220 @@
+"""From the composed YAML to the settings of a run: everything is checked here, before any work."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import hydra
+import torch
+from annotated_types import Ge, Lt
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import NonNegativeInt, PositiveInt, ValidationError, model_validator
+from typing_extensions import Self
+
+from distancing.component import component
+from distancing.datasets import Dataset
+from distancing.distances import Distance
+from distancing.kernels import Kernel
+from distancing.models import Model
+from distancing.optimizers import Optimizer
+from distancing.penalty import Penalty
+from distancing.phases import Cycle, Phase, share, unroll
+from distancing.schedules import Schedule
+
+# what can't change a run's numbers, and so isn't part of its name
+NOT_HASHED = ("name", "runs", "overwrite", "checkpoint_every", "dataset.root", "dataset.download")
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message is one line: which key, which value, what is allowed."""
+
+
+@component
+class Config:
+    """All settings of one run; conf/config.yaml says what each is for."""
+
+    dataset: Dataset
+    model: Model
+    optimizer: Optimizer
+    scheduler: Schedule
+    penalty: Penalty | None
+    phases: dict[str, Phase | Cycle]
+    seed: Annotated[NonNegativeInt, Lt(2**32)]
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    label_smoothing: Annotated[float, Ge(0), Lt(1)]
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["fp32", "bf16"]
+    channels_last: bool
+    compile: bool
+    evaluate_every: PositiveInt
+    checkpoint_every: PositiveInt
+    name: str
+    runs: str
+    overwrite: bool
+    hash: str  # of all settings that can change the numbers
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not re.fullmatch(r"[\w.+-]{1,100}", self.name):
+            raise ValueError(f"name={self.name!r} may have 1 to 100 letters, digits and . _ + -")
+        for name, cycle in self.phases.items():
+            if isinstance(cycle, Cycle) and cycle.times > self.epochs:
+                raise ValueError(f"phases.{name}.times={cycle.times} does not fit into epochs={self.epochs}")
+        plan = unroll(self.phases)
+        if not plan:
+            raise ValueError("phases is empty: a run needs one phase at least")
+        for name, phase in plan.items():
+            if not re.fullmatch(r"[\w-]{1,50}", name) or name == "final":
+                raise ValueError(f"phases.{name}: a phase's name may have letters, digits, _ and -, and not be 'final'")
+            if phase.patience and not self.dataset.validation_fraction:
+                raise ValueError(f"phases.{name}.patience={phase.patience} needs dataset.validation_fraction > 0")
+        if all(phase.epochs for phase in plan.values()):
+            total = sum(phase.epochs or 0 for phase in plan.values())
+            if total != self.epochs:
+                raise ValueError(
+                    f"epochs={self.epochs}, but the phases' own epochs are {total} in all: "
+                    "change it, or leave one phase's epochs null for the rest"
+                )
+        try:
+            share(list(plan.values()), self.epochs)
+        except ValueError as error:
+            raise ValueError(f"epochs={self.epochs}: the {error}") from None
+        if self.label_smoothing > (most := 1 - 1 / self.dataset.classes):
+            raise ValueError(f"label_smoothing={self.label_smoothing} is above 1 − 1/classes = {most:.4g}")
+        if self.dataset.size % self.batch_size == 1:
+            raise ValueError(
+                f"batch_size={self.batch_size} leaves a last batch of one of the {self.dataset.size} training "
+                "images, which batch norm can't normalise"
+            )
+        return self
+
+    @property
+    def directory(self) -> str:
+        """The run's directory: named by its config alone."""
+        return f"{self.runs}/{self.name}-{self.hash}"
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device to train on. Raises ConfigError if it isn't there."""
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        if self.device == "auto":
+            return torch.device(next(name for name, available in there.items() if available))
+        if not there[self.device]:
+            found = ", ".join(name for name, available in there.items() if available)
+            raise ConfigError(f"device={self.device} is not on this machine, which has {found}")
+        return torch.device(self.device)
+
+
+# Hydra refuses a key that no YAML names, in words about structs. Within the groups it may let anything pass:
+# `check` refuses it, and says what is allowed; and phases can be added on the command line.
+GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases")
+ConfigStore.instance().store(
+    name="open_groups", node=DictConfig({group: DictConfig({}, flags={"struct": False}) for group in GROUPS})
+)
+
+# Where a `_target_` may stand, and what it must be there: nothing else is ever constructed from a config.
+TARGETS: dict[str, type] = {
+    "dataset": Dataset,
+    "model": Model,
+    "optimizer": Optimizer,
+    "scheduler": Schedule,
+    "penalty": Penalty,
+    "penalty.distance": Distance,
+    "penalty.kernel": Kernel,
+}
+
+
+def check(cfg: DictConfig) -> Config:
+    """The settings of a composed config. Raises ConfigError for the first wrong key, value or combination."""
+    try:
+        tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).split("\n")[0]) from error
+    assert isinstance(tree, dict)
+    settings: dict[str, Any] = {str(key): value for key, value in tree.items()}
+    settings["hash"] = config_hash(settings)
+    for key, value in settings.items():
+        if key in TARGETS and not (key == "penalty" and value is None):
+            settings[key] = _component(value, key)
+    if "phases" in settings:
+        settings["phases"] = _phases(settings["phases"])
+    config: Config = _construct(Config, settings, "")
+    return config
+
+
+def config_hash(tree: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that name a resolved config; equal numbers are equal, 1 and 1.0 too."""
+
+    def canonical(value: Any, path: str) -> Any:
+        if isinstance(value, Mapping):
+            items = ((k, canonical(v, f"{path}.{k}".lstrip("."))) for k, v in value.items())
+            kept = [(k, v) for k, v in items if f"{path}.{k}".lstrip(".") not in NOT_HASHED]
+            return kept if path == "phases" else dict(sorted(kept))  # the order of the phases is their meaning
+        if isinstance(value, list):
+            return [canonical(v, path) for v in value]
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    return hashlib.sha256(json.dumps(canonical(tree, "")).encode()).hexdigest()[:8]
+
+
+def _component(node: Any, path: str) -> Any:
+    """The component that `node` describes: a class of this package that belongs at `path`."""
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        raise ConfigError(f"{path}={node!r}: a component with a _target_ belongs here")
+    node = {key: _component(v, f"{path}.{key}") if f"{path}.{key}" in TARGETS else v for key, v in node.items()}
+    target, base = node.pop("_target_"), TARGETS[path]
+    try:
+        if not target.startswith("distancing."):
+            raise ValueError(target)
+        cls = hydra.utils.get_class(target)
+        if not issubclass(cls, base):
+            raise ValueError(target)
+    except Exception as error:  # whatever importing a wrong name raises
+        raise ConfigError(
+            f"{path}._target_={target}: only a {base.__name__} of this package may be constructed here"
+        ) from error
+    return _construct(cls, node, path)
+
+
+def _phases(node: Any) -> Any:
+    if not isinstance(node, dict):
+        raise ConfigError(f"phases={node!r}: a dict of named phases belongs here")
+    phases = {}
+    for name, settings in node.items():
+        path = f"phases.{name}"
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{path}={settings!r}: a phase's settings belong here")
+        if isinstance(settings.get("phases"), dict):
+            inner = {k: _construct(Phase, v, f"{path}.phases.{k}") for k, v in settings["phases"].items()}
+            settings = {**settings, "phases": inner}
+        phases[name] = _construct(Cycle if {"times", "phases"} & set(settings) else Phase, settings, path)
+    return phases
+
+
+def _construct(cls: type, settings: Any, path: str) -> Any:
+    """cls(**settings), with what pydantic refuses said in one line."""
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise ConfigError(f"{path}={settings!r}: named settings belong here")
+    try:
+        return cls(**settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join([path, *map(str, first["loc"])]).strip(".")
+        allowed = ", ".join(f.name for f in dataclasses.fields(cls) if f.name != "hash")
+        raise ConfigError(
+            {
+                "unexpected_keyword_argument": f"{key} is not a setting; allowed here: {allowed}",
+                "missing": f"{key} is missing",
+                "value_error": f"{path}: ".lstrip(": ") + str(first.get("ctx", {}).get("error")),
+            }.get(first["type"], f"{key}={first['input']!r}: {_lower(first['msg'])}")
+        ) from None
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]

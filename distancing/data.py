@@ -1,0 +1,101 @@
+"""A data set on the training device: uint8 images, and batches whose order and augmentation follow from
+(seed, epoch) alone, so that a run that goes on needs no generator's state."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: uint8 [N, H, W, C]; labels: int64 [N]; both on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set's splits, and the training images' mean and standard deviation [C] in units of a grey level.
+
+    padding: pixels of zeros around a training image before a random crop of its own size; 0 for no crop.
+    flip: mirror half of the training images, drawn anew each epoch.
+    memory_format: of the batches that a network sees.
+    """
+
+    train: Split
+    test: Split
+    validation: Split | None
+    mean: Tensor
+    std: Tensor
+    padding: int = 0
+    flip: bool = False
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, W, C] → float32 [B, C, H, W] of mean 0 and variance 1 over the training images."""
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
+        return pixels.sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
+
+
+def mean_std(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Each channel's mean and standard deviation [C], exact to float64's rounding, from counts of grey levels.
+
+    A channel that never varies gets the deviation 1.
+    """
+    levels = torch.arange(256, dtype=torch.float64)
+    counts = [torch.bincount(channel.flatten(), minlength=256).double() for channel in images.unbind(-1)]
+    share = torch.stack(counts) / counts[0].sum()
+    mean = share @ levels
+    std = (share * (levels - mean[:, None]).square()).sum(1).sqrt()
+    return mean.float(), torch.where(std > 0, std, 1.0).float()
+
+
+class Epoch:
+    """One pass over the training split: iterate `batches(first)` for the batches from number `first` on.
+
+    Everything random is drawn here, on the CPU, from (seed, epoch): the same order on every device.
+    """
+
+    def __init__(self, data: Data, batch_size: int, seed: int, epoch: int) -> None:
+        generator = np.random.default_rng([seed, epoch])
+        device, n = data.train.labels.device, len(data.train)
+        self.data, self.batch_size = data, batch_size
+        self.order = torch.from_numpy(generator.permutation(n)).to(device)
+        shifts = torch.from_numpy(generator.integers(0, 2 * data.padding + 1, (2, n))).to(device)
+        flips = torch.from_numpy(generator.integers(0, 2, n).astype(bool) & data.flip).to(device)
+        height, width = data.train.images.shape[1:3]
+        columns = torch.arange(width, device=device).expand(n, width)
+        columns = torch.where(flips[:, None], columns.flip(1), columns)
+        # where in the padded image each pixel of each crop comes from, by position within the epoch
+        self.rows = shifts[0, :, None] + torch.arange(height, device=device)
+        self.columns = shifts[1, :, None] + columns
+
+    def batches(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised images [B, C, H, W] and labels [B]; the last batch may be smaller."""
+        train, augmented = self.data.train, self.data.padding or self.data.flip
+        images = _pad(train.images, self.data.padding)
+        for start in range(first * self.batch_size, len(train), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            index = self.order[batch]
+            if augmented:
+                rows, columns = self.rows[batch, :, None], self.columns[batch, None, :]
+                pixels = images[index[:, None, None], rows, columns]
+            else:
+                pixels = images[index]
+            yield self.data.normalise(pixels), train.labels[index]
+
+
+def _pad(images: Tensor, padding: int) -> Tensor:
+    return torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding)) if padding else images

@@ -1,0 +1,192 @@
+"""Which images there are, and how they are divided. The test set decides nothing."""
+
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from annotated_types import Ge, Lt
+from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveInt, model_validator
+from typing_extensions import Self
+
+from distancing.component import component
+from distancing.data import Data, Split, mean_std
+
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+class DatasetError(Exception):
+    """The images could not be read; the message says which and why."""
+
+
+@component
+class Dataset:
+    """augment: zero-padded random crops, and mirror images where a mirror image keeps its class.
+    train_images: use only this many of the training images, the classes balanced; None for all.
+    validation_fraction: hold out this part of the (remaining) training images, stratified.
+    seed: of these two draws, apart from the run's seed, so that runs with other seeds share their split.
+    """
+
+    augment: bool = False
+    train_images: PositiveInt | None = None
+    validation_fraction: Annotated[float, Ge(0), Lt(1)] = 0.0
+    seed: Annotated[NonNegativeInt, Lt(2**32)] = 0
+
+    image_shape: ClassVar[tuple[int, int, int]]  # channels, height, width
+    classes: ClassVar[int] = 10
+    available: ClassVar[int]  # training images
+    padding: ClassVar[int] = 4
+    mirror: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.train_images is not None and not self.classes <= self.train_images <= self.available:
+            raise ValueError(
+                f"train_images={self.train_images} is not between {self.classes} (one for each class) "
+                f"and {self.available} (all)"
+            )
+        if self.validation_fraction and min(self.held_out, self.size) < self.classes:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} divides the training images into "
+                f"{self.size} and {self.held_out}: fewer than one for each of {self.classes} classes"
+            )
+        return self
+
+    @property
+    def held_out(self) -> int:
+        """Validation images."""
+        return round(self.validation_fraction * (self.train_images or self.available))
+
+    @property
+    def size(self) -> int:
+        """Images left to train with."""
+        return (self.train_images or self.available) - self.held_out
+
+    def read(self) -> tuple[Arrays, Arrays]:
+        """All training and all test images, uint8 [N, H, W, C], with their labels. Raises DatasetError."""
+        raise NotImplementedError
+
+    def load(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Data:
+        """The divided data set on `device`, its batches in `memory_format`. Raises DatasetError if it can't be read."""
+        (images, labels), test = self.read()
+        chosen = balanced(labels, self.train_images, self.seed) if self.train_images else np.arange(len(labels))
+        held_out = chosen[:0]
+        if self.validation_fraction:
+            from sklearn.model_selection import train_test_split
+
+            chosen, held_out = train_test_split(
+                chosen, test_size=self.held_out, stratify=labels[chosen], random_state=self.seed
+            )
+
+        def split(x: NDArray[Any], y: NDArray[Any]) -> Split:
+            return Split(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))
+
+        mean, std = mean_std(torch.from_numpy(images[chosen]))
+        return Data(
+            train=split(images[chosen], labels[chosen]),
+            test=split(*test),
+            validation=split(images[held_out], labels[held_out]) if len(held_out) else None,
+            mean=mean.to(device),
+            std=std.to(device),
+            padding=self.padding if self.augment else 0,
+            flip=self.mirror and self.augment,
+            memory_format=memory_format,
+        )
+
+
+def balanced(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
+    """Indices of n images, drawn by seed, with class counts that differ by at most one while they last."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    rank = np.empty(len(labels), dtype=np.int64)  # the how-manieth of its class, in this order
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members))
+    return order[np.argsort(rank[order], kind="stable")][:n]
+
+
+@component
+class Digits(Dataset):
+    """scikit-learn's 1,797 scanned digits of 8×8 pixels and 17 grey levels: no download.
+
+    One in five is the test set, drawn once for all, stratified.
+    """
+
+    image_shape = (1, 8, 8)
+    available = 1437
+    padding = 1
+
+    def read(self) -> tuple[Arrays, Arrays]:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        digits = load_digits()
+        images, labels = digits.images.astype(np.uint8)[..., None], digits.target.astype(np.int64)
+        train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+        return (images[train], labels[train]), (images[test], labels[test])
+
+
+@component
+class Torchvision(Dataset):
+    """A data set that torchvision reads and, where it is missing and may be, downloads and checks.
+
+    root: the folder that holds it; may be read-only where nothing must be downloaded.
+    """
+
+    root: str = "data"
+    download: bool = True
+    reader: ClassVar[str]  # torchvision.datasets' name for it
+
+    def read(self) -> tuple[Arrays, Arrays]:
+        import torchvision
+
+        reader = getattr(torchvision.datasets, self.reader)
+        try:
+            return _arrays(reader(self.root, train=True, download=self.download)), _arrays(
+                reader(self.root, train=False, download=self.download)
+            )
+        except Exception as error:  # torchvision raises whatever its reader or the network raised
+            hint = "" if self.download else "; dataset.download=true would fetch it"
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise DatasetError(f"dataset.root={self.root}: can't read {self.reader}: {reason}{hint}") from error
+
+
+def _arrays(dataset: Any) -> Arrays:
+    images = np.ascontiguousarray(dataset.data, dtype=np.uint8)
+    return images.reshape(*images.shape[:3], -1), np.asarray(dataset.targets, dtype=np.int64)
+
+
+@component
+class MNIST(Torchvision):
+    """60,000 and 10,000 handwritten digits (LeCun et al. 1998)."""
+
+    image_shape = (1, 28, 28)
+    available = 60_000
+    reader = "MNIST"
+
+
+@component
+class FashionMNIST(Torchvision):
+    """60,000 and 10,000 pictures of clothes (Xiao et al. 2017)."""
+
+    image_shape = (1, 28, 28)
+    available = 60_000
+    mirror = True
+    reader = "FashionMNIST"
+
+
+@component
+class CIFAR10(Torchvision):
+    """50,000 and 10,000 colour photographs in 10 classes (Krizhevsky 2009)."""
+
+    image_shape = (3, 32, 32)
+    available = 50_000
+    mirror = True
+    reader = "CIFAR10"
+
+
+@component
+class CIFAR100(CIFAR10):
+    """50,000 and 10,000 colour photographs in 100 classes (Krizhevsky 2009)."""
+
+    classes = 100
+    reader = "CIFAR100"

@@ -1,0 +1,204 @@
+"""One run from its config to its result: build, go on or begin, train, sum up."""
+
+import os
+import signal
+import types
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from distancing.config import Config, ConfigError, check
+from distancing.datasets import DatasetError
+from distancing.logs import Metrics, ProgressBar
+from distancing.provenance import provenance
+from distancing.storage import RunDirectory, StorageError
+from distancing.summary import summary
+from distancing.training import Diverged, Trainer, distances, train
+
+REFUSED, DIVERGED = 2, 3  # exit codes; a run stopped by signal n exits with 128 + n
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+def main(cfg: DictConfig) -> int:
+    """Run what `cfg` asks for; the exit code. What a user can mend is said in one line on stderr.
+
+    Raises SystemExit when a signal stopped the run, so that a sweep in this process stops too.
+    """
+    console = Console(highlight=False)
+    try:
+        config = check(cfg)
+        result = run(config, cfg, console)
+    except (ConfigError, DatasetError, StorageError) as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{error}; what was saved is kept, and the same command goes on from it")
+    return DIVERGED if result["status"] == "diverged" else 0
+
+
+def _refuse(message: str) -> int:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", markup=False)
+    return REFUSED
+
+
+def run(config: Config, cfg: DictConfig, console: Console) -> dict[str, Any]:
+    """The result of the run that `config` names: read if it has ended, trained to its end if not."""
+    directory = RunDirectory(config.directory)
+    if not config.overwrite and (result := directory.read_result()):
+        _tell(result, directory, console, "already ended; overwrite=true starts over")
+        return result
+    device = config.torch_device
+    reproducible()
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    trainer = Trainer(config, config.dataset.load(device, memory_format), device)
+    with directory:
+        if config.overwrite:
+            directory.clear()
+        elif result := directory.read_result():  # another process has ended it meanwhile
+            _tell(result, directory, console, "already ended; overwrite=true starts over")
+            return result
+        directory.write_text(".hydra/config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        if HydraConfig.initialized():
+            overrides = HydraConfig.get().overrides.task
+            directory.write_text(".hydra/overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+        _go_on(trainer, directory, console)
+        result = _train(trainer, directory, console)
+        directory.write_result(result)
+        if result["status"] == "finished":
+            directory.drop_states()
+    _tell(result, directory, console)
+    return result
+
+
+def reproducible() -> None:
+    """The same numbers from the same command, on the same machine: no autotuning, no racing sums."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False
+
+
+def _go_on(trainer: Trainer, directory: RunDirectory, console: Console) -> None:
+    state = directory.load_state(trainer.device, warn=lambda line: console.print(f"warning: {line}", markup=False))
+    if state is None:
+        return
+    made_by = state.pop("provenance")
+    trainer.load_state_dict(state, directory)
+    progress = trainer.progress
+    console.print(f"{directory.path}: goes on after epoch {progress.epoch}, step {progress.step}")
+    _tell_changes(made_by, console)
+
+
+def _train(trainer: Trainer, directory: RunDirectory, console: Console) -> dict[str, Any]:
+    """The result of training to the end, or to a divergence. Raises SystemExit if a signal came."""
+    config, stop = trainer.config, StopSignal()
+    metrics = Metrics(directory, trainer.columns, trainer.rows)
+    bar = ProgressBar(console, config.epochs, trainer.progress.epoch)
+
+    def on_step(done: float, phase: str) -> bool:
+        bar.step(done, phase)
+        return stop.received is None
+
+    def on_epoch(row: dict[str, Any]) -> None:
+        metrics.add(row)
+        bar.epoch(row)
+
+    diverged: Diverged | None = None
+    try:
+        with stop, bar:
+            ended = train(trainer, directory, on_step, on_epoch, metrics.flush)
+    except Diverged as error:
+        diverged, ended = error, True
+    finally:
+        metrics.close()
+    if not ended:
+        assert stop.received is not None
+        console.print(
+            f"stopped by {stop.received.name} after epoch {trainer.progress.epoch}, step {trainer.progress.step}; "
+            "the same command goes on from there"
+        )
+        raise SystemExit(128 + stop.received)
+    return _result(trainer, directory, diverged)
+
+
+class StopSignal:
+    """Within its `with`, the first SIGINT, SIGTERM or SIGUSR2 is only noted; a second one acts as ever."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def _note(self, number: int, _: types.FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self._before = {}
+
+    def __enter__(self) -> "StopSignal":
+        self._before = {each: signal.signal(each, self._note) for each in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+
+def _result(trainer: Trainer, directory: RunDirectory, diverged: Diverged | None) -> dict[str, Any]:
+    """What result.json says; README.md documents it."""
+    config, progress = trainer.config, trainer.progress
+    places, found = [*trainer.places], [dict(checkpoint) for checkpoint in trainer.checkpoints]
+    final = None
+    if diverged is None:
+        final = trainer.save_checkpoint(directory, "final")
+        places, found = [*places, trainer.theta.vector], [*found, final]
+    for info, place in zip(found, places, strict=True):
+        info["file"] = f"checkpoints/{info['name']}.pt"
+        away = distances(place, torch.stack(places))
+        info["distances"] = {other["name"]: d for other, d in zip(found, away, strict=True)}
+    where = {"phase": diverged.phase, "epoch": diverged.epoch, "step": diverged.step} if diverged else None
+    images = len(trainer.data.train) * progress.epoch
+    return {
+        "status": "diverged" if diverged else "finished",
+        "diverged": where,
+        "name": config.name,
+        "config_hash": config.hash,
+        "seed": config.seed,
+        "epochs": progress.epoch,
+        "seconds": progress.seconds,
+        "images_per_second": images / progress.training_seconds if progress.training_seconds else 0.0,
+        "parameters": len(trainer.theta),
+        "metrics": final["metrics"] if final else None,
+        "checkpoints": found[: len(trainer.checkpoints)],
+        "final": final,
+        "device": _device_name(trainer.device),
+        **provenance(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _tell(result: dict[str, Any], directory: RunDirectory, console: Console, note: str = "") -> None:
+    if note:
+        console.print(f"{directory.path}: {note}", markup=False)
+        _tell_changes(result, console)
+    if where := result["diverged"]:
+        console.print(
+            f"diverged: the loss is not finite in phase {where['phase']}, epoch {where['epoch']}, step "
+            f"{where['step']}; the last good state is in {directory.path}/state", markup=False, soft_wrap=True
+        )  # fmt: skip
+    console.print(summary(result, str(directory.path)), soft_wrap=True)
+
+
+def _tell_changes(made_by: dict[str, Any], console: Console) -> None:
+    """Say so if this code is not the code that made a state or a result."""
+    now = provenance()
+    for what in ("source", "git_commit"):
+        if made_by[what] != now[what]:
+            label = {"source": "the source code", "git_commit": "the commit"}[what]
+            console.print(f"note: {label} has changed since: {made_by[what]} then, {now[what]} now", markup=False)

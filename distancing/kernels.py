@@ -1,0 +1,35 @@
+"""From a squared distance to the height of a hill. Knows no parameters and no networks.
+
+A new kernel is one class with `__call__`; its slope then comes from autograd. Override `slope` where a
+closed form is cheaper.
+"""
+
+import torch
+from torch import Tensor
+
+from distancing.component import component
+
+
+@component
+class Kernel:
+    """Heights of hills of width σ at squared distances d, elementwise; σ broadcasts against d."""
+
+    def __call__(self, d: Tensor, sigma: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def slope(self, d: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The heights k and dk/dd, both of d's shape."""
+        k, pull = torch.func.vjp(lambda x: self(x, sigma), d)
+        return k, pull(torch.ones_like(k))[0]
+
+
+@component
+class Gaussian(Kernel):
+    """(2.4) k = exp(−d / 2σ²), between 0 and 1; dk/dd = −k / 2σ²."""
+
+    def __call__(self, d: Tensor, sigma: Tensor) -> Tensor:
+        return torch.exp(-d / (2 * sigma**2))
+
+    def slope(self, d: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        k = self(d, sigma)
+        return k, -k / (2 * sigma**2)

@@ -1,0 +1,90 @@
+"""What a run tells while it trains: metrics.csv, TensorBoard events with the same names, a progress bar."""
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from distancing.storage import RunDirectory, write
+
+Row = Mapping[str, Any]
+QUIET = 10.0  # seconds between progress lines where the output is no terminal
+
+
+class Metrics:
+    """One row per epoch, to metrics.csv and TensorBoard. None stays empty.
+
+    `rows` are those of the epochs before: the files are brought to exactly these, whatever a stopped process
+    had written after its last saved state.
+    """
+
+    def __init__(self, directory: RunDirectory, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not needed for a finished run
+
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write(directory.metrics, text.getvalue().encode())
+        self._file = open(directory.metrics, "a", newline="")  # noqa: SIM115 (closed in close)
+        self._csv = csv.DictWriter(self._file, columns, lineterminator="\n")
+        self._events = SummaryWriter(str(directory.path), purge_step=len(rows) + 1)
+
+    def add(self, row: Row) -> None:
+        self._csv.writerow(row)
+        self._file.flush()
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and name != "epoch":
+                self._events.add_scalar(name, value, row["epoch"])
+
+    def flush(self) -> None:
+        self._events.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+class ProgressBar:
+    """A live bar over the run's epochs on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, console: Console, epochs: int, done: float) -> None:
+        self._console, self._epochs, self._last, self._said = console, epochs, "", 0.0
+        self._bar = Progress(
+            TextColumn("[bold]{task.fields[phase]}"),
+            BarColumn(),
+            TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+            TextColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task: TaskID = self._bar.add_task("", total=epochs, completed=done, phase="", epoch=1, metrics="")
+
+    def __enter__(self) -> "ProgressBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def step(self, done: float, phase: str) -> None:
+        """`done`: epochs of the run, a fraction within an epoch. Nothing is asked of the device."""
+        self._bar.update(self._task, completed=done, phase=phase, epoch=min(int(done) + 1, self._epochs))
+
+    def epoch(self, row: Row) -> None:
+        metrics = f"loss {row['train/cross_entropy']:.4f}  train {row['train/accuracy']:.2%}"
+        for split in ("validation", "test"):
+            if row.get(f"{split}/accuracy") is not None:
+                metrics += f"  {split} {row[f'{split}/accuracy']:.2%}"
+        self._bar.update(self._task, metrics=metrics)
+        if not self._console.is_terminal and time.monotonic() > self._said + QUIET:
+            self._said = time.monotonic()
+            self._console.print(f"{row['phase']}  epoch {row['epoch']}/{self._epochs}  {metrics}", highlight=False)

@@ -1,0 +1,39 @@
+"""What every model shares: it is built for an image's shape and a number of classes, then initialised."""
+
+from typing import Literal
+
+from torch import nn
+
+from distancing.component import component
+
+
+@component
+class Model:
+    """init: `pytorch` (each layer's own), `he` (He et al. 2015, normal, fan-in) or `glorot` (1.8)."""
+
+    init: Literal["pytorch", "he", "glorot"] = "pytorch"
+
+    def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """The module from images [B, C, H, W] of shape (C, H, W) to logits [B, classes]."""
+        raise NotImplementedError
+
+    def build(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """The initialised network; draws from torch's global generator."""
+        network = self.network(image_shape, classes)
+        for module in network.modules():
+            initialise(module, self.init)
+        return network
+
+
+def initialise(module: nn.Module, scheme: str) -> None:
+    """Give one layer its first parameters; layers without weights to draw keep what they have."""
+    if callable(reset := getattr(module, "reset_parameters", None)):
+        reset()
+    if scheme == "pytorch" or not isinstance(module, (nn.Linear, nn.Conv2d)):
+        return
+    if scheme == "he":
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    else:  # (1.8): m and n are fan-in and fan-out, a convolution's window included
+        nn.init.xavier_uniform_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)

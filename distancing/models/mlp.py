@@ -1,0 +1,24 @@
+"""A multilayer perceptron: the smallest network here, without batch norm."""
+
+import math
+
+from pydantic import PositiveInt
+from torch import nn
+
+from distancing.component import component
+from distancing.models.base import Model
+
+
+@component
+class MLP(Model):
+    """`depth` hidden layers of `width` units with ReLU between the flattened image and the logits."""
+
+    depth: PositiveInt = 2
+    width: PositiveInt = 128
+
+    def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        widths = [math.prod(image_shape), *[self.width] * self.depth]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(self.width, classes))

@@ -1,0 +1,78 @@
+"""Residual networks for small images (He et al. 2016, section 4.2; the thesis's 2.2.3)."""
+
+from collections import OrderedDict
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.resnet import BasicBlock
+from typing_extensions import Self
+
+from distancing.component import component
+from distancing.models.base import Model
+
+
+@component
+class ResNet(Model):
+    """A 3×3 stem, then `stages` stages of equally many two-convolution blocks; each stage after the first
+    halves the image and doubles the channels, which begin at `width`.
+
+    Three stages are He's CIFAR networks of depth 6n + 2; four stages of width 64 and depth 18 are ResNet-18
+    with a stem for 32×32 images. Where the shape changes, the shortcut is a 1×1 convolution with batch norm
+    (`conv`, He's option B) or takes every second pixel and fills the new channels with zeros (`pad`, A).
+    """
+
+    depth: PositiveInt
+    width: PositiveInt = 16
+    stages: PositiveInt = 3
+    shortcut: Literal["conv", "pad"] = "conv"
+
+    @model_validator(mode="after")
+    def _depth_is_whole(self) -> Self:
+        if self.depth <= 2 or (self.depth - 2) % (2 * self.stages):
+            raise ValueError(f"depth={self.depth} is not {2 * self.stages}n + 2, as {self.stages} stages need")
+        return self
+
+    def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
+            conv1=nn.Conv2d(image_shape[0], self.width, 3, padding=1, bias=False),
+            bn1=nn.BatchNorm2d(self.width),
+            relu=nn.ReLU(inplace=True),
+        )
+        channels = self.width
+        for stage in range(self.stages):
+            blocks = []
+            for block in range((self.depth - 2) // (2 * self.stages)):
+                out, stride = self.width * 2**stage, 2 if stage and not block else 1
+                blocks.append(BasicBlock(channels, out, stride, self._shortcut(channels, out, stride)))
+                channels = out
+            layers[f"layer{stage + 1}"] = nn.Sequential(*blocks)
+        layers.update(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, classes))
+        return nn.Sequential(layers)
+
+    def _shortcut(self, channels: int, out: int, stride: int) -> nn.Module | None:
+        if channels == out and stride == 1:
+            return None
+        if self.shortcut == "pad":
+            return ZeroPad(out - channels, stride)
+        convolution = nn.Conv2d(channels, out, 1, stride, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(out))
+
+
+class ZeroPad(nn.Module):
+    """Every `stride`-th pixel, with `channels` channels of zeros added behind: a shortcut without parameters."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, 0, self.channels)).contiguous(memory_format=_format(x))
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    channels_last = x.stride(1) == 1 and x.shape[1] > 1
+    return torch.channels_last if channels_last else torch.contiguous_format

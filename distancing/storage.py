@@ -1,0 +1,148 @@
+"""A run on disk: its directory, every file's name, and writing that leaves either the old file or the new."""
+
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+
+STATES_KEPT = 2
+
+
+class StorageError(Exception):
+    """The directory can't be used as asked; the message says which file and why."""
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write to a temporary file, flush to disk, rename: a reader never sees a part of `content`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")  # the directory's lock makes us the only writer
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save(path: Path, content: Any) -> None:
+    """Tensors, numbers, strings, lists and dicts, for `load`."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write(path, buffer.getbuffer())
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Any:
+    """What `save` wrote. Raises StorageError, naming the file, if a single byte of its content has changed."""
+    try:
+        with zipfile.ZipFile(path) as file:  # torch's reader does not compare the checksums that it writes
+            if damaged := file.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged file can make the reader raise anything
+        raise StorageError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else error!r}") from error
+
+
+class RunDirectory:
+    """The files of one run. Open it with `with`: that takes its lock.
+
+    .hydra/config.yaml, .hydra/overrides.yaml    what was asked for
+    state/EPOCH-STEP.pt       what a stopped run goes on from: the last two
+    checkpoints/NAME.pt       the stored checkpoints, and `final`
+    metrics.csv               a row for each epoch
+    events.out.tfevents.*     the same for TensorBoard
+    result.json               written once, at the end
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.csv"
+        self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
+
+    def __enter__(self) -> "RunDirectory":
+        """Raises StorageError if another process is at work here."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise StorageError(f"{self.path} is in use: another process is training this run") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def clear(self) -> None:
+        """Remove what a run has left here, and nothing else."""
+        for name in ("state", "checkpoints", ".hydra"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for file in [self.metrics, self.path / "result.json", *self.path.glob("events.out.tfevents.*")]:
+            file.unlink(missing_ok=True)
+
+    def write_text(self, name: str, text: str) -> None:
+        write(self.path / name, text.encode())
+
+    # the state of an unfinished run
+
+    def _states(self) -> list[Path]:
+        return sorted((self.path / "state").glob("*-*.pt"), reverse=True)
+
+    def save_state(self, state: dict[str, Any], epoch: int, step: int) -> None:
+        """Add a state, and drop all but the newest."""
+        save(self.path / "state" / f"{epoch:06d}-{step:06d}.pt", state)
+        for old in self._states()[STATES_KEPT:]:
+            old.unlink()
+
+    def load_state(self, device: torch.device, warn: Callable[[str], None]) -> dict[str, Any] | None:
+        """The newest good state, or None if none was ever saved; each damaged one is named to `warn`.
+
+        Raises StorageError if there are states but all are damaged.
+        """
+        states = self._states()
+        for path in states:
+            try:
+                state: dict[str, Any] = load(path, device)
+                return state
+            except StorageError as error:
+                warn(f"{error}; trying the one before it")
+        if states:
+            raise StorageError(f"{states[0].parent} holds no good state; overwrite=true starts over")
+        return None
+
+    def drop_states(self) -> None:
+        """An ended run needs none."""
+        shutil.rmtree(self.path / "state", ignore_errors=True)
+
+    # what stays
+
+    def checkpoint(self, name: str) -> Path:
+        return self.path / "checkpoints" / f"{name}.pt"
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        self.write_text("result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The result, or None if the run hasn't ended. Raises StorageError if the file is damaged."""
+        path = self.path / "result.json"
+        try:
+            result: dict[str, Any] = json.loads(path.read_text())
+            return result
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StorageError(f"{path} is damaged ({error}); overwrite=true starts over") from error
+
+

@@ -1,0 +1,335 @@
+"""Algorithm 3 on real parts: the step, the epoch, the phase, and everything that changes meanwhile."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distancing.config import Config
+from distancing.data import Data, Epoch
+from distancing.evaluate import evaluate
+from distancing.phases import Phase, share, unroll
+from distancing.provenance import provenance
+from distancing.storage import RunDirectory, load, save
+from distancing.theta import Theta
+
+# what each step leaves in `records`; read once an epoch, so that no step waits for the device
+CROSS_ENTROPY, L2, PENALTY, COSINE, CORRECT = range(5)
+
+
+class Diverged(Exception):
+    """The loss or the parameters are no longer finite. `step` counts from 1 within the epoch."""
+
+    def __init__(self, phase: str, epoch: int, step: int) -> None:
+        super().__init__(f"the loss is not finite in phase {phase}, epoch {epoch}, step {step}")
+        self.phase, self.epoch, self.step = phase, epoch, step
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run is. `epoch` and `step` count what is done: epochs of the run, steps of the next epoch."""
+
+    epoch: int = 0
+    step: int = 0
+    phase: int = 0  # of the plan; its length once all are done
+    phase_start: int = 0  # epochs done when it began
+    phase_epochs: int = 0  # at most
+    schedule_start: int = 0  # epochs done when the learning-rate schedule (re)started
+    schedule_epochs: int = 0  # from there to its next restart
+    seconds: float = 0.0  # of work in all
+    training_seconds: float = 0.0  # of these, in training steps
+
+
+class Trainer:
+    """A run in memory: network, optimiser, stored checkpoints and progress. `train` drives it to its end."""
+
+    def __init__(self, config: Config, data: Data, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        network = config.model.build(config.dataset.image_shape, config.dataset.classes)
+        self.config, self.data, self.device = config, data, device
+        self.network = network.to(device=device, memory_format=data.memory_format)
+        self.forward = torch.compile(self.network) if config.compile else self.network
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        self.theta = Theta(self.network)
+        self.start = self.theta.vector.clone()  # θ_0
+        self.optimizer = config.optimizer.build(self.theta)
+        # (1.1.4): PyTorch spreads its ε over all C classes, the thesis its k over the C − 1 wrong ones
+        self.label_smoothing = config.label_smoothing * config.dataset.classes / (config.dataset.classes - 1)
+        self.steps = -(-len(data.train) // config.batch_size)
+        self.records = torch.zeros(self.steps, 5, device=device)
+        self.nothing = torch.zeros((), device=device)
+
+        self.plan = unroll(config.phases)
+        self.progress = Progress()
+        self.rows: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None  # of the phase, with early stopping
+        self.checkpoints: list[dict[str, Any]] = []
+        self.places = self.theta.vector.new_empty(0, len(self.theta))  # θ_c [K, P]
+        self.widths = self.theta.vector.new_empty(0)  # σ_c [K]
+        self._begin_phase()
+
+    # one step
+
+    def step(self, images: Tensor, labels: Tensor, record: Tensor) -> None:
+        """One step down (2.9), cross entropy + λ‖θ‖² + hills; `record` [5] gets what it was made of."""
+        theta = self.theta
+        theta.gradient.zero_()
+        with self.autocast:
+            logits = self.forward(images)
+        cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        cross_entropy.backward()
+        with torch.no_grad():
+            l2 = self.config.optimizer.l2 * theta.vector.square().sum()  # its gradient is the optimiser's part
+            penalty, cosine = self._push() if self.hills_act else (self.nothing, self.nothing)
+            correct = (logits.argmax(1) == labels).sum()
+            torch.stack((cross_entropy.detach(), l2, penalty, cosine, correct.float()), out=record)
+        self.optimizer.step()
+
+    def _push(self) -> tuple[Tensor, Tensor]:
+        """(2.11) Add the hills' gradient to the data's: the energy, and the cosine between the two."""
+        assert self.config.penalty is not None
+        data = self.theta.gradient
+        energy, push = self.config.penalty.energy(self.theta.vector, self.places, self.widths)
+        norms = data.square().sum().sqrt() * push.square().sum().sqrt()
+        cosine = (data * push).sum() / norms.clamp_min(torch.finfo(norms.dtype).tiny)  # 0 on top of the hill
+        data += push
+        return energy, cosine
+
+    @property
+    def hills_act(self) -> bool:
+        return self.config.penalty is not None and bool(self.checkpoints) and self.phase.penalty
+
+    # one epoch
+
+    def epoch(self, on_step: Callable[[], bool]) -> bool:
+        """The rest of the current epoch. Stops after the step for which `on_step` is false, and is then false."""
+        begun, progress, config = time.perf_counter(), self.progress, self.config
+        self.network.train()
+        batches = Epoch(self.data, config.batch_size, config.seed, progress.epoch).batches(progress.step)
+        going_on = True
+        while going_on and progress.step < self.steps:
+            images, labels = next(batches)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._lr(progress.step)
+            self.step(images, labels, self.records[progress.step])
+            progress.step += 1
+            going_on = on_step()
+        self._check_finite(progress.step)  # waits for the device
+        progress.training_seconds += time.perf_counter() - begun
+        progress.seconds += time.perf_counter() - begun
+        return going_on
+
+    def _lr(self, step: int) -> float:
+        t = self.progress.epoch - self.progress.schedule_start + step / self.steps
+        return self.config.scheduler(self.config.optimizer.lr, t, self.progress.schedule_epochs)
+
+    def _check_finite(self, steps: int) -> None:
+        finite = self.records[:steps].isfinite().all(1).cpu()
+        if not finite.all() or not self.theta.vector.isfinite().all():
+            first = int(finite.int().argmin()) + 1 if not finite.all() else steps
+            raise Diverged(self.phase_name, self.progress.epoch + 1, first)
+
+    def end_epoch(self) -> bool:
+        """Count the epoch and add its row; true if it was the phase's last."""
+        begun, progress, phase = time.perf_counter(), self.progress, self.phase
+        row = {"epoch": progress.epoch + 1, "phase": self.phase_name, "lr": self._lr(0), **self._train_metrics()}
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        over = progress.epoch - progress.phase_start >= progress.phase_epochs
+        over = over or (phase.until_loss is not None and row["train/cross_entropy"] < phase.until_loss)
+        due = over or progress.epoch % self.config.evaluate_every == 0
+        for split in ("validation", "test"):
+            if split in self.data.splits and (due or (split == "validation" and phase.patience)):
+                row |= {f"{split}/{name}": value for name, value in self._evaluate(split).items()}
+        if phase.patience:
+            over = self._keep_best(row["validation/loss"], phase.patience) or over
+        row |= self._places_metrics()
+        progress.seconds += time.perf_counter() - begun
+        row["seconds"] = progress.seconds - sum(each["seconds"] for each in self.rows)
+        self.rows.append({name: row.get(name) for name in self.columns})
+        return over
+
+    def _train_metrics(self) -> dict[str, float | None]:
+        records = self.records.cpu().double()
+        n, size = len(self.data.train), self.config.batch_size
+        weights = torch.tensor([min(size, n - i * size) / n for i in range(self.steps)], dtype=torch.float64)
+        mean = weights @ records
+        return {
+            "train/cross_entropy": float(mean[CROSS_ENTROPY]),
+            "train/l2": float(mean[L2]),
+            "train/penalty": float(mean[PENALTY]),
+            "train/loss": float(mean[CROSS_ENTROPY] + mean[L2] + mean[PENALTY]),
+            "train/accuracy": float(records[:, CORRECT].sum()) / n,
+            "gradient_cosine": float(mean[COSINE]) if self.hills_act else None,
+        }
+
+    def _places_metrics(self) -> dict[str, float]:
+        """Where the parameters are: their norm, their distances (2.1) to the checkpoints, the hills' heights."""
+        theta, names = self.theta.vector, [checkpoint["name"] for checkpoint in self.checkpoints]
+        metrics = {"parameter_norm": float(theta.square().sum().sqrt())}
+        metrics |= {f"distance/{name}": d for name, d in zip(names, distances(theta, self.places), strict=True)}
+        if self.config.penalty is not None:
+            heights = self.config.penalty.heights(theta, self.places, self.widths).tolist()
+            metrics |= {f"hill/{name}": k for name, k in zip(names, heights, strict=True)}
+        return metrics
+
+    @property
+    def columns(self) -> list[str]:
+        """Of a row; those of checkpoints still to come are empty until then."""
+        stored = [name for name, phase in self.plan.items() if phase.checkpoint]
+        splits = [split for split in ("validation", "test") if split in self.data.splits]
+        hills = [f"hill/{name}" for name in stored] if self.config.penalty is not None else []
+        return [
+            "epoch", "phase", "lr",
+            *(f"train/{name}" for name in ("cross_entropy", "l2", "penalty", "loss", "accuracy")),
+            *(f"{split}/{name}" for split in splits for name in ("loss", "accuracy")),
+            "parameter_norm", *(f"distance/{name}" for name in stored), *hills, "gradient_cosine", "seconds",
+        ]  # fmt: skip
+
+    def _evaluate(self, split: str) -> dict[str, float]:
+        return evaluate(self.network, self.data, self.data.splits[split], self.autocast)
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Loss and accuracy on every split, as the network is."""
+        return {split: self._evaluate(split) for split in self.data.splits}
+
+    # one phase
+
+    @property
+    def done(self) -> bool:
+        return self.progress.phase == len(self.plan)
+
+    @property
+    def phase_name(self) -> str:
+        return list(self.plan)[self.progress.phase]
+
+    @property
+    def phase(self) -> Phase:
+        return self.plan[self.phase_name]
+
+    def _begin_phase(self) -> None:
+        progress = self.progress
+        coming = list(self.plan.values())[progress.phase :]
+        epochs = share(coming, self.config.epochs - progress.epoch)
+        progress.phase_start, progress.phase_epochs = progress.epoch, epochs[0]
+        if progress.phase == 0 or coming[0].restart_schedule:
+            restarts = [i for i, phase in enumerate(coming) if phase.restart_schedule and i > 0]
+            progress.schedule_start = progress.epoch
+            progress.schedule_epochs = sum(epochs[: restarts[0] if restarts else None])
+        self.best = None
+
+    def end_phase(self, directory: RunDirectory) -> None:
+        """Go back to the best parameters, store a checkpoint, go on to the next phase; as the phase says."""
+        begun = time.perf_counter()
+        if self.best is not None:
+            self.network.load_state_dict(self.best["network"])
+            self.optimizer.state.clear()  # the velocity belonged to another place
+        if self.phase.checkpoint:
+            info = self.save_checkpoint(directory, self.phase_name)
+            self._add_place(info, self.theta.vector)
+        self.progress.phase += 1
+        if not self.done:
+            self._begin_phase()
+        self.progress.seconds += time.perf_counter() - begun
+
+    def _keep_best(self, loss: float, patience: int) -> bool:
+        """Remember the parameters if they are the phase's best so far; true if they haven't been for too long."""
+        if self.best is None or loss < self.best["loss"]:
+            network = {name: value.clone() for name, value in self.network.state_dict().items()}
+            self.best = {"loss": loss, "epoch": self.progress.epoch, "network": network}
+        return self.progress.epoch - int(self.best["epoch"]) >= patience
+
+    def save_checkpoint(self, directory: RunDirectory, name: str) -> dict[str, Any]:
+        """Store the network, named tensors as its `state_dict`, with what is known of it; returns the latter."""
+        last = list(self.plan)[-1]
+        phase = last if self.done else self.phase_name
+        info = {"name": name, "phase": phase, "epoch": self.progress.epoch, "metrics": self.evaluate()}
+        network = {key: value.cpu().contiguous().clone() for key, value in self.network.state_dict().items()}
+        save(directory.checkpoint(name), {**info, "config_hash": self.config.hash, "network": network})
+        return info
+
+    def _add_place(self, info: dict[str, Any], place: Tensor) -> None:
+        self.checkpoints.append(info)
+        self.places = torch.cat((self.places, place[None]))
+        if self.config.penalty is not None:
+            width = self.config.penalty.width(place, self.start)
+            self.widths = torch.cat((self.widths, width[None]))
+
+    # the state of an unfinished run
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later process needs to go on as if there had been no break; the places are in their files."""
+        cuda = self.device.type == "cuda"
+        return {
+            "provenance": provenance(),
+            "progress": dataclasses.asdict(self.progress),
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "records": self.records,
+            "best": self.best,
+            "checkpoints": self.checkpoints,
+            "rows": self.rows,
+            "rng": torch.get_rng_state(),  # of dropout; order and augmentation need none
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], directory: RunDirectory) -> None:
+        """Raises KeyError if an entry is missing, StorageError if a checkpoint's file is damaged."""
+        self.progress = Progress(**state["progress"])
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.records.copy_(state["records"])
+        self.best, self.rows = state["best"], state["rows"]
+        for info in state["checkpoints"]:
+            stored = load(directory.checkpoint(info["name"]), self.device)
+            self._add_place(info, self.theta.flatten(stored["network"]))
+        torch.set_rng_state(state["rng"].cpu())
+        if self.device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+
+
+def distances(theta: Tensor, places: Tensor) -> list[float]:
+    """(2.1) ‖θ − θ_c‖ from θ [P] to each place [K, P]."""
+    found: list[float] = (theta - places).square().sum(1).sqrt().tolist()
+    return found
+
+
+def train(
+    trainer: Trainer,
+    directory: RunDirectory,
+    on_step: Callable[[float, str], bool],
+    on_epoch: Callable[[dict[str, Any]], None],
+    before_save: Callable[[], None],
+) -> bool:
+    """Drive the run to its end, saving its state as it goes; false if `on_step` said to stop before that.
+
+    on_step: gets the epochs done (a fraction) and the phase; false stops after this step.
+    on_epoch: gets each new row. before_save: called before a state that includes those rows is written.
+    Raises Diverged, and leaves the last good state as it is.
+    """
+
+    def save_state() -> None:
+        before_save()
+        directory.save_state(trainer.state_dict(), trainer.progress.epoch, trainer.progress.step)
+
+    def stepped() -> bool:
+        progress = trainer.progress
+        return on_step(progress.epoch + progress.step / trainer.steps, trainer.phase_name)
+
+    while not trainer.done:
+        going_on = trainer.epoch(stepped)
+        if trainer.progress.step < trainer.steps:
+            save_state()
+            return False
+        phase_over = trainer.end_epoch()
+        on_epoch(trainer.rows[-1])
+        if phase_over:
+            trainer.end_phase(directory)
+        if phase_over or not going_on or trainer.progress.epoch % trainer.config.checkpoint_every == 0:
+            save_state()
+        if not going_on and not trainer.done:
+            return False
+    return True
