@@ -1,11 +1,15 @@
 """`python train.py [overrides]` trains one run; with `-m`, a run for each combination of the swept values."""
 
+import os
 import sys
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from distancing.experiment import main
+from distancing.config import composition_error
+from distancing.experiment import main, refuse
 
 exit_codes: list[int] = []
 
@@ -16,5 +20,9 @@ def train(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    train()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let its exceptions through, to be said in one line
+    try:
+        train()
+    except (HydraException, OmegaConfBaseException) as error:
+        exit_codes.append(refuse(composition_error(error)))
     sys.exit(max(exit_codes, default=0))

@@ -2,12 +2,12 @@
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import hydra
 import torch
 from annotated_types import Ge, Lt
 from hydra.core.config_store import ConfigStore
@@ -148,6 +148,18 @@ def check(cfg: DictConfig) -> Config:
     return config
 
 
+def composition_error(error: Exception) -> str:
+    """Why Hydra or OmegaConf refused an override or a YAML, in one line."""
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key and "." not in str(cause.full_key):
+        return f"{cause.full_key} is not a setting; allowed here: {_allowed(Config)}"
+    lines = [line.strip() for each in (error, cause) if each for line in str(each).splitlines()]
+    if "Config search path:" in lines:
+        lines = lines[: lines.index("Config search path:")]
+    about = ("full_key", "object_type", "To append", "See https")
+    return " ".join(line for line in lines if line and not line.startswith(about))
+
+
 def config_hash(tree: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits that name a resolved config; equal numbers are equal, 1 and 1.0 too."""
 
@@ -170,12 +182,13 @@ def _component(node: Any, path: str) -> Any:
     node = {key: _component(v, f"{path}.{key}") if f"{path}.{key}" in TARGETS else v for key, v in node.items()}
     target, base = node.pop("_target_"), TARGETS[path]
     try:
-        if not target.startswith("distancing."):
-            raise ValueError(target)
-        cls = hydra.utils.get_class(target)
+        module, _, name = target.rpartition(".")
+        if not module.startswith("distancing."):
+            raise ImportError(target)
+        cls = getattr(importlib.import_module(module), name)
         if not issubclass(cls, base):
-            raise ValueError(target)
-    except Exception as error:  # whatever importing a wrong name raises
+            raise TypeError(target)
+    except (ImportError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"{path}._target_={target}: only a {base.__name__} of this package may be constructed here"
         ) from error
@@ -206,14 +219,17 @@ def _construct(cls: type, settings: Any, path: str) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join([path, *map(str, first["loc"])]).strip(".")
-        allowed = ", ".join(f.name for f in dataclasses.fields(cls) if f.name != "hash")
         raise ConfigError(
             {
-                "unexpected_keyword_argument": f"{key} is not a setting; allowed here: {allowed}",
+                "unexpected_keyword_argument": f"{key} is not a setting; allowed here: {_allowed(cls)}",
                 "missing": f"{key} is missing",
                 "value_error": f"{path}: ".lstrip(": ") + str(first.get("ctx", {}).get("error")),
             }.get(first["type"], f"{key}={first['input']!r}: {_lower(first['msg'])}")
         ) from None
+
+
+def _allowed(cls: type) -> str:
+    return ", ".join(field.name for field in dataclasses.fields(cls) if field.name != "hash")
 
 
 def _lower(sentence: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import types
 from typing import Any
 
@@ -27,18 +28,19 @@ def main(cfg: DictConfig) -> int:
 
     Raises SystemExit when a signal stopped the run, so that a sweep in this process stops too.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
         config = check(cfg)
         result = run(config, cfg, console)
     except (ConfigError, DatasetError, StorageError) as error:
-        return _refuse(str(error))
+        return refuse(str(error))
     except OSError as error:
-        return _refuse(f"{error}; what was saved is kept, and the same command goes on from it")
+        return refuse(f"{error}; what was saved is kept, and the same command goes on from it")
     return DIVERGED if result["status"] == "diverged" else 0
 
 
-def _refuse(message: str) -> int:
+def refuse(message: str) -> int:
+    """Say what is wrong; the exit code."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", markup=False)
     return REFUSED
 

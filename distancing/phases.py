@@ -1,8 +1,9 @@
 """The plan of a run: a named dict of phases, and how they share its epochs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from typing import Annotated
 
+from annotated_types import MinLen
 from pydantic import PositiveFloat, PositiveInt
 
 from distancing.component import component
@@ -33,7 +34,7 @@ class Cycle:
     """These phases, in their order, `times` times; `escape` becomes `escape-1`, `escape-2`, …"""
 
     times: PositiveInt
-    phases: dict[str, Phase] = field(default_factory=dict)
+    phases: Annotated[dict[str, Phase], MinLen(1)]
 
 
 def unroll(phases: Mapping[str, Phase | Cycle]) -> dict[str, Phase]:

@@ -11,20 +11,26 @@ def summary(result: dict[str, Any], directory: str) -> RenderableType:
     """Each stored checkpoint and the final network: loss, accuracy, and the distances between them."""
     places = [*result["checkpoints"], *([result["final"]] if result["final"] else [])]
     splits = list(places[0]["metrics"]) if places else []
-    table = Table(title=f"{result['name']}: {result['status']}", title_justify="left")
-    for heading in ("checkpoint", "phase"):
-        table.add_column(heading)
-    for heading in ("epoch", *(f"{split} {name}" for split in splits for name in ("loss", "accuracy"))):
-        table.add_column(heading, justify="right")
-    for place in places[:-1]:
-        table.add_column(f"‖θ − {place['name']}‖", justify="right")
+    metrics = Table(title=f"{result['name']}: {result['status']}", title_justify="left", title_style="bold")
+    metrics.add_column("checkpoint")
+    metrics.add_column("phase")
+    metrics.add_column("epoch", justify="right")
+    distances = Table(title="distances ‖θ − θ_c‖", title_justify="left")
+    distances.add_column("")
+    for split in splits:
+        metrics.add_column(f"{split} loss", justify="right")
+        metrics.add_column(f"{split} acc.", justify="right")
     for place in places:
-        metrics = [place["metrics"][split] for split in splits]
-        cells = [cell for each in metrics for cell in (f"{each['loss']:.4f}", f"{each['accuracy']:.2%}")]
-        distances = [f"{place['distances'][other['name']]:.3f}" for other in places[:-1]]
-        table.add_row(place["name"], place["phase"], str(place["epoch"]), *cells, *distances)
+        distances.add_column(place["name"], justify="right")
+    for place in places:
+        scores = [place["metrics"][split] for split in splits]
+        cells = [cell for each in scores for cell in (f"{each['loss']:.4f}", f"{each['accuracy']:.2%}")]
+        metrics.add_row(place["name"], place["phase"], str(place["epoch"]), *cells)
+        distances.add_row(place["name"], *(f"{place['distances'][other['name']]:.3f}" for other in places))
     facts = (
-        f"{result['epochs']} epochs, {result['seconds']:.1f} s, {result['images_per_second']:,.0f} images/s, "
-        f"{result['parameters']:,} parameters\nrun directory  {directory}\nTensorBoard    tensorboard --logdir {directory}"
+        f"{result['epochs']} epochs in {result['seconds']:.1f} s, training at {result['images_per_second']:,.0f} "
+        f"images/s on {result['device']}, {result['parameters']:,} parameters\n"
+        f"run directory  {directory}\n"
+        f"TensorBoard    tensorboard --logdir {directory}"
     )
-    return Group(table, Text(facts))
+    return Group(metrics, distances, Text(facts)) if places else Text(facts)

@@ -94,8 +94,7 @@ class Trainer:
         assert self.config.penalty is not None
         data = self.theta.gradient
         energy, push = self.config.penalty.energy(self.theta.vector, self.places, self.widths)
-        norms = data.square().sum().sqrt() * push.square().sum().sqrt()
-        cosine = (data * push).sum() / norms.clamp_min(torch.finfo(norms.dtype).tiny)  # 0 on top of the hill
+        cosine = cosine_similarity(data, push)
         data += push
         return energy, cosine
 
@@ -291,6 +290,12 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
 
+def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Of two vectors [P]; 0 if one is 0. The far side of a hill is as steep as 1e-30, whose square is no float32."""
+    a, b = (x / x.abs().amax().clamp_min(torch.finfo(x.dtype).tiny) for x in (a, b))
+    return (a * b).sum() / (a.square().sum() * b.square().sum()).sqrt().clamp_min(1)  # 1: the largest element
+
+
 def distances(theta: Tensor, places: Tensor) -> list[float]:
     """(2.1) ‖θ − θ_c‖ from θ [P] to each place [K, P]."""
     found: list[float] = (theta - places).square().sum(1).sqrt().tolist()
@@ -319,6 +324,8 @@ def train(
         progress = trainer.progress
         return on_step(progress.epoch + progress.step / trainer.steps, trainer.phase_name)
 
+    if trainer.progress.epoch == trainer.progress.step == 0:
+        save_state()  # a disk that can't be written to is found out before any work
     while not trainer.done:
         going_on = trainer.epoch(stepped)
         if trainer.progress.step < trainer.steps:

@@ -1,0 +1,258 @@
+"""What a training step costs here, beside one written by hand and beside the thesis's Algorithm 5.
+
+For each network, in one process and on the same resident random images, in batches, cropped and mirrored:
+
+bare         a hand-written loop: separate parameters, torch.optim.SGD, cross entropy; no records, no hills
+epoch        `Trainer.epoch` as a run calls it (`reproducible()` too), without hills and with K of them
+algorithm 5  the bare loop with K hills as the thesis has them: a checkpoint is a list of clones, its distance
+             a Python loop over them, and the sum of the hills is added to the loss, for autograd
+
+and hills alone: `push` is `Trainer._push`, all that they add to a step here; `energy` is `Penalty.energy`, the
+part of it that isn't the cosine; `5 alone` is Algorithm 5's forward and backward, into gradients already there.
+
+After a warm-up every round times each piece once, forwards and backwards by turns, so that a drift of the
+machine hits all alike. Hills alone are repeated for about REPEAT seconds a round, and so find a warmer cache
+than in a step. Ratios are taken within a round; the tables give the median over the rounds, the least and the
+most. The defaults suit two CPU cores; on CUDA, where the clock waits for the device, ask for `--steps 100`.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distancing.config import Config
+from distancing.data import Data, Split, mean_std
+from distancing.datasets import CIFAR10
+from distancing.distances import Euclidean
+from distancing.experiment import reproducible
+from distancing.kernels import Gaussian
+from distancing.models import ResNet
+from distancing.optimizers import SGD
+from distancing.penalty import Penalty
+from distancing.phases import Phase
+from distancing.schedules import Constant
+from distancing.training import Trainer
+
+BATCH, HILLS, REPEAT = 128, (1, 4, 16), 0.3
+# hills so wide and low that training doesn't leave them while it is timed, begun on their slopes
+STRENGTH, SIGMA, AWAY = 1e-2, 0.3, 0.1  # nats; in units of ‖θ_c‖; in units of ‖θ‖
+
+Piece = tuple[str, int]  # what is timed, and with how many hills
+Runs = dict[Piece, Callable[[], object]]
+Times = dict[Piece, list[float]]  # seconds a step, by round
+BARE = ("bare", 0)
+NETWORKS = {  # with the rounds, and the steps of an epoch, that a CPU has the time for
+    "resnet20": (ResNet(depth=20), 9, 8),
+    "resnet18": (ResNet(depth=18, stages=4, width=64), 4, 2),
+}
+
+
+def config_of(model: ResNet, device: Literal["auto", "cpu", "cuda"]) -> Config:
+    penalty = Penalty(
+        distance=Euclidean(), kernel=Gaussian(), strength=STRENGTH, sigma=SIGMA, sigma_unit="norm"
+    )
+    return Config(
+        dataset=CIFAR10(augment=True), model=model, optimizer=SGD(lr=1e-2, momentum=0.9, l2=1e-3),
+        scheduler=Constant(), penalty=penalty, phases={"escape": Phase(penalty=True)},
+        seed=0, epochs=1, batch_size=BATCH, label_smoothing=0.0, device=device, precision="fp32",
+        channels_last=False, compile=False, evaluate_every=1, checkpoint_every=1,
+        name="step", runs="runs", overwrite=False, hash="",
+    )  # fmt: skip
+
+
+def random_data(n: int, device: torch.device) -> Data:
+    images, labels = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8), torch.randint(0, 10, (n,))
+    mean, std = (each.to(device) for each in mean_std(images))
+    split = Split(images.to(device), labels.to(device))
+    return Data(train=split, test=split, validation=None, mean=mean, std=std, padding=4, flip=True)
+
+
+class Bare:
+    """The loop by hand, as one would write it who wants it fast and needs nothing else."""
+
+    def __init__(self, config: Config, data: Data, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.network = config.model.build(config.dataset.image_shape, config.dataset.classes).to(device)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-2, momentum=0.9, weight_decay=2e-3)
+        self.labels, self.mean, self.std = (
+            data.train.labels,
+            data.mean[:, None, None],
+            data.std[:, None, None],
+        )
+        padded = F.pad(data.train.images.permute(0, 3, 1, 2), (4, 4, 4, 4))
+        self.crops = padded.unfold(2, 32, 1).unfold(
+            3, 32, 1
+        )  # a view: all crops there are [N, C, 9, 9, 32, 32]
+
+    def epoch(self, checkpoints: Sequence[Sequence[Tensor]] = (), sigmas: Sequence[float] = ()) -> None:
+        torch.use_deterministic_algorithms(False)
+        n, device = len(self.labels), self.labels.device
+        order, shifts = torch.randperm(n, device=device), torch.randint(0, 9, (2, n), device=device)
+        flips = torch.rand(n, 1, 1, 1, device=device) < 0.5
+        for batch in (slice(start, start + BATCH) for start in range(0, n, BATCH)):
+            index = order[batch]
+            pixels = self.crops[index, :, shifts[0, batch], shifts[1, batch]]
+            pixels = torch.where(flips[batch], pixels.flip(3), pixels)
+            images = pixels.float().sub_(self.mean).div_(self.std)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(self.network(images), self.labels[index])
+            if checkpoints:
+                loss = loss + algorithm_5(self.network, checkpoints, sigmas)
+            loss.backward()
+            self.optimizer.step()
+
+
+def algorithm_5(
+    network: nn.Module, checkpoints: Sequence[Sequence[Tensor]], sigmas: Sequence[float]
+) -> Tensor:
+    penalty = torch.zeros((), device=checkpoints[0][0].device)
+    for checkpoint, sigma in zip(checkpoints, sigmas, strict=True):
+        distance = torch.zeros_like(penalty)
+        for c, p in zip(checkpoint, network.parameters(), strict=True):
+            difference = torch.add(-p, c)
+            distance = distance + torch.sum(torch.mul(difference, difference))
+        penalty = penalty + STRENGTH * torch.exp(-distance / (2 * sigma**2))
+    return penalty
+
+
+def trainer_epoch(trainer: Trainer, places: Tensor, widths: Tensor) -> None:
+    """The next epoch, with these hills alone."""
+    reproducible()
+    trainer.checkpoints, trainer.places, trainer.widths = [{}] * len(places), places, widths
+    trainer.progress.epoch, trainer.progress.step = trainer.progress.epoch + 1, 0
+    trainer.epoch(lambda: True)
+
+
+@torch.no_grad()
+def push(trainer: Trainer, places: Tensor, widths: Tensor) -> None:
+    trainer.places, trainer.widths = places, widths
+    trainer._push()
+
+
+def pieces(trainer: Trainer, bare: Bare) -> tuple[Runs, Runs]:
+    """Whole epochs, and hills alone. Raises AssertionError if the two ways to hills disagree."""
+    theta, penalty, lists = trainer.theta, trainer.config.penalty, []
+    assert penalty is not None
+    for _ in range(HILLS[-1]):
+        away = torch.randn_like(theta.vector)
+        place = theta.vector + AWAY * theta.vector.norm() * away / away.norm()
+        trainer._add_place({}, place)
+        lists.append([p.clone() for p in theta.named(place).values()])
+    places, widths, sigmas = trainer.places, trainer.widths, trainer.widths.tolist()
+
+    def alone_5(k: int) -> Tensor:
+        energy = algorithm_5(bare.network, lists[:k], sigmas[:k])
+        energy.backward()
+        return energy.detach()
+
+    energy = torch.no_grad()(penalty.energy)
+    theirs, ours = alone_5(HILLS[-1]), energy(theta.vector, places, widths)  # and leave gradients to add to
+    gradient = theta.flatten(
+        {name: p.grad for name, p in bare.network.named_parameters() if p.grad is not None}
+    )
+    torch.testing.assert_close(theirs, ours[0], rtol=1e-4, atol=0.0)
+    assert (gradient - ours[1]).norm() < 1e-4 * gradient.norm()
+
+    epochs: Runs = {BARE: bare.epoch, ("epoch", 0): partial(trainer_epoch, trainer, places[:0], widths[:0])}
+    epochs |= {("epoch", k): partial(trainer_epoch, trainer, places[:k], widths[:k]) for k in HILLS}
+    epochs |= {("algorithm 5", k): partial(bare.epoch, lists[:k], sigmas[:k]) for k in HILLS}
+    alone: Runs = {("push", k): partial(push, trainer, places[:k], widths[:k]) for k in HILLS}
+    alone |= {("energy", k): partial(energy, theta.vector, places[:k], widths[:k]) for k in HILLS}
+    alone |= {("5 alone", k): partial(alone_5, k) for k in HILLS}
+    return epochs, alone
+
+
+def seconds(run: Callable[[], object], times: int, device: torch.device) -> float:
+    """A run's mean duration."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    begun = time.perf_counter()
+    for _ in range(times):
+        run()
+    wait()
+    return (time.perf_counter() - begun) / times
+
+
+def measure(epochs: Runs, alone: Runs, rounds: int, steps: int, device: torch.device) -> Times:
+    for run in (*epochs.values(), *alone.values()):  # the warm-up
+        run()
+    repeats = {piece: max(1, round(REPEAT / seconds(run, 1, device))) for piece, run in alone.items()}
+    found: Times = {piece: [] for piece in (*epochs, *alone)}
+    for i in range(rounds):
+        for piece in list(found)[:: -1 if i % 2 else 1]:
+            whole, times = piece in epochs, repeats.get(piece, 1)
+            duration = seconds(epochs[piece] if whole else alone[piece], times, device)
+            found[piece].append(duration / steps if whole else duration)
+    return found
+
+
+def ratios(times: Times, piece: Piece, to: Piece) -> list[float]:
+    return [a / b for a, b in zip(times[piece], times[to], strict=True)]
+
+
+def table(title: str, times: Times) -> Table:
+    shown = Table("", "hills", "ms a step", "least – most", "% of bare", "least – most", title=title)
+    for piece, of_piece in times.items():
+        row = [piece[0], str(piece[1])]
+        for values in ([1e3 * t for t in of_piece], [100 * r for r in ratios(times, piece, BARE)]):
+            row += [f"{statistics.median(values):.2f}", f"{min(values):.2f} – {max(values):.2f}"]
+        shown.add_row(*row, end_section=piece == BARE or piece[1] == HILLS[-1])
+    return shown
+
+
+def goals(name: str, times: Times) -> list[str]:
+    most = HILLS[-1]
+
+    def line(what: str, ratio: list[float], met: Callable[[float], bool], aim: str, form: str) -> str:
+        median = statistics.median(ratio)
+        said = f"{median:{form}} ({min(ratio):{form}} – {max(ratio):{form}})"
+        return f"{name}, {what}: {said}; aim {aim}: {'met' if met(median) else 'not met'}"
+
+    epoch, pushed = ratios(times, ("epoch", 0), BARE), ratios(times, ("push", most), BARE)
+    slower = ratios(times, ("5 alone", most), ("push", most))
+    slower_energy = ratios(times, ("5 alone", most), ("energy", most))
+    return [
+        line("epoch without hills / bare", epoch, lambda r: r <= 1.05, "≤ 1.05", ".3f"),
+        line(f"push of {most} hills / bare", pushed, lambda r: r < 0.01, "< 1 %", ".2%"),
+        line(f"algorithm 5 / push, {most} hills", slower, lambda r: r >= 10, "≥ 10", ".1f"),
+        line(f"algorithm 5 / energy, {most} hills", slower_energy, lambda r: r >= 10, "≥ 10", ".1f"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="What a training step costs; the module's docstring says how."
+    )
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--rounds", type=int, help="time each piece so often")
+    parser.add_argument("--steps", type=int, help="of an epoch")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    console, said = Console(highlight=False, soft_wrap=True), []
+    for name in args.networks:
+        model, rounds, steps = NETWORKS[name]
+        rounds, steps = args.rounds or rounds, args.steps or steps
+        config = config_of(model, args.device)
+        device = config.torch_device
+        data = random_data(steps * BATCH, device)
+        trainer = Trainer(config, data, device)
+        times = measure(*pieces(trainer, Bare(config, data, device)), rounds, steps, device)
+        size = f"{len(trainer.theta):,} parameters, batches of {BATCH}, {rounds} rounds of {steps} steps"
+        console.print(table(f"{name}: {size}, {device}, {args.threads} threads", times))
+        said += goals(name, times)
+    console.print("\n".join(said))
+
+
+if __name__ == "__main__":
+    main()

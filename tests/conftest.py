@@ -1,0 +1,67 @@
+"""What the tests share: composed configs, runs in this process, and the real data where it is."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from distancing import experiment
+
+ROOT = Path(__file__).parent.parent
+TINY = ["experiment=smoke", "model.width=2", "dataset.train_images=60", "batch_size=16"]
+torch.set_num_threads(1)  # the tests' networks are too small to share out
+
+
+def compose(*overrides: str) -> DictConfig:
+    """What `python train.py OVERRIDES` gives to the run."""
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    OmegaConf.resolve(cfg)
+    return cfg
+
+
+def start(*overrides: str) -> int:
+    """Run in this process; the exit code."""
+    return experiment.main(compose(*overrides))
+
+
+def only_run(folder: Path) -> Path:
+    """The one run directory in `folder`."""
+    (run,) = (path for path in folder.iterdir() if (path / ".hydra").exists())
+    return run
+
+
+def result(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return found
+
+
+def data_root() -> Path | None:
+    """A folder with torchvision's MNIST and CIFAR-10: $DISTANCING_DATA, data/, or one beside the checkout."""
+    places = [os.environ.get("DISTANCING_DATA", ROOT / "data"), *sorted(ROOT.parent.glob("*/data"))]
+    wanted = ("MNIST/raw/train-images-idx3-ubyte", "cifar-10-batches-py/data_batch_1")
+    return next((Path(p) for p in places if all((Path(p) / each).exists() for each in wanted)), None)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    root = data_root()
+    if root is None:
+        pytest.skip("MNIST and CIFAR-10 are not in $DISTANCING_DATA or data/")
+    return root
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Callable[..., int]:
+    """Start a run below tmp_path."""
+    return lambda *overrides: start(f"runs={tmp_path}", *overrides)

@@ -1,0 +1,128 @@
+"""The data pipeline against plain references: who is in which split, and what a batch shows."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms import functional as TF
+
+from distancing.data import Data, Epoch, Split, mean_std
+from distancing.datasets import CIFAR10, MNIST, Dataset, DatasetError, Digits, FashionMNIST, balanced
+
+
+def numbered(n: int, padding: int = 0, flip: bool = False, size: int = 6, channels: int = 2) -> Data:
+    """n random images whose labels are their numbers."""
+    images = torch.randint(0, 256, (n, size, size, channels), dtype=torch.uint8)
+    split, (mean, std) = Split(images, torch.arange(n)), mean_std(images)
+    return Data(train=split, test=split, validation=None, mean=mean, std=std, padding=padding, flip=flip)
+
+
+@given(
+    n=st.integers(1, 60), batch=st.integers(1, 70), seed=st.integers(0, 9), epoch=st.integers(0, 9),
+    first=st.integers(0, 5), padding=st.integers(0, 3),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_an_epoch_shows_every_image_once(
+    n: int, batch: int, seed: int, epoch: int, first: int, padding: int
+) -> None:
+    """…in an order and with an augmentation that follow from (seed, epoch), from whichever batch one begins."""
+    data = numbered(n, padding, flip=padding > 1)
+    whole = list(Epoch(data, batch, seed, epoch).batches())
+    assert sorted(torch.cat([labels for _, labels in whole]).tolist()) == list(range(n))
+    rest = list(Epoch(data, batch, seed, epoch).batches(first))
+    assert len(rest) == max(0, len(whole) - first)
+    for (a, b), (c, d) in zip(whole[first:], rest, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+
+
+def test_other_seeds_and_epochs_have_other_orders() -> None:
+    data = numbered(50)
+    orders = {tuple(Epoch(data, 50, seed, epoch).order.tolist()) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_crops_and_mirror_images_are_torchvisions(memory_format: torch.memory_format) -> None:
+    """Each image is one of its 2·(2·padding + 1)² crops and mirrored crops, and all of them occur."""
+    data = numbered(300, padding=1, flip=True, size=5)
+    data = Data(**{**vars(data), "memory_format": memory_format})
+    padded = TF.pad(data.train.images.permute(0, 3, 1, 2), [1])
+    crops = torch.stack([
+        TF.hflip(crop) if flip else crop
+        for flip in (False, True) for top in range(3) for left in range(3)
+        for crop in [TF.crop(padded, top, left, 5, 5)]
+    ])  # fmt: skip
+    candidates = (crops.float() - data.mean[:, None, None]) / data.std[:, None, None]
+    (images, labels), = Epoch(data, 300, 0, 0).batches()  # fmt: skip
+    assert images.is_contiguous(memory_format=memory_format)
+    same = (images - candidates[:, labels]).abs().amax((2, 3, 4)) < 1e-5
+    assert same.any(0).all()
+    assert (same.sum(1) > 5).all()  # of 300/18 expected
+
+
+def test_normalised_with_the_training_images() -> None:
+    images = torch.randint(0, 200, (50, 7, 7, 3), dtype=torch.uint8)
+    images[..., 2] = 9  # a channel that never varies is only centred
+    mean, std = mean_std(images)
+    expected = images.double().flatten(0, 2)
+    torch.testing.assert_close(mean, expected.mean(0).float())
+    torch.testing.assert_close(std[:2], expected.std(0, unbiased=False).float()[:2])
+    split = Split(images, torch.zeros(50))
+    pixels = Data(train=split, test=split, validation=None, mean=mean, std=std).normalise(images)
+    assert pixels.mean((0, 2, 3)).abs().max() < 1e-5
+    torch.testing.assert_close(pixels.var((0, 2, 3), unbiased=False), torch.tensor([1.0, 1.0, 0.0]))
+
+
+@given(st.lists(st.integers(0, 4), min_size=5, max_size=80), st.data())
+def test_balanced_subsets(labels: list[int], data: Any) -> None:
+    n = data.draw(st.integers(1, len(labels)))
+    chosen = balanced(np.array(labels), n, seed=3)
+    assert len(set(chosen.tolist())) == n
+    counts, available = np.bincount(np.array(labels)[chosen], minlength=5), np.bincount(labels, minlength=5)
+    for a in range(5):  # no class has two more than another that still had some
+        assert all(counts[b] >= counts[a] - 1 for b in range(5) if counts[b] < available[b])
+
+
+def digits_of(split: Split | None) -> set[bytes]:
+    assert split is not None
+    return {image.numpy().tobytes() for image in split.images}
+
+
+def test_splits_of_the_digits() -> None:
+    data = Digits(validation_fraction=0.2, train_images=500, seed=1).load(torch.device("cpu"))
+    train, validation, test = map(digits_of, (data.train, data.validation, data.test))
+    assert [len(data.train), len(data.splits["validation"]), len(data.test)] == [400, 100, 360]
+    assert not (train & validation or train & test or validation & test)
+    assert torch.equal(data.splits["validation"].labels.bincount(), torch.full((10,), 10))
+    other = Digits(validation_fraction=0.2, train_images=500, seed=2).load(torch.device("cpu"))
+    assert digits_of(other.train) != train
+    assert digits_of(other.test) == test
+    assert len(Digits().load(torch.device("cpu")).train) == Digits.available
+
+
+@pytest.mark.parametrize(("dataset", "torchvisions"), [(MNIST, "MNIST"), (CIFAR10, "CIFAR10")])
+def test_real_images_are_read_as_torchvision_reads_them(
+    dataset: type[Dataset], torchvisions: str, real_data: Path
+) -> None:
+    root: dict[str, Any] = {"root": str(real_data), "download": False}
+    data = dataset(**root, train_images=1000, validation_fraction=0.1).load(torch.device("cpu"))
+    assert torch.equal(data.train.labels.bincount() + data.splits["validation"].labels.bincount(), torch.full((10,), 100))
+    test = getattr(torchvision.datasets, torchvisions)(str(real_data), train=False)
+    for i in (0, 17, 9999):
+        image, label = test[i]
+        assert np.array_equal(np.asarray(image).reshape(data.test.images[i].shape), data.test.images[i])
+        assert label == data.test.labels[i]
+    assert not digits_of(data.train) & digits_of(data.test)
+
+
+def test_missing_images_are_named(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"root": str(tmp_path), "download": False}
+    with pytest.raises(DatasetError, match=rf"dataset.root={tmp_path}: can't read FashionMNIST: .*download=true"):
+        FashionMNIST(**settings).load(torch.device("cpu"))
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,120 @@
+"""The training step and the phases, on real digits, against hand-written references."""
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, compose
+from torch import nn
+from torch.nn import functional as F
+
+from distancing.config import check
+from distancing.data import Epoch
+from distancing.storage import RunDirectory
+from distancing.training import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, Trainer, train
+
+
+def trainer(*overrides: str) -> Trainer:
+    config = check(compose(*TINY, *overrides))
+    device = torch.device("cpu")
+    return Trainer(config, config.dataset.load(device), device)
+
+
+def drive(made: Trainer, folder: Any) -> Trainer:
+    with RunDirectory(folder) as directory:
+        assert train(made, directory, lambda *_: True, lambda _: None, lambda: None)
+    return made
+
+
+def test_the_loss_of_one_step_is_the_thesiss() -> None:
+    """Cross entropy with labels smoothed by k, λ‖θ‖² (1.13) and s·Σ_c k(θ, θ_c) (2.9), in float64, by autograd."""
+    made = trainer("model=mlp", "model.width=9", "label_smoothing=0.3", "optimizer=sgd", "optimizer.l2=0.02",
+                   "penalty.strength=2", "penalty.sigma=1.5", "penalty.sigma_unit=absolute",
+                   "phases=distancing", "phases.descend.penalty=true")  # fmt: skip
+    for shift in (0.02, -0.05):
+        made._add_place({"name": str(shift)}, made.theta.vector + shift)
+    images, labels = next(Epoch(made.data, 16, 0, 0).batches())
+
+    network = check(compose(*TINY, "model=mlp", "model.width=9")).model.build((1, 8, 8), 10).double()
+    network.load_state_dict(made.network.state_dict())
+    logits = network(images.double())
+    smoothed = torch.full((16, 10), 0.3 / 9, dtype=torch.float64)
+    smoothed[torch.arange(16), labels] = 1 - 0.3
+    cross_entropy = -(smoothed * logits.log_softmax(1)).sum(1).mean()
+    theta = nn.utils.parameters_to_vector(network.parameters())
+    l2 = 0.02 * (theta**2).sum()
+    penalty = sum(2 * torch.exp(-((theta - (theta.detach() + shift)) ** 2).sum() / (2 * 1.5**2)) for shift in (0.02, -0.05))
+    gradients = [torch.autograd.grad(part, network.parameters(), retain_graph=True) for part in (cross_entropy, l2, penalty)]
+    data, decay, push = (torch.cat([g.flatten() for g in each]) for each in gradients)
+
+    before, record = made.theta.vector.clone(), torch.zeros(5)
+    made.step(images, labels, record)
+    expected = before.double() - 0.01 * (data + decay + push)
+    torch.testing.assert_close(made.theta.vector.double(), expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(record[CROSS_ENTROPY].double(), cross_entropy, rtol=1e-5, atol=0)
+    torch.testing.assert_close(record[L2].double(), l2, rtol=1e-5, atol=0)
+    torch.testing.assert_close(record[PENALTY].double(), penalty, rtol=1e-5, atol=0)
+    torch.testing.assert_close(record[COSINE].double(), F.cosine_similarity(data, push, dim=0), rtol=1e-4, atol=1e-6)
+    assert record[CORRECT] == (logits.argmax(1) == labels).sum()
+
+
+def test_a_run_of_two_phases_is_algorithm_3(tmp_path: Any) -> None:
+    """Rows say which phase each epoch was, when the hill acted, and how far the network has come."""
+    made = drive(trainer("phases=distancing", "epochs=7", "penalty.strength=3"), tmp_path)
+    assert [row["phase"] for row in made.rows] == ["descend"] * 4 + ["escape"] * 3
+    assert all(row["train/penalty"] == 0 and row["gradient_cosine"] is None for row in made.rows[:4])
+    assert all(row["train/penalty"] > 0 and -1 <= row["gradient_cosine"] <= 1 for row in made.rows[4:])
+    assert all(row["distance/descend"] is None for row in made.rows[:4])
+    distances, heights = ([row[f"{name}/descend"] for row in made.rows[4:]] for name in ("distance", "hill"))
+    assert distances == sorted(distances)
+    assert heights == sorted(heights, reverse=True)
+    for d, k in zip(distances, heights, strict=True):
+        assert k == pytest.approx(torch.tensor(-(d**2) / (2 * made.widths[0].item() ** 2)).exp().item(), rel=1e-4)
+    for row in made.rows:
+        assert row["train/loss"] == pytest.approx(row["train/cross_entropy"] + row["train/l2"] + row["train/penalty"])
+
+
+def test_epoch_metrics_are_means_over_images(tmp_path: Any) -> None:
+    """48 images in batches of 20, 20 and 8: the last batch counts by its size."""
+    made = trainer("phases=single", "epochs=1", "batch_size=20", "optimizer.lr=1e-9", "dataset.augment=false")  # θ hardly moves
+    made.network.eval()
+    made.network.train = lambda *_: made.network  # type: ignore[method-assign]  # batch norm off: batches don't matter
+    made.epoch(lambda: True)
+    made.end_epoch()
+    scores = made.evaluate()["train"]
+    assert made.rows[0]["train/cross_entropy"] == pytest.approx(scores["loss"], rel=1e-5)
+    assert made.rows[0]["train/accuracy"] == pytest.approx(scores["accuracy"])
+
+
+def test_early_end_by_training_loss_leaves_its_epochs_to_the_rest(tmp_path: Any) -> None:
+    made = drive(trainer("phases=distancing", "epochs=40", "phases.descend.until_loss=1.8", "optimizer.lr=0.1"), tmp_path)
+    descend = [row for row in made.rows if row["phase"] == "descend"]
+    assert 1 < len(descend) < 20
+    assert descend[-1]["train/cross_entropy"] < 1.8 <= descend[-2]["train/cross_entropy"]
+    assert len(made.rows) == 40
+
+
+def test_early_stopping_goes_back_to_the_best(tmp_path: Any) -> None:
+    """Label noise by a huge learning rate makes the validation loss rise: the checkpoint is the best epoch's."""
+    made = drive(
+        trainer("phases=distancing", "epochs=30", "phases.descend.patience=3", "optimizer.lr=0.3"), tmp_path
+    )
+    losses = [row["validation/loss"] for row in made.rows if row["phase"] == "descend"]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    assert len(losses) == best + 1 + 3
+    assert made.checkpoints[0]["metrics"]["validation"]["loss"] == pytest.approx(losses[best], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "restarts"),
+    [
+        (["phases=cycles", "scheduler=cosine", "epochs=14"], [0, 2, 6, 10]),  # descend 2, then escape 2, settle 2
+        (["phases=snapshot", "scheduler=cosine", "phases.cycle.times=4"], [0, 2, 4, 6]),
+        (["phases=single", "scheduler=cosine_restarts", "scheduler.period=3"], [0, 3, 6]),
+    ],
+)
+def test_learning_rates_over_a_run(overrides: list[str], restarts: list[int], tmp_path: Any) -> None:
+    made = drive(trainer(*overrides, "optimizer.lr=0.1"), tmp_path)
+    lrs = [row["lr"] for row in made.rows]
+    assert [i for i, lr in enumerate(lrs) if lr == 0.1] == restarts
+    assert all(a > b for i, (a, b) in enumerate(zip(lrs, lrs[1:], strict=False)) if i + 1 not in restarts)
