@@ -4,25 +4,30 @@ import os
 import sys
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from distancing.config import composition_error
 from distancing.experiment import main, refuse
 
 exit_codes: list[int] = []
+bugs: list[Exception] = []
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def train(cfg: DictConfig) -> None:
-    exit_codes.append(main(cfg))
+    try:
+        exit_codes.append(main(cfg))
+    except Exception as bug:
+        bugs.append(bug)
+        raise
 
 
 if __name__ == "__main__":
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let its exceptions through, to be said in one line
     try:
         train()
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
+        if error in bugs:
+            raise
         exit_codes.append(refuse(composition_error(error)))
     sys.exit(max(exit_codes, default=0))

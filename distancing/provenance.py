@@ -7,8 +7,10 @@ import platform
 import subprocess
 from pathlib import Path
 
+import torch
+
 PACKAGE = Path(__file__).parent
-LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "scikit-learn")
+LIBRARIES = ("torchvision", "numpy", "hydra-core", "scikit-learn")
 
 
 @functools.cache
@@ -21,7 +23,7 @@ def provenance() -> dict[str, str | None | dict[str, str]]:
     return {
         "source": digest.hexdigest()[:12],
         "git_commit": _git_commit(),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), **versions},
     }
 
 

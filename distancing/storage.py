@@ -54,7 +54,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a damaged file can make the reader raise anything
-        raise StorageError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        raise StorageError(f"{path} is damaged: {repr(error)[:80]}") from error
 
 
 class RunDirectory:

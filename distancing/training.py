@@ -178,7 +178,7 @@ class Trainer:
     @property
     def columns(self) -> list[str]:
         """Of a row; those of checkpoints still to come are empty until then."""
-        stored = [name for name, phase in self.plan.items() if phase.checkpoint]
+        stored = [name for name, phase in list(self.plan.items())[:-1] if phase.checkpoint]
         splits = [split for split in ("validation", "test") if split in self.data.splits]
         hills = [f"hill/{name}" for name in stored] if self.config.penalty is not None else []
         return [

@@ -1,0 +1,151 @@
+"""Every YAML in conf/ composed, built and stepped once; bad input and what is said of it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY, compose, start
+
+from distancing.config import ConfigError, check
+from distancing.data import Data, Split
+from distancing.theta import Theta
+from distancing.training import Trainer
+
+GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "experiment")
+CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in sorted((ROOT / "conf" / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_yaml_builds_and_steps(choice: str) -> None:
+    """On random images of the data set's own shape, with a hill in place, if the choice has hills."""
+    config = check(compose(choice, "batch_size=4", "dataset.validation_fraction=0.2"))
+    channels, height, width = config.dataset.image_shape
+    images = torch.randint(0, 256, (4, height, width, channels), dtype=torch.uint8)
+    split = Split(images, torch.randint(0, config.dataset.classes, (4,)))
+    mean, std = torch.full((channels,), 128.0), torch.full((channels,), 74.0)
+    trainer = Trainer(config, Data(split, split, split, mean, std, padding=4, flip=True), torch.device("cpu"))
+    trainer._add_place({"name": "here"}, trainer.theta.vector + 1e-3)
+    trainer.progress.phase = len(trainer.plan) - 1
+    before = trainer.theta.vector.clone()
+    assert trainer.epoch(lambda: True)
+    trainer.end_epoch()
+    assert not torch.equal(before, trainer.theta.vector)
+    assert np.isfinite(trainer.rows[0]["train/loss"])
+    assert (trainer.rows[0]["train/penalty"] > 0) == trainer.hills_act
+
+
+def test_shipped_experiments_are_the_thesiss() -> None:
+    for name in ("thesis_mnist", "thesis_cifar10", "thesis_cifar10_mobilenetv2"):
+        cfg = compose(f"experiment={name}")
+        config = check(cfg)
+        assert (config.epochs, config.batch_size, cfg.optimizer.lr, cfg.optimizer.momentum) == (900, 128, 1e-2, 0.9)
+        assert (config.optimizer.l2, config.label_smoothing) == (1e-3, 0)
+        (group,) = config.optimizer.build(Theta(torch.nn.Linear(2, 2))).param_groups
+        assert (group["weight_decay"], group["momentum"]) == (2e-3, 0.9)
+
+
+BAD = {
+    "optimizer.lr=abc": "optimizer.lr='abc': input should be a valid number",
+    "optimizer.lr=-1": "optimizer.lr=-1: input should be greater than 0",
+    "optimizer.lr=nan": "optimizer.lr=nan: input should be a finite number",
+    "optimizer.lr=null": "optimizer.lr=None: input should be a valid number",
+    "optimizer.lrr=1": "optimizer.lrr is not a setting; allowed here: lr, l2, momentum, nesterov",
+    "optimizer.momentum=1": "optimizer.momentum=1: input should be less than 1",
+    "optimizer=sgd optimizer.nesterov=true": "optimizer: nesterov=true needs momentum > 0",
+    "batch_size=1.5": "batch_size=1.5: input should be a valid integer",
+    "batch_size=true": "batch_size=True: input should be a valid integer",
+    "batch_size=1436": "batch_size=1436 leaves a last batch of one of the 1437 training images",
+    "epochs=0": "epochs=0: input should be greater than 0",
+    "epochs=1": "epochs=1: the 2 phases need at least 2 epochs, but there are 1",
+    "seed=-1": "seed=-1: input should be greater than or equal to 0",
+    "precision=fp16": "precision='fp16': input should be 'fp32' or 'bf16'",
+    "label_smoothing=0.95": "label_smoothing=0.95 is above 1 − 1/classes = 0.9",
+    "name=a/b": "name='a/b' may have",
+    "+foo=1": "foo is not a setting; allowed here: dataset, model,",
+    "model.depth=21": "model: depth=21 is not 6n + 2, as 3 stages need",
+    "model.shortcut=none": "model.shortcut='none': input should be 'conv' or 'pad'",
+    "dataset.train_images=5": "dataset: train_images=5 is not between 10 (one for each class) and 1437 (all)",
+    "dataset.validation_fraction=1": "dataset.validation_fraction=1: input should be less than 1",
+    "dataset.validation_fraction=0.001": "dataset: validation_fraction=0.001 divides the training images into 1436 and 1",
+    "penalty.sigma=0": "penalty.sigma=0: input should be greater than 0",
+    "penalty.sigma_unit=inch": "penalty.sigma_unit='inch': input should be 'absolute', 'norm' or 'travelled'",
+    "penalty.strength=-1": "penalty.strength=-1: input should be greater than or equal to 0",
+    "penalty.kernel=null": "penalty.kernel=None: a component with a _target_ belongs here",
+    "phases.escape=3": "phases.escape=3: a phase's settings belong here",
+    "phases.escape.epochs=39.5": "phases.escape.epochs=39.5: input should be a valid integer",
+    "phases.escape.epochs=50": "epochs=40: the 2 phases need at least 51 epochs, but there are 40",
+    "phases.escape.epochs=5 phases.descend.epochs=5": "epochs=40, but the phases' own epochs are 10 in all",
+    "phases.escape.checkpiont=true": "phases.escape.checkpiont is not a setting; allowed here: epochs, penalty,",
+    "phases.descend.patience=3": "phases.descend.patience=3 needs dataset.validation_fraction > 0",
+    "phases.x.times=2": "phases.x.phases is missing",
+    "phases=cycles phases.cycle.times=1000000000": "phases.cycle.times=1000000000 does not fit into epochs=40",
+    "phases.final.epochs=3": "phases.final: a phase's name may",
+    f"phases.{'x' * 51}.epochs=3": "a phase's name may",
+    "device=cuda": None if torch.cuda.is_available() else "device=cuda is not on this machine, which has cpu",
+    "dataset=mnist dataset.download=false dataset.root=/nowhere": "dataset.root=/nowhere: can't read MNIST:",
+    "model._target_=os.system": "model._target_=os.system: only a Model of this package may be constructed here",
+    "model._target_=distancing.storage.RunDirectory": "only a Model of this package",
+    "model._target_=distancing.nothing.Here": "only a Model of this package",
+    "model._target_=torch.nn.Identity": "only a Model of this package",
+    "penalty.kernel._target_=distancing.storage.os.system": "only a Kernel of this package",
+    "+dataset.seeds._target_=os.abort": "dataset.seeds is not a setting",
+    "dataset.seed={_target_: os.abort}": "dataset.seed={'_target_': 'os.abort'}: input should be a valid integer",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", [key for key, said in BAD.items() if said])
+def test_bad_input_is_refused_in_one_line(
+    overrides: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(f"runs={tmp_path}/runs", *overrides.replace(": ", ":").split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert str(BAD[overrides]) in line
+    assert not list(tmp_path.iterdir())
+
+
+COMMAND_LINES = {
+    "seeed=3": "seeed is not a setting; allowed here: dataset, model,",
+    "model=resnet21": "Could not find 'model/resnet21' Available options in 'model': mlp mobilenetv2 resnet110",
+    "phases=null": "Config group override must be a string or a list. Got NoneType",
+    "epochs=[1": "no viable alternative at input '[1'",
+    "penalty=none penalty.strength=3": "Could not override 'penalty.strength'.",
+    "runs=/proc/nowhere epochs=2": "/proc/nowhere",
+}
+
+
+@pytest.mark.parametrize("overrides", COMMAND_LINES)
+def test_the_command_line_shows_no_stack_trace(overrides: str, tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, ROOT / "train.py", *overrides.split()], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ran.returncode == 2
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert COMMAND_LINES[overrides] in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_named_by_what_can_change_its_numbers() -> None:
+    name = check(compose(*TINY)).hash
+    for same in ("runs=elsewhere", "checkpoint_every=1", "overwrite=true", "name=mine", "penalty.strength=1"):
+        assert check(compose(*TINY, same)).hash == name  # the last: 1 is 1.0
+    others = ["seed=1", "penalty.strength=1.1", "dataset.seed=1", "optimizer=sgd", "precision=bf16", "penalty=none"]
+    assert len({name, *(check(compose(*TINY, other)).hash for other in others)}) == 1 + len(others)
+    root = [check(compose("dataset=mnist", f"dataset.root={r}", f"dataset.download={d}")).hash for r, d in
+            (("a", "true"), ("b", "false"))]  # fmt: skip
+    assert root[0] == root[1]
+
+
+def test_the_order_of_the_phases_is_part_of_the_name() -> None:
+    orders = ["a.epochs=1 b.epochs=39", "b.epochs=39 a.epochs=1"]
+    cfgs = [compose("phases=single", "~phases.train", *(f"+phases.{o}" for o in order.split())) for order in orders]
+    assert len({check(cfg).hash for cfg in cfgs}) == 2
+
+
+def test_a_missing_component_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="optimizer={}: a component with a _target_ belongs here"):
+        check(compose("~optimizer"))

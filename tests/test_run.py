@@ -1,0 +1,176 @@
+"""Whole runs on real digits: what they leave behind, and what the same command does again."""
+
+import csv
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TINY, compose, only_run, result, start
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from distancing import provenance
+from distancing.config import check
+from distancing.storage import RunDirectory
+
+Runs = Callable[..., int]
+BARE = "import json, sys, torch; print(json.dumps({k: list(v.shape) for k, v in torch.load(sys.argv[1])['network'].items()}))"
+
+
+def test_what_a_run_leaves_behind(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runs(*TINY, "epochs=9") == 0
+    run, said = only_run(tmp_path), capsys.readouterr().out
+    found = result(run)
+    assert {"status": "finished", "seed": 0, "epochs": 9, "diverged": None}.items() <= found.items()
+    assert run.name == f"{found['name']}-{found['config_hash']}"
+    assert found["seconds"] > 0 < found["images_per_second"]
+    assert found["versions"]["torch"] == torch.__version__
+    assert set(found["metrics"]) == {"train", "validation", "test"}
+    assert [c["name"] for c in found["checkpoints"]] == ["descend", "settle-1", "settle-2", "settle-3"]
+    for name in ("descend", "settle-1", "settle-2", "settle-3", "final", str(run), f"tensorboard --logdir {run}"):
+        assert name in said
+
+    # distances and metrics follow from the stored networks alone, read without the code that wrote them
+    config = check(compose(*TINY, "epochs=9"))
+    network = config.model.build((1, 8, 8), 10)
+    names = [name for name, _ in network.named_parameters()]
+    data = config.dataset.load(torch.device("cpu"))
+    stored = {c["name"]: torch.load(run / c["file"], weights_only=True) for c in [*found["checkpoints"], found["final"]]}
+    for a in [*found["checkpoints"], found["final"]]:
+        for b, distance in a["distances"].items():
+            squares = [(stored[a["name"]]["network"][n].double() - stored[b]["network"][n]).square().sum() for n in names]
+            assert distance == pytest.approx(torch.stack(squares).sum().sqrt().item(), rel=1e-5)
+        network.load_state_dict(stored[a["name"]]["network"])
+        with torch.no_grad():
+            logits = network.eval()(data.normalise(data.test.images))
+        correct = (logits.argmax(1) == data.test.labels).double().mean().item()
+        assert a["metrics"]["test"]["accuracy"] == pytest.approx(correct)
+        loss = torch.nn.functional.cross_entropy(logits, data.test.labels).item()
+        assert a["metrics"]["test"]["loss"] == pytest.approx(loss, rel=1e-4)
+    assert found["metrics"] == found["final"]["metrics"]
+    bare = subprocess.run([sys.executable, "-c", BARE, run / "checkpoints/final.pt"], capture_output=True, cwd="/")
+    assert json.loads(bare.stdout) == {k: list(v.shape) for k, v in network.state_dict().items()}
+
+    # metrics.csv and TensorBoard tell the same
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 10))
+    events = EventAccumulator(str(run), {"scalars": 0}).Reload()
+    for column in set(rows[0]) - {"epoch", "phase"}:
+        logged = {event.step: event.value for event in events.Scalars(column)}
+        assert logged == {int(r["epoch"]): pytest.approx(float(r[column]), rel=1e-6) for r in rows if r[column]}
+    assert OmegaConf.load(run / ".hydra/config.yaml") == compose(*TINY, "epochs=9", f"runs={tmp_path}")
+    assert "epochs=9" in OmegaConf.load(run / ".hydra/overrides.yaml")
+
+
+def test_the_same_command_again(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runs(*TINY) == 0
+    first = result(only_run(tmp_path))
+    table = capsys.readouterr().out.split("finished")[1]
+    monkeypatch.setattr("distancing.experiment.Trainer", None)  # nothing is built
+    assert runs(*TINY) == 0
+    said = capsys.readouterr().out
+    assert "already ended; overwrite=true starts over" in said
+    assert said.endswith(table)
+    assert "has changed since" not in said
+    changed = {**provenance.provenance(), "source": "other", "git_commit": "newer"}
+    monkeypatch.setattr("distancing.experiment.provenance", lambda: changed)
+    assert runs(*TINY) == 0
+    said = capsys.readouterr().out
+    assert f"the source code has changed since: {first['source']} then, other now" in said
+    assert f"the commit has changed since: {first['git_commit']} then, newer now" in said
+    monkeypatch.undo()
+
+    assert runs(*TINY, "overwrite=true") == 0
+    again = result(only_run(tmp_path))
+    assert again["seconds"] != first["seconds"]
+    for name in ("metrics", "checkpoints", "final"):
+        assert again[name] == first[name]  # bit for bit
+
+
+def test_a_run_in_use_is_refused(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = check(compose(*TINY, f"runs={tmp_path}"))
+    with RunDirectory(config.directory):
+        assert runs(*TINY) == runs(*TINY, "overwrite=true") == 2
+    assert capsys.readouterr().err.count(f"error: {config.directory} is in use: another process") == 2
+    assert [file.name for file in Path(config.directory).iterdir()] == [".lock"]
+
+
+def test_divergence(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A learning rate that explodes after some epochs: where it happened, and the state from before it."""
+    blow_up = ["phases=distancing", "epochs=20", "checkpoint_every=1", "penalty.strength=1e30", "penalty.sigma=10",
+               "penalty.sigma_unit=absolute", "phases.descend.epochs=4"]  # fmt: skip
+    assert runs(*TINY, *blow_up) == 3
+    run = only_run(tmp_path)
+    found, said = result(run), capsys.readouterr().out
+    assert found["status"] == "diverged"
+    assert found["diverged"]["phase"] == "escape"
+    assert found["metrics"] is None
+    assert found["diverged"]["epoch"] == found["epochs"] + 1
+    assert f"phase escape, epoch {found['diverged']['epoch']}, step {found['diverged']['step']};" in said
+    newest = max((run / "state").iterdir())
+    assert newest.name == f"{found['epochs']:06d}-000000.pt"
+    state = torch.load(newest, weights_only=True)
+    assert all(value.isfinite().all() for value in state["network"].values())
+    assert [c["name"] for c in found["checkpoints"]] == ["descend"]
+    assert runs(*TINY, *blow_up) == 3  # the same again: said, not tried
+
+
+def test_a_full_disk(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No file may grow past 20 kB: one clear line, no torn file, and the run ends once there is room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        assert runs(*TINY, "model.width=8") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "File too large; what was saved is kept, and the same command goes on" in line
+    assert not list(only_run(tmp_path).rglob("*.pt")) + list(only_run(tmp_path).rglob("*.tmp"))
+    assert runs(*TINY, "model.width=8") == 0
+
+
+@pytest.mark.parametrize("override", ["channels_last=true", "precision=bf16", "compile=true", "evaluate_every=3"])
+def test_the_fast_paths_learn_the_same(override: str, runs: Runs, tmp_path: Path) -> None:
+    small = ["epochs=12", "model.width=4", "optimizer.lr=0.05", "dataset.train_images=512", "batch_size=64"]
+    assert runs(*small, "name=plain") == runs(*small, override, "name=other") == 0
+    plain, other = (result(next(tmp_path.glob(f"{name}-*"))) for name in ("plain", "other"))
+    assert plain["metrics"]["train"]["accuracy"] > 0.9
+    assert abs(plain["metrics"]["train"]["accuracy"] - other["metrics"]["train"]["accuracy"]) < 0.05
+    rows = [list(csv.DictReader((next(tmp_path.glob(f"{n}-*")) / "metrics.csv").open())) for n in ("plain", "other")]
+    if override == "evaluate_every=3":
+        assert [bool(row["test/loss"]) for row in rows[1]] == [epoch % 3 == 0 for epoch in range(1, 13)]
+        assert plain["metrics"] == other["metrics"]
+
+
+def test_real_images(real_data: Path, runs: Runs, tmp_path: Path) -> None:
+    """A thousand images of MNIST and CIFAR-10 through the whole runner, from a folder that is only read."""
+    for dataset in ("mnist", "cifar10"):
+        assert runs(*TINY, f"dataset={dataset}", f"dataset.root={real_data}", "dataset.download=false",
+                    "dataset.train_images=1000", "dataset.augment=false", "model.width=4", f"name={dataset}",
+                    "evaluate_every=8", "phases=distancing") == 0  # fmt: skip
+        found = result(next(tmp_path.glob(f"{dataset}-*")))
+        assert found["metrics"]["test"]["accuracy"] > {"mnist": 0.5, "cifar10": 0.15}[dataset]
+
+
+def test_a_sweep_goes_on_after_a_failed_run(tmp_path: Path) -> None:
+    """`-m`: every run in its own directory, in one process, with the numbers of a run by itself."""
+    sweep = [*TINY, "epochs=8", "seed=0,1", "optimizer.lr=1e30,0.01"]
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *sweep]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 3, ran.stderr
+    found = [result(run) for run in (tmp_path / "runs").glob("digits-*")]
+    assert sorted((f["seed"], f["status"]) for f in found) == [
+        (0, "diverged"), (0, "finished"), (1, "diverged"), (1, "finished"),
+    ]  # fmt: skip
+    alone = subprocess.run([sys.executable, ROOT / "train.py", *TINY, "epochs=8", "seed=1", "runs=alone"], cwd=tmp_path)
+    assert alone.returncode == 0
+    in_sweep = next(f for f in found if f["seed"] == 1 and f["status"] == "finished")
+    assert result(only_run(tmp_path / "alone"))["final"] == in_sweep["final"]
+    assert start(*TINY, "epochs=8", "seed=0", f"runs={tmp_path}/runs") == 0  # already there
