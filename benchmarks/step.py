@@ -7,13 +7,13 @@ epoch        `Trainer.epoch` as a run calls it (`reproducible()` too), without h
 algorithm 5  the bare loop with K hills as the thesis has them: a checkpoint is a list of clones, its distance
              a Python loop over them, and the sum of the hills is added to the loss, for autograd
 
-and hills alone: `push` is `Trainer._push`, all that they add to a step here; `energy` is `Penalty.energy`,
-the part of it without the cosine; `5 alone` is Algorithm 5 forward and backward, into gradients already there.
+and hills alone: `push` is `Trainer.push`, all that they add to a step here; `energy` is `Penalty.energy`,
+the part of it without the cosine; `5 alone` is Algorithm 5 forward and backward, onto old gradients.
 
 After a warm-up every round times each piece, forwards and backwards by turns, so that a drift of the machine
 hits all alike. What is shorter than REPEAT seconds is repeated, so that hills alone find a warmer cache than
-in a step. Ratios are taken within a round; the tables give the median over the rounds, the least and the most.
-The defaults suit two CPU cores; on CUDA, where the clock waits for the device, ask for `--steps 100`.
+in a step. Ratios are taken within a round; shown are the median over the rounds, the least and the most. The
+defaults suit two CPU cores; on CUDA, where the clock waits for the device, ask for `--steps 100`.
 """
 
 import argparse
@@ -51,7 +51,7 @@ Runs = dict[Piece, tuple[Callable[[], object], int]]  # it, and the steps it tak
 Times = dict[Piece, list[float]]  # seconds a step, by round
 BARE = ("bare", 0)
 NETWORKS = {  # with the rounds, and the steps of an epoch, that a CPU has the time for
-    "resnet20": (ResNet(depth=20), 9, 8),
+    "resnet20": (ResNet(depth=20), 7, 6),
     "resnet18": (ResNet(depth=18, stages=4, width=64), 4, 2),
 }
 
@@ -83,7 +83,7 @@ class Bare:
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-2, momentum=0.9, weight_decay=2e-3)
         self.labels = data.train.labels
         self.mean, self.std = data.mean[:, None, None], data.std[:, None, None]
-        # contiguous: batches inherit the order, and channels_last, which neither side uses, is faster on a CPU
+        # contiguous: batches inherit the order, and channels_last, which neither side uses, has its own speed
         padded = F.pad(data.train.images.permute(0, 3, 1, 2).contiguous(), (4, 4, 4, 4))
         self.crops = padded.unfold(2, 32, 1).unfold(3, 32, 1)  # a view of all there are: [N, C, 9, 9, 32, 32]
 
@@ -117,7 +117,6 @@ def algorithm_5(network: nn.Module, places: Sequence[Sequence[Tensor]], sigmas: 
 
 
 def trainer_epoch(trainer: Trainer, places: Tensor, widths: Tensor) -> None:
-    """The next epoch, with these hills alone."""
     reproducible()
     trainer.checkpoints, trainer.places, trainer.widths = [{}] * len(places), places, widths
     trainer.progress.epoch, trainer.progress.step = trainer.progress.epoch + 1, 0
@@ -127,7 +126,7 @@ def trainer_epoch(trainer: Trainer, places: Tensor, widths: Tensor) -> None:
 @torch.no_grad()
 def push(trainer: Trainer, places: Tensor, widths: Tensor) -> None:
     trainer.places, trainer.widths = places, widths
-    trainer._push()
+    trainer.push()
 
 
 def pieces(trainer: Trainer, bare: Bare) -> Runs:
@@ -137,7 +136,7 @@ def pieces(trainer: Trainer, bare: Bare) -> Runs:
     for _ in range(HILLS[-1]):
         away = torch.randn_like(theta.vector)
         place = theta.vector + AWAY * theta.vector.norm() * away / away.norm()
-        trainer._add_place({}, place)
+        trainer.add_place({}, place)
         lists.append([p.clone() for p in theta.named(place).values()])
     places, widths, sigmas = trainer.places, trainer.widths, trainer.widths.tolist()
 
@@ -228,6 +227,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    reproducible()  # once before CUDA begins, which then reads the environment
     console, said = Console(highlight=False, width=110), []
     for name in args.networks:
         model, rounds, steps = NETWORKS[name]

@@ -23,7 +23,7 @@ class Distance:
 
     def vjp(self, theta: Tensor, checkpoints: Tensor) -> tuple[Tensor, Pullback]:
         """The distances d, and the map from ∂E/∂d (d's shape) to ∂E/∂θ [P]."""
-        d, pull = torch.func.vjp(lambda t: self(t, checkpoints), theta)
+        d, pull, *_ = torch.func.vjp(lambda t: self(t, checkpoints), theta)
         return d, lambda weights: pull(weights)[0]
 
 

@@ -19,7 +19,7 @@ class Kernel:
 
     def slope(self, d: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The heights k and dk/dd, both of d's shape."""
-        k, pull = torch.func.vjp(lambda x: self(x, sigma), d)
+        k, pull, *_ = torch.func.vjp(lambda x: self(x, sigma), d)
         return k, pull(torch.ones_like(k))[0]
 
 

@@ -52,7 +52,7 @@ class Metrics:
 class ProgressBar:
     """A live bar over the run's epochs on a terminal; elsewhere a line now and then."""
 
-    def __init__(self, console: Console, epochs: int, done: float) -> None:
+    def __init__(self, console: Console, epochs: int, done: int) -> None:
         self._console, self._epochs, self._last, self._said = console, epochs, "", 0.0
         self._bar = Progress(
             TextColumn("[bold]{task.fields[phase]}"),

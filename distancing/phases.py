@@ -60,9 +60,7 @@ def share(phases: Sequence[Phase], left: int) -> list[int]:
     """
     rest, sharing = left - sum(phase.epochs or 0 for phase in phases), sum(not phase.epochs for phase in phases)
     if rest < sharing:
-        raise ValueError(
-            f"{len(phases)} phases need at least {left - rest + sharing} epochs, but there are {left}"
-        )
+        raise ValueError(f"{len(phases)} phases need at least {left - rest + sharing} epochs, but there are {left}")
     epochs = []
     for phase in phases:
         epochs.append(phase.epochs or -(-rest // sharing))

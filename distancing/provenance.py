@@ -14,7 +14,7 @@ LIBRARIES = ("torchvision", "numpy", "hydra-core", "scikit-learn")
 
 
 @functools.cache
-def provenance() -> dict[str, str | None | dict[str, str]]:
+def provenance() -> dict[str, str | dict[str, str] | None]:
     """`source` (a hash of this package's code), `git_commit` (None outside a checkout) and `versions`."""
     digest = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*.py")):

@@ -7,8 +7,7 @@ or to the end of the run.
 
 import math
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
-from typing_extensions import Self
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from distancing.component import component
 

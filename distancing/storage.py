@@ -19,7 +19,7 @@ class StorageError(Exception):
     """The directory can't be used as asked; the message says which file and why."""
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes | memoryview) -> None:
     """Write to a temporary file, flush to disk, rename: a reader never sees a part of `content`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")  # the directory's lock makes us the only writer
@@ -144,5 +144,3 @@ class RunDirectory:
             return None
         except ValueError as error:
             raise StorageError(f"{path} is damaged ({error}); overwrite=true starts over") from error
-
-

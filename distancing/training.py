@@ -51,7 +51,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         network = config.model.build(config.dataset.image_shape, config.dataset.classes)
         self.config, self.data, self.device = config, data, device
-        self.network = network.to(device=device, memory_format=data.memory_format)
+        self.network = network.to(device).to(memory_format=data.memory_format)
         self.forward = torch.compile(self.network) if config.compile else self.network
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
         self.theta = Theta(self.network)
@@ -84,12 +84,12 @@ class Trainer:
         cross_entropy.backward()
         with torch.no_grad():
             l2 = self.config.optimizer.l2 * theta.vector.square().sum()  # its gradient is the optimiser's part
-            penalty, cosine = self._push() if self.hills_act else (self.nothing, self.nothing)
+            penalty, cosine = self.push() if self.hills_act else (self.nothing, self.nothing)
             correct = (logits.argmax(1) == labels).sum()
             torch.stack((cross_entropy.detach(), l2, penalty, cosine, correct.float()), out=record)
         self.optimizer.step()
 
-    def _push(self) -> tuple[Tensor, Tensor]:
+    def push(self) -> tuple[Tensor, Tensor]:
         """(2.11) Add the hills' gradient to the data's: the energy, and the cosine between the two."""
         assert self.config.penalty is not None
         data = self.theta.gradient
@@ -135,7 +135,8 @@ class Trainer:
     def end_epoch(self) -> bool:
         """Count the epoch and add its row; true if it was the phase's last."""
         begun, progress, phase = time.perf_counter(), self.progress, self.phase
-        row = {"epoch": progress.epoch + 1, "phase": self.phase_name, "lr": self._lr(0), **self._train_metrics()}
+        row: dict[str, Any] = {"epoch": progress.epoch + 1, "phase": self.phase_name, "lr": self._lr(0)}
+        row |= self._train_metrics()
         progress.epoch, progress.step = progress.epoch + 1, 0
         over = progress.epoch - progress.phase_start >= progress.phase_epochs
         over = over or (phase.until_loss is not None and row["train/cross_entropy"] < phase.until_loss)
@@ -228,7 +229,7 @@ class Trainer:
             self.optimizer.state.clear()  # the velocity belonged to another place
         if self.phase.checkpoint:
             info = self.save_checkpoint(directory, self.phase_name)
-            self._add_place(info, self.theta.vector)
+            self.add_place(info, self.theta.vector)
         self.progress.phase += 1
         if not self.done:
             self._begin_phase()
@@ -250,7 +251,7 @@ class Trainer:
         save(directory.checkpoint(name), {**info, "config_hash": self.config.hash, "network": network})
         return info
 
-    def _add_place(self, info: dict[str, Any], place: Tensor) -> None:
+    def add_place(self, info: dict[str, Any], place: Tensor) -> None:
         self.checkpoints.append(info)
         self.places = torch.cat((self.places, place[None]))
         if self.config.penalty is not None:
@@ -284,7 +285,7 @@ class Trainer:
         self.best, self.rows = state["best"], state["rows"]
         for info in state["checkpoints"]:
             stored = load(directory.checkpoint(info["name"]), self.device)
-            self._add_place(info, self.theta.flatten(stored["network"]))
+            self.add_place(info, self.theta.flatten(stored["network"]))
         torch.set_rng_state(state["rng"].cpu())
         if self.device.type == "cuda" and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)

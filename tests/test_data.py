@@ -27,9 +27,7 @@ def numbered(n: int, padding: int = 0, flip: bool = False, size: int = 6, channe
     first=st.integers(0, 5), padding=st.integers(0, 3),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_an_epoch_shows_every_image_once(
-    n: int, batch: int, seed: int, epoch: int, first: int, padding: int
-) -> None:
+def test_an_epoch_shows_every_image_once(n: int, batch: int, seed: int, epoch: int, first: int, padding: int) -> None:
     """…in an order and with an augmentation that follow from (seed, epoch), from whichever batch one begins."""
     data = numbered(n, padding, flip=padding > 1)
     whole = list(Epoch(data, batch, seed, epoch).batches())
@@ -98,7 +96,8 @@ def test_splits_of_the_digits() -> None:
     data = Digits(validation_fraction=0.2, train_images=500, seed=1).load(torch.device("cpu"))
     train, validation, test = map(digits_of, (data.train, data.validation, data.test))
     assert [len(data.train), len(data.splits["validation"]), len(data.test)] == [400, 100, 360]
-    assert not (train & validation or train & test or validation & test)
+    assert not train & validation
+    assert not (train | validation) & test
     assert torch.equal(data.splits["validation"].labels.bincount(), torch.full((10,), 10))
     other = Digits(validation_fraction=0.2, train_images=500, seed=2).load(torch.device("cpu"))
     assert digits_of(other.train) != train
@@ -112,7 +111,9 @@ def test_real_images_are_read_as_torchvision_reads_them(
 ) -> None:
     root: dict[str, Any] = {"root": str(real_data), "download": False}
     data = dataset(**root, train_images=1000, validation_fraction=0.1).load(torch.device("cpu"))
-    assert torch.equal(data.train.labels.bincount() + data.splits["validation"].labels.bincount(), torch.full((10,), 100))
+    assert torch.equal(
+        data.train.labels.bincount() + data.splits["validation"].labels.bincount(), torch.full((10,), 100)
+    )
     test = getattr(torchvision.datasets, torchvisions)(str(real_data), train=False)
     for i in (0, 17, 9999):
         image, label = test[i]

@@ -19,7 +19,8 @@ from distancing.config import check
 from distancing.storage import RunDirectory
 
 Runs = Callable[..., int]
-BARE = "import json, sys, torch; print(json.dumps({k: list(v.shape) for k, v in torch.load(sys.argv[1])['network'].items()}))"
+BARE = """import json, sys, torch
+print(json.dumps({name: list(value.shape) for name, value in torch.load(sys.argv[1])["network"].items()}))"""
 
 
 def test_what_a_run_leaves_behind(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,10 +41,14 @@ def test_what_a_run_leaves_behind(runs: Runs, tmp_path: Path, capsys: pytest.Cap
     network = config.model.build((1, 8, 8), 10)
     names = [name for name, _ in network.named_parameters()]
     data = config.dataset.load(torch.device("cpu"))
-    stored = {c["name"]: torch.load(run / c["file"], weights_only=True) for c in [*found["checkpoints"], found["final"]]}
+    stored = {
+        c["name"]: torch.load(run / c["file"], weights_only=True) for c in [*found["checkpoints"], found["final"]]
+    }
     for a in [*found["checkpoints"], found["final"]]:
         for b, distance in a["distances"].items():
-            squares = [(stored[a["name"]]["network"][n].double() - stored[b]["network"][n]).square().sum() for n in names]
+            squares = [
+                (stored[a["name"]]["network"][n].double() - stored[b]["network"][n]).square().sum() for n in names
+            ]
             assert distance == pytest.approx(torch.stack(squares).sum().sqrt().item(), rel=1e-5)
         network.load_state_dict(stored[a["name"]]["network"])
         with torch.no_grad():

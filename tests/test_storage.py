@@ -23,11 +23,10 @@ def test_a_flipped_bit_is_never_read_as_data(position: float, bit: int, tmp_path
     path.write_bytes(data)
     try:
         found = load(path)
-    except StorageError as error:
-        assert str(path) in str(error)
-    else:  # the bit lay in padding or in a header's unused field
-        assert torch.equal(found.pop("x"), content["x"])
-        assert found == {"n": 3, "s": ["a", None]}
+    except StorageError:
+        return
+    assert torch.equal(found.pop("x"), content["x"])  # the bit lay in padding or in a header's unused field
+    assert found == {"n": 3, "s": ["a", None]}
 
 
 @pytest.mark.parametrize("keep", [0, 1, 500, -1])

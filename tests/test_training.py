@@ -1,5 +1,6 @@
 """The training step and the phases, on real digits, against hand-written references."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def test_the_loss_of_one_step_is_the_thesiss() -> None:
                    "penalty.strength=2", "penalty.sigma=1.5", "penalty.sigma_unit=absolute",
                    "phases=distancing", "phases.descend.penalty=true")  # fmt: skip
     for shift in (0.02, -0.05):
-        made._add_place({"name": str(shift)}, made.theta.vector + shift)
+        made.add_place({"name": str(shift)}, made.theta.vector + shift)
     images, labels = next(Epoch(made.data, 16, 0, 0).batches())
 
     network = check(compose(*TINY, "model=mlp", "model.width=9")).model.build((1, 8, 8), 10).double()
@@ -43,8 +44,12 @@ def test_the_loss_of_one_step_is_the_thesiss() -> None:
     cross_entropy = -(smoothed * logits.log_softmax(1)).sum(1).mean()
     theta = nn.utils.parameters_to_vector(network.parameters())
     l2 = 0.02 * (theta**2).sum()
-    penalty = sum(2 * torch.exp(-((theta - (theta.detach() + shift)) ** 2).sum() / (2 * 1.5**2)) for shift in (0.02, -0.05))
-    gradients = [torch.autograd.grad(part, network.parameters(), retain_graph=True) for part in (cross_entropy, l2, penalty)]
+    penalty = sum(
+        2 * torch.exp(-((theta - (theta.detach() + shift)) ** 2).sum() / (2 * 1.5**2)) for shift in (0.02, -0.05)
+    )
+    gradients = [
+        torch.autograd.grad(part, network.parameters(), retain_graph=True) for part in (cross_entropy, l2, penalty)
+    ]
     data, decay, push = (torch.cat([g.flatten() for g in each]) for each in gradients)
 
     before, record = made.theta.vector.clone(), torch.zeros(5)
@@ -74,9 +79,11 @@ def test_a_run_of_two_phases_is_algorithm_3(tmp_path: Any) -> None:
         assert row["train/loss"] == pytest.approx(row["train/cross_entropy"] + row["train/l2"] + row["train/penalty"])
 
 
-def test_epoch_metrics_are_means_over_images(tmp_path: Any) -> None:
+def test_epoch_metrics_are_means_over_images() -> None:
     """48 images in batches of 20, 20 and 8: the last batch counts by its size."""
-    made = trainer("phases=single", "epochs=1", "batch_size=20", "optimizer.lr=1e-9", "dataset.augment=false")  # θ hardly moves
+    made = trainer(
+        "phases=single", "epochs=1", "batch_size=20", "optimizer.lr=1e-9", "dataset.augment=false"
+    )  # θ hardly moves
     made.network.eval()
     made.network.train = lambda *_: made.network  # type: ignore[method-assign]  # batch norm off: batches don't matter
     made.epoch(lambda: True)
@@ -87,7 +94,9 @@ def test_epoch_metrics_are_means_over_images(tmp_path: Any) -> None:
 
 
 def test_early_end_by_training_loss_leaves_its_epochs_to_the_rest(tmp_path: Any) -> None:
-    made = drive(trainer("phases=distancing", "epochs=40", "phases.descend.until_loss=1.8", "optimizer.lr=0.1"), tmp_path)
+    made = drive(
+        trainer("phases=distancing", "epochs=40", "phases.descend.until_loss=1.8", "optimizer.lr=0.1"), tmp_path
+    )
     descend = [row for row in made.rows if row["phase"] == "descend"]
     assert 1 < len(descend) < 20
     assert descend[-1]["train/cross_entropy"] < 1.8 <= descend[-2]["train/cross_entropy"]
@@ -96,9 +105,7 @@ def test_early_end_by_training_loss_leaves_its_epochs_to_the_rest(tmp_path: Any)
 
 def test_early_stopping_goes_back_to_the_best(tmp_path: Any) -> None:
     """Label noise by a huge learning rate makes the validation loss rise: the checkpoint is the best epoch's."""
-    made = drive(
-        trainer("phases=distancing", "epochs=30", "phases.descend.patience=3", "optimizer.lr=0.3"), tmp_path
-    )
+    made = drive(trainer("phases=distancing", "epochs=30", "phases.descend.patience=3", "optimizer.lr=0.3"), tmp_path)
     losses = [row["validation/loss"] for row in made.rows if row["phase"] == "descend"]
     best = min(range(len(losses)), key=losses.__getitem__)
     assert len(losses) == best + 1 + 3
@@ -117,4 +124,4 @@ def test_learning_rates_over_a_run(overrides: list[str], restarts: list[int], tm
     made = drive(trainer(*overrides, "optimizer.lr=0.1"), tmp_path)
     lrs = [row["lr"] for row in made.rows]
     assert [i for i, lr in enumerate(lrs) if lr == 0.1] == restarts
-    assert all(a > b for i, (a, b) in enumerate(zip(lrs, lrs[1:], strict=False)) if i + 1 not in restarts)
+    assert all(a > b for i, (a, b) in enumerate(itertools.pairwise(lrs)) if i + 1 not in restarts)

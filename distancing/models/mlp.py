@@ -1,5 +1,6 @@
 """A multilayer perceptron: the smallest network here, without batch norm."""
 
+import itertools
 import math
 
 from pydantic import PositiveInt
@@ -19,6 +20,6 @@ class MLP(Model):
     def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
         widths = [math.prod(image_shape), *[self.width] * self.depth]
         layers: list[nn.Module] = [nn.Flatten()]
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        for fan_in, fan_out in itertools.pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(self.width, classes))
