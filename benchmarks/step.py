@@ -12,8 +12,8 @@ the part of it without the cosine; `5 alone` is Algorithm 5 forward and backward
 
 After a warm-up every round times each piece, forwards and backwards by turns, so that a drift of the machine
 hits all alike. What is shorter than REPEAT seconds is repeated, so that hills alone find a warmer cache than
-in a step. Ratios are taken within a round; shown are the median over the rounds, the least and the most. The
-defaults suit two CPU cores; on CUDA, where the clock waits for the device, ask for `--steps 100`.
+in a step. Ratios are taken within a round; shown are the median over the rounds and the quartiles. The defaults
+suit two CPU cores; on CUDA, where the clock waits for the device, ask for `--steps 100`.
 """
 
 import argparse
@@ -189,12 +189,17 @@ def ratios(times: Times, piece: Piece, to: Piece) -> list[float]:
     return [a / b for a, b in zip(times[piece], times[to], strict=True)]
 
 
+def median_and_quartiles(values: Sequence[float], digits: int) -> tuple[str, str]:
+    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{median:.{digits}f}", f"{first:.{digits}f} – {third:.{digits}f}"
+
+
 def table(title: str, times: Times) -> Table:
-    shown = Table("", "hills", "ms a step", "least – most", "% of bare", "least – most", title=title)
+    shown = Table("", "hills", "ms a step", "quartiles", "% of bare", "quartiles", title=title)
     for piece, of_piece in times.items():
         row = [piece[0], str(piece[1])]
         for values in ([1e3 * t for t in of_piece], [100 * r for r in ratios(times, piece, BARE)]):
-            row += [f"{statistics.median(values):.2f}", f"{min(values):.2f} – {max(values):.2f}"]
+            row += median_and_quartiles(values, 2)
         shown.add_row(*row, end_section=piece == BARE or piece[1] == HILLS[-1])
     return shown
 
@@ -204,7 +209,7 @@ def goals(name: str, times: Times) -> Table:
     most = HILLS[-1]
     push, energy, theirs = ("push", most), ("energy", most), ("5 alone", most)
     epoch, alone = ratios(times, ("epoch", 0), BARE), [100 * r for r in ratios(times, push, BARE)]
-    shown = Table(name, "median", "least – most", "aim", "", box=None)
+    shown = Table(name, "median", "quartiles", "aim", "", box=None)
     for what, values, sign, aim in (
         ("epoch without hills / bare", epoch, "≤", 1.05),
         (f"push of {most} hills, % of bare", alone, "<", 1),
@@ -213,15 +218,14 @@ def goals(name: str, times: Times) -> Table:
     ):
         median = statistics.median(values)
         met = {"≤": median <= aim, "<": median < aim, "≥": median >= aim}[sign]
-        spread = f"{min(values):.3f} – {max(values):.3f}"
-        shown.add_row(what, f"{median:.3f}", spread, f"{sign} {aim}", "met" if met else "not met")
+        shown.add_row(what, *median_and_quartiles(values, 3), f"{sign} {aim}", "met" if met else "not met")
     return shown
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a training step costs; see this file's docstring.")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--rounds", type=int, help="time each piece so often")
+    parser.add_argument("--rounds", type=int, help="time each piece so often, twice at least")
     parser.add_argument("--steps", type=int, help="of an epoch")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -3,10 +3,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,15 @@ class Data:
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split for name, split in named.items() if split is not None}
 
+    @property
+    def augmented(self) -> bool:
+        return bool(self.padding or self.flip)
+
+    @cached_property
+    def padded(self) -> Tensor:
+        """The training images with their border of zeros: kept, since it is a copy."""
+        return F.pad(self.train.images, (0, 0, *[self.padding] * 4)) if self.padding else self.train.images
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [B, H, W, C] → float32 [B, C, H, W] of mean 0 and variance 1 over the training images."""
         pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
@@ -73,6 +84,8 @@ class Epoch:
         device, n = data.train.labels.device, len(data.train)
         self.data, self.batch_size = data, batch_size
         self.order = torch.from_numpy(generator.permutation(n)).to(device)
+        if not data.augmented:
+            return
         shifts = torch.from_numpy(generator.integers(0, 2 * data.padding + 1, (2, n))).to(device)
         flips = torch.from_numpy(generator.integers(0, 2, n).astype(bool) & data.flip).to(device)
         height, width = data.train.images.shape[1:3]
@@ -84,18 +97,13 @@ class Epoch:
 
     def batches(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised images [B, C, H, W] and labels [B]; the last batch may be smaller."""
-        train, augmented = self.data.train, self.data.padding or self.data.flip
-        images = _pad(train.images, self.data.padding)
+        train = self.data.train
         for start in range(first * self.batch_size, len(train), self.batch_size):
             batch = slice(start, start + self.batch_size)
             index = self.order[batch]
-            if augmented:
+            if self.data.augmented:
                 rows, columns = self.rows[batch, :, None], self.columns[batch, None, :]
-                pixels = images[index[:, None, None], rows, columns]
+                pixels = self.data.padded[index[:, None, None], rows, columns]
             else:
-                pixels = images[index]
+                pixels = train.images[index]
             yield self.data.normalise(pixels), train.labels[index]
-
-
-def _pad(images: Tensor, padding: int) -> Tensor:
-    return torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding)) if padding else images

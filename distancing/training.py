@@ -52,7 +52,7 @@ class Trainer:
         network = config.model.build(config.dataset.image_shape, config.dataset.classes)
         self.config, self.data, self.device = config, data, device
         self.network = network.to(device).to(memory_format=data.memory_format)
-        self.forward = torch.compile(self.network) if config.compile else self.network
+        self.forward = torch.compile(self.network, dynamic=False) if config.compile else self.network
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
         self.theta = Theta(self.network)
         self.start = self.theta.vector.clone()  # θ_0

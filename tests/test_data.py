@@ -1,5 +1,6 @@
 """The data pipeline against plain references: who is in which split, and what a batch shows."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_other_seeds_and_epochs_have_other_orders() -> None:
 def test_crops_and_mirror_images_are_torchvisions(memory_format: torch.memory_format) -> None:
     """Each image is one of its 2·(2·padding + 1)² crops and mirrored crops, and all of them occur."""
     data = numbered(300, padding=1, flip=True, size=5)
-    data = Data(**{**vars(data), "memory_format": memory_format})
+    data = dataclasses.replace(data, memory_format=memory_format)
     padded = TF.pad(data.train.images.permute(0, 3, 1, 2), [1])
     crops = torch.stack([
         TF.hflip(crop) if flip else crop
