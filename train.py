@@ -26,6 +26,8 @@ if __name__ == "__main__":
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let its exceptions through, to be said in one line
     try:
         train()
+    except KeyboardInterrupt:  # before or after training, where it is only noted
+        exit_codes.append(130)
     except Exception as error:
         if error in bugs:
             raise

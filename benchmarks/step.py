@@ -225,11 +225,13 @@ def goals(name: str, times: Times) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a training step costs; see this file's docstring.")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--rounds", type=int, help="time each piece so often, twice at least")
+    parser.add_argument("--rounds", type=int, help="time each piece so often")
     parser.add_argument("--steps", type=int, help="of an epoch")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     args = parser.parse_args()
+    if args.rounds is not None and args.rounds < 2:
+        parser.error("--rounds: quartiles need two at least")
     torch.set_num_threads(args.threads)
     reproducible()  # once before CUDA begins, which then reads the environment
     console, said = Console(highlight=False, width=110), []

@@ -68,6 +68,7 @@ def run(config: Config, cfg: DictConfig, console: Console) -> dict[str, Any]:
         _go_on(trainer, directory, console)
         result = _train(trainer, directory, console)
         directory.write_result(result)
+        result = directory.read_result() or result  # said now as it will be said again
         if result["status"] == "finished":
             directory.drop_states()
     _tell(result, directory, console)

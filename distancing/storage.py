@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -132,7 +133,8 @@ class RunDirectory:
         return self.path / "checkpoints" / f"{name}.pt"
 
     def write_result(self, result: dict[str, Any]) -> None:
-        self.write_text("result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+        """Numbers that are not finite, for which JSON has no word, become null."""
+        self.write_text("result.json", json.dumps(_nulled(result), indent=2, allow_nan=False) + "\n")
 
     def read_result(self) -> dict[str, Any] | None:
         """The result, or None if the run hasn't ended. Raises StorageError if the file is damaged."""
@@ -144,3 +146,11 @@ class RunDirectory:
             return None
         except ValueError as error:
             raise StorageError(f"{path} is damaged ({error}); overwrite=true starts over") from error
+
+
+def _nulled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _nulled(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_nulled(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -24,7 +24,7 @@ def summary(result: dict[str, Any], directory: str) -> RenderableType:
         distances.add_column(place["name"], justify="right")
     for place in places:
         scores = [place["metrics"][split] for split in splits]
-        cells = [cell for each in scores for cell in (f"{each['loss']:.4f}", f"{each['accuracy']:.2%}")]
+        cells = [cell for each in scores for cell in (_number(each["loss"]), f"{each['accuracy']:.2%}")]
         metrics.add_row(place["name"], place["phase"], str(place["epoch"]), *cells)
         distances.add_row(place["name"], *(f"{place['distances'][other['name']]:.3f}" for other in places))
     facts = (
@@ -34,3 +34,7 @@ def summary(result: dict[str, Any], directory: str) -> RenderableType:
         f"TensorBoard    tensorboard --logdir {directory}"
     )
     return Group(metrics, distances, Text(facts)) if places else Text(facts)
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"

@@ -1,6 +1,7 @@
 """Algorithm 3 on real parts: the step, the epoch, the phase, and everything that changes meanwhile."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -237,6 +238,7 @@ class Trainer:
 
     def _keep_best(self, loss: float, patience: int) -> bool:
         """Remember the parameters if they are the phase's best so far; true if they haven't been for too long."""
+        loss = loss if math.isfinite(loss) else math.inf
         if self.best is None or loss < self.best["loss"]:
             network = {name: value.clone() for name, value in self.network.state_dict().items()}
             self.best = {"loss": loss, "epoch": self.progress.epoch, "network": network}
