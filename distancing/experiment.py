@@ -123,7 +123,7 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console) -> dict[
             "the same command goes on from there"
         )
         raise SystemExit(128 + stop.received)
-    return _result(trainer, directory, diverged)
+    return _result(trainer, diverged)
 
 
 class StopSignal:
@@ -150,13 +150,12 @@ class StopSignal:
         self._restore()
 
 
-def _result(trainer: Trainer, directory: RunDirectory, diverged: Diverged | None) -> dict[str, Any]:
+def _result(trainer: Trainer, diverged: Diverged | None) -> dict[str, Any]:
     """What result.json says; README.md documents it."""
     config, progress = trainer.config, trainer.progress
     places, found = [*trainer.places], [dict(checkpoint) for checkpoint in trainer.checkpoints]
-    final = None
-    if diverged is None:
-        final = trainer.save_checkpoint(directory, "final")
+    final = dict(trainer.final) if trainer.final else None
+    if final:
         places, found = [*places, trainer.theta.vector], [*found, final]
     for info, place in zip(found, places, strict=True):
         info["file"] = f"checkpoints/{info['name']}.pt"

@@ -68,6 +68,7 @@ class Trainer:
         self.progress = Progress()
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None  # of the phase, with early stopping
+        self.final: dict[str, Any] | None = None  # the network at the end of the run
         self.checkpoints: list[dict[str, Any]] = []
         self.places = self.theta.vector.new_empty(0, len(self.theta))  # θ_c [K, P]
         self.widths = self.theta.vector.new_empty(0)  # σ_c [K]
@@ -245,10 +246,16 @@ class Trainer:
         return self.progress.epoch - int(self.best["epoch"]) >= patience
 
     def save_checkpoint(self, directory: RunDirectory, name: str) -> dict[str, Any]:
-        """Store the network, named tensors as its `state_dict`, with what is known of it; returns the latter."""
+        """Store the network, named tensors as its `state_dict`, with what is known of it; returns the latter.
+
+        Raises Diverged if its training loss is not finite.
+        """
         last = list(self.plan)[-1]
         phase = last if self.done else self.phase_name
-        info = {"name": name, "phase": phase, "epoch": self.progress.epoch, "metrics": self.evaluate()}
+        info: dict[str, Any] = {"name": name, "phase": phase, "epoch": self.progress.epoch}
+        info["metrics"] = self.evaluate()
+        if not math.isfinite(info["metrics"]["train"]["loss"]):
+            raise Diverged(phase, self.progress.epoch, self.steps)
         network = {key: value.cpu().contiguous().clone() for key, value in self.network.state_dict().items()}
         save(directory.checkpoint(name), {**info, "config_hash": self.config.hash, "network": network})
         return info
@@ -342,4 +349,5 @@ def train(
             save_state()
         if not going_on and not trainer.done:
             return False
+    trainer.final = trainer.save_checkpoint(directory, "final")
     return True

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, only_run, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distancing.storage import load
 
@@ -36,12 +37,11 @@ def outcome(run: Path) -> dict[str, Any]:
         each.pop("seconds")
     del result["images_per_second"]
     tensors = {f"{name}/{key}": value for name, each in stored.items() for key, value in each.pop("network").items()}
-    return {
-        "result": result,
-        "rows": rows,
-        "stored": stored,
-        "bits": {k: v.numpy().tobytes() for k, v in tensors.items()},
-    }
+    bits = {name: value.numpy().tobytes() for name, value in tensors.items()}
+    events = EventAccumulator(str(run), {"scalars": 0}).Reload()
+    scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    del scalars["seconds"]
+    return {"result": result, "rows": rows, "stored": stored, "bits": bits, "scalars": scalars}
 
 
 def child(folder: str, overrides: list[str]) -> None:

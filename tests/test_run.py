@@ -127,6 +127,14 @@ def test_divergence(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert runs(*TINY, *blow_up) == 3  # the same again: said, not tried
 
 
+def test_a_last_step_into_nowhere(runs: Runs, tmp_path: Path) -> None:
+    """The loss of the only step is finite; the parameters after it are not."""
+    assert runs(*TINY, "phases=single", "epochs=1", "batch_size=100", "optimizer.lr=1e38", "optimizer.l2=100") == 3
+    assert result(only_run(tmp_path))["diverged"] == {"phase": "train", "epoch": 1, "step": 1}
+    assert runs(*TINY, "phases=single", "epochs=1", "batch_size=100", "optimizer.lr=1e30", "name=finite") == 3
+    assert result(next(tmp_path.glob("finite-*")))["diverged"]["epoch"] == 1  # they are, but what they compute is not
+
+
 def test_a_full_disk(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No file may grow past 20 kB: one clear line, no torn file, and the run ends once there is room."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
