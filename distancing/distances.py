@@ -4,7 +4,7 @@ A new distance is one class with `__call__`; its gradient then comes from autogr
 vector alone (never through the network). Override `vjp` where a closed form is cheaper.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from distancing.component import component
 
 Pullback = Callable[[Tensor], Tensor]
+PIECE = 2**15  # parameters at a time on a CPU: a [K, P] difference costs more in new memory than in arithmetic
 
 
 @component
@@ -38,8 +39,12 @@ class Euclidean(Distance):
         return (theta - checkpoints).square().sum(1)
 
     def vjp(self, theta: Tensor, checkpoints: Tensor) -> tuple[Tensor, Pullback]:
-        difference = theta - checkpoints
-        return difference.square().sum(1), lambda weights: 2 * weights @ difference
+        def differences() -> Iterator[Tensor]:
+            n = PIECE if theta.device.type == "cpu" else len(theta)
+            return (t - c for t, c in zip(theta.split(n), checkpoints.split(n, 1), strict=True))
+
+        d = torch.stack([piece.square().sum(1) for piece in differences()]).sum(0)
+        return d, lambda weights: 2 * torch.cat([weights @ piece for piece in differences()])
 
 
 @component
