@@ -13,10 +13,10 @@ from torch import Tensor, nn
 class Theta:
     """The parameters of `module` (float32, P in all) and their gradient, each as one vector of shape [P].
 
-    `vector` and `gradient` share their memory with the module: a backward pass adds to `gradient`, and
-    whatever is written to `vector` is what the module computes with. Strides are kept, so that a module
-    in channels_last stays so. The order within the vector is the module's own and means nothing outside:
-    what leaves the process is named (`named`).
+    `vector` shares its memory with the module: whatever is written to it is what the module computes with.
+    `gradient` gets the module's gradients by `collect_gradient` after a backward pass. Strides are kept, so
+    that a module in channels_last stays so. The order within the vector is the module's own and means
+    nothing outside: what leaves the process is named (`named`).
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -25,15 +25,25 @@ class Theta:
         self.vector = first.new_empty(sum(p.numel() for p in parameters.values())).detach()
         self.gradient = torch.zeros_like(self.vector)
         self.vector.grad = self.gradient  # so that torch.optim steps the whole network as one tensor
+        self._parameters = list(parameters.values())
         self._views: dict[str, tuple[torch.Size, tuple[int, ...], int]] = {}
         offset = 0
         for name, parameter in parameters.items():
             self._views[name] = (parameter.shape, parameter.stride(), offset)
             offset += parameter.numel()
-        values, gradients = self.named(self.vector), self.named(self.gradient)
-        for name, parameter in parameters.items():
-            values[name].copy_(parameter.detach())
-            parameter.data, parameter.grad = values[name], gradients[name]
+        for parameter, value in zip(self._parameters, self.named(self.vector).values(), strict=True):
+            value.copy_(parameter.detach())
+            parameter.data = value
+
+    def collect_gradient(self) -> None:
+        """Move the gradients of the last backward pass into `gradient`; the next one begins without any.
+
+        One operation, where adding to views of `gradient` would be one for each parameter, and a clearing.
+        """
+        found = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
+        torch.cat([g.as_strided((g.numel(),), (1,)) for g in found], out=self.gradient)  # as it lies in memory
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def __len__(self) -> int:
         return self.vector.numel()

@@ -79,11 +79,11 @@ class Trainer:
     def step(self, images: Tensor, labels: Tensor, record: Tensor) -> None:
         """One step down (2.9), cross entropy + λ‖θ‖² + hills; `record` [5] gets what it was made of."""
         theta = self.theta
-        theta.gradient.zero_()
         with self.autocast:
             logits = self.forward(images)
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         cross_entropy.backward()
+        theta.collect_gradient()
         with torch.no_grad():
             l2 = self.config.optimizer.l2 * theta.vector.square().sum()  # its gradient is the optimiser's part
             penalty, cosine = self.push() if self.hills_act else (self.nothing, self.nothing)
