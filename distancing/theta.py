@@ -54,7 +54,10 @@ class Theta:
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """Views into `vector` [P], under the parameters' names and in their shapes."""
         start = vector.storage_offset()  # of a row of a bank, say
-        return {name: vector.as_strided(*where, start + offset) for name, (*where, offset) in self._views.items()}
+        return {
+            name: vector.as_strided(shape, stride, start + offset)
+            for name, (shape, stride, offset) in self._views.items()
+        }
 
     def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
         """The vector [P] whose `named` views hold these tensors. Raises KeyError if one is missing."""
