@@ -18,21 +18,23 @@ QUIET = 10.0  # seconds between progress lines where the output is no terminal
 class Metrics:
     """One row per epoch, to metrics.csv and TensorBoard. None stays empty.
 
-    `rows` are those of the epochs before: the files are brought to exactly these, whatever a stopped process
-    had written after its last saved state.
+    `rows` are those of the epochs before: both are written anew from them, whatever a stopped process had
+    written after its last saved state. (TensorBoard's own purging goes by the event files' names, which are in
+    the wrong order if two processes began within a second.)
     """
 
     def __init__(self, directory: RunDirectory, columns: Sequence[str], rows: Sequence[Row]) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and not needed for a finished run
 
         text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        csv.DictWriter(text, columns, lineterminator="\n").writeheader()
         write(directory.metrics, text.getvalue().encode())
+        directory.clear_events()
         self._file = open(directory.metrics, "a", newline="")  # noqa: SIM115 (closed in close)
         self._csv = csv.DictWriter(self._file, columns, lineterminator="\n")
-        self._events = SummaryWriter(str(directory.path), purge_step=len(rows) + 1)
+        self._events = SummaryWriter(str(directory.path))
+        for row in rows:
+            self.add(row)
 
     def add(self, row: Row) -> None:
         self._csv.writerow(row)

@@ -90,8 +90,13 @@ class RunDirectory:
         """Remove what a run has left here, and nothing else."""
         for name in ("state", "checkpoints", ".hydra"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for file in [self.metrics, self.path / "result.json", *self.path.glob("events.out.tfevents.*")]:
+        for file in (self.metrics, self.path / "result.json"):
             file.unlink(missing_ok=True)
+        self.clear_events()
+
+    def clear_events(self) -> None:
+        for file in self.path.glob("events.out.tfevents.*"):
+            file.unlink()
 
     def write_text(self, name: str, text: str) -> None:
         write(self.path / name, text.encode())
