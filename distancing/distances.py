@@ -4,7 +4,7 @@ A new distance is one class with `__call__`; its gradient then comes from autogr
 vector alone (never through the network). Override `vjp` where a closed form is cheaper.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from distancing.component import component
 
 Pullback = Callable[[Tensor], Tensor]
-PIECE = 2**15  # parameters at a time on a CPU: a [K, P] difference costs more in new memory than in arithmetic
+PIECE = 2**19  # parameters at a time on a CPU, where a [K, P] difference costs more in new memory than in arithmetic
 
 
 @component
@@ -39,12 +39,23 @@ class Euclidean(Distance):
         return (theta - checkpoints).square().sum(1)
 
     def vjp(self, theta: Tensor, checkpoints: Tensor) -> tuple[Tensor, Pullback]:
-        def differences() -> Iterator[Tensor]:
-            n = PIECE if theta.device.type == "cpu" else len(theta)
-            return (t - c for t, c in zip(theta.split(n), checkpoints.split(n, 1), strict=True))
+        if theta.device.type == "cpu":
+            return self._vjp_on_a_cpu(theta, checkpoints)
+        difference = theta - checkpoints
+        return difference.square().sum(1), lambda weights: 2 * (weights @ difference)
 
-        d = torch.stack([piece.square().sum(1) for piece in differences()]).sum(0)
-        return d, lambda weights: 2 * torch.cat([weights @ piece for piece in differences()])
+    def _vjp_on_a_cpu(self, theta: Tensor, checkpoints: Tensor) -> tuple[Tensor, Pullback]:
+        pieces = list(zip(theta.split(PIECE), checkpoints.split(PIECE, 1), strict=True))
+        d = torch.stack([torch.stack([(t - row).square().sum() for row in rows]) for t, rows in pieces]).sum(0)
+
+        def pull(weights: Tensor) -> Tensor:
+            gradient = torch.zeros_like(theta)
+            for (t, rows), out in zip(pieces, gradient.split(PIECE), strict=True):
+                for row, weight in zip(rows, 2 * weights, strict=True):
+                    out.addcmul_(t - row, weight)
+            return gradient
+
+        return d, pull
 
 
 @component

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from distancing.config import Config
 from distancing.data import Data, Epoch
+from distancing.distances import PIECE
 from distancing.evaluate import evaluate
 from distancing.phases import Phase, share, unroll
 from distancing.provenance import provenance
@@ -85,7 +86,7 @@ class Trainer:
         cross_entropy.backward()
         theta.collect_gradient()
         with torch.no_grad():
-            l2 = self.config.optimizer.l2 * theta.vector.square().sum()  # its gradient is the optimiser's part
+            l2 = self.config.optimizer.l2 * theta.vector.dot(theta.vector)  # its gradient is the optimiser's part
             penalty, cosine = self.push() if self.hills_act else (self.nothing, self.nothing)
             correct = (logits.argmax(1) == labels).sum()
             torch.stack((cross_entropy.detach(), l2, penalty, cosine, correct.float()), out=record)
@@ -302,8 +303,13 @@ class Trainer:
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Of two vectors [P]; 0 if one is 0. The far side of a hill is as steep as 1e-30, whose square is no float32."""
-    a, b = (x / x.abs().amax().clamp_min(torch.finfo(x.dtype).tiny) for x in (a, b))
-    return (a * b).sum() / (a.square().sum() * b.square().sum()).sqrt().clamp_min(1)  # 1: the largest element
+    units = [x.aminmax() for x in (a, b)]
+    a_unit, b_unit = (torch.maximum(-low, high).clamp_min(torch.finfo(a.dtype).tiny) for low, high in units)
+    products = torch.zeros(3, dtype=a.dtype, device=a.device)
+    for x, y in zip(a.split(PIECE), b.split(PIECE), strict=True):
+        x, y = x / a_unit, y / b_unit
+        products += torch.stack((x.dot(y), x.dot(x), y.dot(y)))
+    return products[0] / (products[1] * products[2]).sqrt().clamp_min(1)  # 1: the largest element, squared
 
 
 def distances(theta: Tensor, places: Tensor) -> list[float]:
