@@ -4,22 +4,27 @@ import os
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from distancing.config import composition_error
-from distancing.experiment import main, refuse
+from distancing.config import ConfigError, composition_error
+from distancing.datasets import DatasetError
+from distancing.experiment import main, objective, refuse
+from distancing.sweep.directory import SweepError
 
 exit_codes: list[int] = []
 bugs: list[Exception] = []
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def train(cfg: DictConfig) -> None:
+def train(cfg: DictConfig) -> float | None:
     try:
-        exit_codes.append(main(cfg))
+        code, result = main(cfg, HydraConfig.get().overrides.task)
     except Exception as bug:
         bugs.append(bug)
         raise
+    exit_codes.append(code)
+    return objective(result) if result else None
 
 
 if __name__ == "__main__":
@@ -28,6 +33,8 @@ if __name__ == "__main__":
         train()
     except KeyboardInterrupt:  # before or after training, where it is only noted
         exit_codes.append(130)
+    except (ConfigError, DatasetError, SweepError) as error:  # of a sweep, before its first run
+        exit_codes.append(refuse(str(error)))
     except Exception as error:
         if error in bugs:
             raise

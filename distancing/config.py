@@ -144,7 +144,7 @@ def check(cfg: DictConfig) -> Config:
             settings[key] = _component(value, key)
     if "phases" in settings:
         settings["phases"] = _phases(settings["phases"])
-    config: Config = _construct(Config, settings, "")
+    config: Config = construct(Config, settings, "")
     return config
 
 
@@ -192,7 +192,7 @@ def _component(node: Any, path: str) -> Any:
         raise ConfigError(
             f"{path}._target_={target}: only a {base.__name__} of this package may be constructed here"
         ) from error
-    return _construct(cls, node, path)
+    return construct(cls, node, path)
 
 
 def _phases(node: Any) -> Any:
@@ -204,13 +204,13 @@ def _phases(node: Any) -> Any:
         if not isinstance(settings, dict):
             raise ConfigError(f"{path}={settings!r}: a phase's settings belong here")
         if isinstance(settings.get("phases"), dict):
-            inner = {k: _construct(Phase, v, f"{path}.phases.{k}") for k, v in settings["phases"].items()}
+            inner = {k: construct(Phase, v, f"{path}.phases.{k}") for k, v in settings["phases"].items()}
             settings = {**settings, "phases": inner}
-        phases[name] = _construct(Cycle if {"times", "phases"} & set(settings) else Phase, settings, path)
+        phases[name] = construct(Cycle if {"times", "phases"} & set(settings) else Phase, settings, path)
     return phases
 
 
-def _construct(cls: type, settings: Any, path: str) -> Any:
+def construct(cls: type, settings: Any, path: str) -> Any:
     """cls(**settings), with what pydantic refuses said in one line."""
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ConfigError(f"{path}={settings!r}: named settings belong here")

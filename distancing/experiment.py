@@ -1,13 +1,14 @@
 """One run from its config to its result: build, go on or begin, train, sum up."""
 
+import math
 import os
 import signal
 import sys
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -17,26 +18,27 @@ from distancing.logs import Metrics, ProgressBar
 from distancing.provenance import provenance
 from distancing.storage import RunDirectory, StorageError
 from distancing.summary import summary
-from distancing.training import Diverged, Trainer, distances, train
+from distancing.training import Diverged, Request, Trainer, distances, train
 
 REFUSED, DIVERGED = 2, 3  # exit codes; a run stopped by signal n exits with 128 + n
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+USER_ERRORS = (ConfigError, DatasetError, StorageError, OSError)  # said in one line, without a stack trace
 
 
-def main(cfg: DictConfig) -> int:
-    """Run what `cfg` asks for; the exit code. What a user can mend is said in one line on stderr.
+def main(cfg: DictConfig, overrides: Sequence[str] = ()) -> tuple[int, dict[str, Any] | None]:
+    """Run what `cfg` asks for: the exit code, and the result if there is one. What a user can mend is said in a line.
 
-    Raises SystemExit when a signal stopped the run, so that a sweep in this process stops too.
+    overrides: what was typed. Raises SystemExit when a signal stopped the run, so that a sweep in this process
+    stops too.
     """
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
         config = check(cfg)
-        result = run(config, cfg, console)
-    except (ConfigError, DatasetError, StorageError) as error:
-        return refuse(str(error))
-    except OSError as error:
-        return refuse(f"{error}; what was saved is kept, and the same command goes on from it")
-    return DIVERGED if result["status"] == "diverged" else 0
+        typed = OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
+        frozen = OmegaConf.to_yaml(cfg, resolve=True), typed
+        result = run(config, RunDirectory(config.directory), frozen)
+    except USER_ERRORS as error:
+        return refuse(in_a_line(error)), None
+    return DIVERGED if result["status"] == "diverged" else 0, result
 
 
 def refuse(message: str) -> int:
@@ -45,9 +47,21 @@ def refuse(message: str) -> int:
     return REFUSED
 
 
-def run(config: Config, cfg: DictConfig, console: Console) -> dict[str, Any]:
-    """The result of the run that `config` names: read if it has ended, trained to its end if not."""
-    directory = RunDirectory(config.directory)
+def in_a_line(error: Exception) -> str:
+    """What is said of one of the USER_ERRORS."""
+    kept = "; what was saved is kept, and the same command goes on from it" if isinstance(error, OSError) else ""
+    return f"{error}{kept}"
+
+
+def run(
+    config: Config, directory: RunDirectory, frozen: tuple[str, str] | None = None, save_only: Sequence[int] = ()
+) -> dict[str, Any]:
+    """The result of the run that `config` names: read if it has ended, trained to its end if not.
+
+    frozen: its resolved config and what was typed, to be written down; None if they lie there already.
+    save_only: signals on which the run saves its state and goes on.
+    """
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if not config.overwrite and (result := directory.read_result()):
         _tell(result, directory, console, "already ended; overwrite=true starts over")
         return result
@@ -61,18 +75,26 @@ def run(config: Config, cfg: DictConfig, console: Console) -> dict[str, Any]:
         elif result := directory.read_result():  # another process has ended it meanwhile
             _tell(result, directory, console, "already ended; overwrite=true starts over")
             return result
-        directory.write_text(".hydra/config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        if HydraConfig.initialized():
-            overrides = HydraConfig.get().overrides.task
-            directory.write_text(".hydra/overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+        if frozen:
+            directory.freeze(*frozen)
         _go_on(trainer, directory, console)
-        result = _train(trainer, directory, console)
+        result = _train(trainer, directory, console, StopSignal(save_only))
         directory.write_result(result)
         result = directory.read_result() or result  # said now as it will be said again
         if result["status"] == "finished":
             directory.drop_states()
     _tell(result, directory, console)
     return result
+
+
+def objective(result: dict[str, Any]) -> float:
+    """What an optimising sweeper minimises: the validation loss, or without a validation part the training loss.
+
+    Infinite for a run that diverged. The test set decides nothing.
+    """
+    if not result["metrics"]:
+        return math.inf
+    return float(result["metrics"].get("validation", result["metrics"]["train"])["loss"])
 
 
 def reproducible() -> None:
@@ -94,15 +116,15 @@ def _go_on(trainer: Trainer, directory: RunDirectory, console: Console) -> None:
     _tell_changes(made_by, console)
 
 
-def _train(trainer: Trainer, directory: RunDirectory, console: Console) -> dict[str, Any]:
+def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "StopSignal") -> dict[str, Any]:
     """The result of training to the end, or to a divergence. Raises SystemExit if a signal came."""
-    config, stop = trainer.config, StopSignal()
+    config = trainer.config
     metrics = Metrics(directory, trainer.columns, trainer.rows)
     bar = ProgressBar(console, config.epochs, trainer.progress.epoch)
 
-    def on_step(done: float, phase: str) -> bool:
+    def on_step(done: float, phase: str) -> Request:
         bar.step(done, phase)
-        return stop.received is None
+        return stop.request()
 
     def on_epoch(row: dict[str, Any]) -> None:
         metrics.add(row)
@@ -127,27 +149,40 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console) -> dict[
 
 
 class StopSignal:
-    """Within its `with`, the first SIGINT, SIGTERM or SIGUSR2 is only noted; a second one acts as ever."""
+    """Within its `with`, the first SIGINT, SIGTERM or SIGUSR2 is only noted; a second one acts as ever.
 
-    def __init__(self) -> None:
+    save_only: those of them that ask for no more than a saved state, however often.
+    """
+
+    def __init__(self, save_only: Sequence[int] = ()) -> None:
         self.received: signal.Signals | None = None
+        self._save_only, self._save = save_only, False
         self._before: dict[signal.Signals, Any] = {}
 
+    def request(self) -> Request:
+        """What the signals so far ask of the run; a state is asked for once."""
+        save, self._save = self._save, False
+        return "stop" if self.received else "save" if save else None
+
     def _note(self, number: int, _: types.FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        self._restore()
+        if number in self._save_only:
+            self._save = True
+        else:
+            self.received = signal.Signals(number)
+            self._restore()
 
     def _restore(self) -> None:
         for each, handler in self._before.items():
-            signal.signal(each, handler)
-        self._before = {}
+            if each not in self._save_only:
+                signal.signal(each, handler)
 
     def __enter__(self) -> "StopSignal":
         self._before = {each: signal.signal(each, self._note) for each in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
 
 
 def _result(trainer: Trainer, diverged: Diverged | None) -> dict[str, Any]:

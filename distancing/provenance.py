@@ -7,27 +7,36 @@ import platform
 import subprocess
 from pathlib import Path
 
-import torch
-
 PACKAGE = Path(__file__).parent
+COMMIT_FILE = "git_commit"  # in a copy of the package, which has no checkout of its own
 LIBRARIES = ("torchvision", "numpy", "hydra-core", "scikit-learn")
 
 
 @functools.cache
 def provenance() -> dict[str, str | dict[str, str] | None]:
     """`source` (a hash of this package's code), `git_commit` (None outside a checkout) and `versions`."""
-    digest = hashlib.sha256()
-    for file in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    import torch
+
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {
-        "source": digest.hexdigest()[:12],
-        "git_commit": _git_commit(),
+        "source": source(),
+        "git_commit": git_commit(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), **versions},
     }
 
 
-def _git_commit() -> str | None:
+def source() -> str:
+    """Twelve hexadecimal digits that change with any of this package's modules."""
+    digest = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def git_commit() -> str | None:
+    """Of the checkout that this package lies in, or that it was copied from."""
+    if (copied := PACKAGE / COMMIT_FILE).exists():
+        return copied.read_text().strip() or None
     try:
         found = subprocess.run(
             ["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True

@@ -1,5 +1,6 @@
 """A run on disk: its directory, every file's name, and writing that leaves either the old file or the new."""
 
+import fcntl
 import io
 import json
 import math
@@ -8,31 +9,40 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
-import torch
+
+if TYPE_CHECKING:  # slow to import, and not needed to look at hundreds of runs
+    import torch
 
 STATES_KEPT = 2
+LOCK_SECONDS = 1.0  # long enough for one who only asks whether a run is in use
 
 
 class StorageError(Exception):
     """The directory can't be used as asked; the message says which file and why."""
 
 
-def write(path: Path, content: bytes | memoryview) -> None:
-    """Write to a temporary file, flush to disk, rename: a reader never sees a part of `content`."""
+def write(path: Path, content: bytes | memoryview, flush: bool = True) -> None:
+    """Write to a temporary file, flush to disk, rename: a reader never sees a part of `content`.
+
+    flush: off for what can be made again, so that a machine's crash may lose it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")  # the directory's lock makes us the only writer
     try:
         with open(temporary, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if not flush:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -42,13 +52,17 @@ def write(path: Path, content: bytes | memoryview) -> None:
 
 def save(path: Path, content: Any) -> None:
     """Tensors, numbers, strings, lists and dicts, for `load`."""
+    import torch
+
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write(path, buffer.getbuffer())
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> Any:
+def load(path: Path, device: "torch.device | str" = "cpu") -> Any:
     """What `save` wrote. Raises StorageError, naming the file, if a single byte of its content has changed."""
+    import torch
+
     try:
         with zipfile.ZipFile(path) as file:  # torch's reader does not compare the checksums that it writes
             if damaged := file.testzip():
@@ -59,7 +73,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
 
 
 class RunDirectory:
-    """The files of one run. Open it with `with`: that takes its lock.
+    """The files of one run. Open it with `with`: that takes its lock, waiting `wait` seconds for it at most.
 
     .hydra/config.yaml, .hydra/overrides.yaml    what was asked for
     state/EPOCH-STEP.pt       what a stopped run goes on from: the last two
@@ -67,12 +81,15 @@ class RunDirectory:
     metrics.csv               a row for each epoch
     events.out.tfevents.*     the same for TensorBoard
     result.json               written once, at the end
+    job.json, starts.json, error.txt    of a run that a launcher started: where, how often, and what went wrong
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, wait: float = LOCK_SECONDS) -> None:
         self.path = Path(path)
         self.metrics = self.path / "metrics.csv"
-        self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        self.config, self.overrides = self.path / ".hydra/config.yaml", self.path / ".hydra/overrides.yaml"
+        self.error = self.path / "error.txt"
+        self._lock = filelock.FileLock(self.path / ".lock", timeout=wait)
 
     def __enter__(self) -> "RunDirectory":
         """Raises StorageError if another process is at work here."""
@@ -86,38 +103,71 @@ class RunDirectory:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
+    @property
+    def in_use(self) -> bool:
+        """Another process holds the lock. Only asks: a shared lock, and at once."""
+        try:
+            with open(self.path / ".lock") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
+
     def clear(self) -> None:
         """Remove what a run has left here, and nothing else."""
         for name in ("state", "checkpoints", ".hydra"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for file in (self.metrics, self.path / "result.json"):
             file.unlink(missing_ok=True)
+        self.forget_failures()
         self.clear_events()
 
     def clear_events(self) -> None:
         for file in self.path.glob("events.out.tfevents.*"):
             file.unlink()
 
-    def write_text(self, name: str, text: str) -> None:
-        write(self.path / name, text.encode())
+    def forget_failures(self) -> None:
+        """Of earlier starts: a new one begins to count."""
+        for file in (self.error, self.path / "starts.json"):
+            file.unlink(missing_ok=True)
+
+    def freeze(self, config: str, overrides: str) -> None:
+        """Write down what the run is: the resolved config and what was typed, both as YAML."""
+        for path, text in ((self.config, config), (self.overrides, overrides)):
+            if not path.exists() or path.read_text() != text:
+                write(path, text.encode(), flush=False)
+
+    def write_json(self, name: str, content: Any) -> None:
+        write(self.path / name, (json.dumps(content) + "\n").encode(), flush=False)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Empty if there is none, or none that can be read: these files only say where a run was."""
+        try:
+            found = json.loads((self.path / name).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     # the state of an unfinished run
 
-    def _states(self) -> list[Path]:
+    def states(self) -> list[Path]:
+        """The saved states, the newest first."""
         return sorted((self.path / "state").glob("*-*.pt"), reverse=True)
 
     def save_state(self, state: dict[str, Any], epoch: int, step: int) -> None:
         """Add a state, and drop all but the newest."""
         save(self.path / "state" / f"{epoch:06d}-{step:06d}.pt", state)
-        for old in self._states()[STATES_KEPT:]:
+        for old in self.states()[STATES_KEPT:]:
             old.unlink()
 
-    def load_state(self, device: torch.device, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    def load_state(self, device: "torch.device", warn: Callable[[str], None]) -> dict[str, Any] | None:
         """The newest good state, or None if none was ever saved; each damaged one is named to `warn`.
 
         Raises StorageError if there are states but all are damaged.
         """
-        states = self._states()
+        states = self.states()
         for path in states:
             try:
                 state: dict[str, Any] = load(path, device)
@@ -139,7 +189,8 @@ class RunDirectory:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Numbers that are not finite, for which JSON has no word, become null."""
-        self.write_text("result.json", json.dumps(_nulled(result), indent=2, allow_nan=False) + "\n")
+        text = json.dumps(_nulled(result), indent=2, allow_nan=False) + "\n"
+        write(self.path / "result.json", text.encode())
 
     def read_result(self) -> dict[str, Any] | None:
         """The result, or None if the run hasn't ended. Raises StorageError if the file is damaged."""

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from distancing.theta import Theta
 
 # what each step leaves in `records`; read once an epoch, so that no step waits for the device
 CROSS_ENTROPY, L2, PENALTY, COSINE, CORRECT = range(5)
+
+Request = Literal["save", "stop"] | None  # of who watches the steps
 
 
 class Diverged(Exception):
@@ -107,8 +109,8 @@ class Trainer:
 
     # one epoch
 
-    def epoch(self, on_step: Callable[[], bool]) -> bool:
-        """The rest of the current epoch. Stops after the step for which `on_step` is false, and is then false."""
+    def epoch(self, on_step: Callable[[], bool]) -> None:
+        """The rest of the current epoch; or up to the step after which `on_step` is false."""
         begun, progress, config = time.perf_counter(), self.progress, self.config
         self.network.train()
         batches = Epoch(self.data, config.batch_size, config.seed, progress.epoch).batches(progress.step)
@@ -123,7 +125,6 @@ class Trainer:
         self._check_finite(progress.step)  # waits for the device
         progress.training_seconds += time.perf_counter() - begun
         progress.seconds += time.perf_counter() - begun
-        return going_on
 
     def _lr(self, step: int) -> float:
         t = self.progress.epoch - self.progress.schedule_start + step / self.steps
@@ -321,39 +322,42 @@ def distances(theta: Tensor, places: Tensor) -> list[float]:
 def train(
     trainer: Trainer,
     directory: RunDirectory,
-    on_step: Callable[[float, str], bool],
+    on_step: Callable[[float, str], Request],
     on_epoch: Callable[[dict[str, Any]], None],
     before_save: Callable[[], None],
 ) -> bool:
-    """Drive the run to its end, saving its state as it goes; false if `on_step` said to stop before that.
+    """Drive the run to its end, saving its state as it goes; false if `on_step` asked to stop before that.
 
-    on_step: gets the epochs done (a fraction) and the phase; false stops after this step.
+    on_step: gets the epochs done (a fraction) and the phase; may ask to save the state after this step, or to
+        save it and stop.
     on_epoch: gets each new row. before_save: called before a state that includes those rows is written.
     Raises Diverged, and leaves the last good state as it is.
     """
+    request: Request = None
 
     def save_state() -> None:
         before_save()
         directory.save_state(trainer.state_dict(), trainer.progress.epoch, trainer.progress.step)
 
     def stepped() -> bool:
+        nonlocal request
         progress = trainer.progress
-        return on_step(progress.epoch + progress.step / trainer.steps, trainer.phase_name)
+        request = on_step(progress.epoch + progress.step / trainer.steps, trainer.phase_name)
+        return request is None
 
     if trainer.progress.epoch == trainer.progress.step == 0:
         save_state()  # a disk that can't be written to is found out before any work
     while not trainer.done:
-        going_on = trainer.epoch(stepped)
-        if trainer.progress.step < trainer.steps:
-            save_state()
-            return False
-        phase_over = trainer.end_epoch()
-        on_epoch(trainer.rows[-1])
+        trainer.epoch(stepped)
+        epoch_over = trainer.progress.step == trainer.steps
+        phase_over = epoch_over and trainer.end_epoch()
+        if epoch_over:
+            on_epoch(trainer.rows[-1])
         if phase_over:
             trainer.end_phase(directory)
-        if phase_over or not going_on or trainer.progress.epoch % trainer.config.checkpoint_every == 0:
+        if phase_over or request or (epoch_over and trainer.progress.epoch % trainer.config.checkpoint_every == 0):
             save_state()
-        if not going_on and not trainer.done:
+        if request == "stop" and not trainer.done:
             return False
     trainer.final = trainer.save_checkpoint(directory, "final")
     return True

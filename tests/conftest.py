@@ -9,10 +9,14 @@ from typing import Any
 import hydra
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from distancing import experiment
+from distancing.sweep.directory import SweepDirectory
 
 ROOT = Path(__file__).parent.parent
 TINY = ["experiment=smoke", "model.width=2", "dataset.train_images=60", "batch_size=16"]
@@ -32,7 +36,21 @@ def compose(*overrides: str) -> DictConfig:
 
 def start(*overrides: str) -> int:
     """Run in this process; the exit code."""
-    return experiment.main(compose(*overrides))
+    return experiment.main(compose(*overrides), overrides)[0]
+
+
+def multirun(*overrides: str) -> SweepDirectory:
+    """Sweep as `python train.py -m OVERRIDES` does, in this process and folder; the sweep, in runs/sweeps."""
+    GlobalHydra.instance().clear()
+    search_path = create_config_search_path(str(ROOT / "conf"))
+    named = any(each.startswith("+sweep=") for each in overrides)
+    try:
+        Hydra.create_main_hydra2(task_name="train", config_search_path=search_path).multirun(
+            "config", lambda _: 0.0, [*overrides, *([] if named else ["hydra.sweep.dir=runs/sweeps/it"])]
+        )
+    finally:
+        GlobalHydra.instance().clear()
+    return SweepDirectory(next(path for path in Path("runs/sweeps").iterdir() if path.is_dir()))
 
 
 def only_run(folder: Path) -> Path:

@@ -1,0 +1,156 @@
+"""`python -m distancing.sweep status|retry|cancel|logs`: looking after a sweep."""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from distancing.storage import RunDirectory
+from distancing.sweep import slurm
+from distancing.sweep.directory import Listed, SweepDirectory, SweepError, find
+from distancing.sweep.status import ACTIVE, ENDED, State, Status, status
+
+STYLES: dict[State, str] = {
+    "finished": "green", "running": "cyan", "queued": "blue", "waiting": "dim", "stopped": "yellow",
+    "cancelled": "yellow", "diverged": "magenta", "failed": "red",
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m distancing.sweep", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sweep = argparse.ArgumentParser(add_help=False)
+    sweep.add_argument("sweep", metavar="SWEEP", help="its directory, or its name in runs/sweeps")
+    look = commands.add_parser("status", parents=[sweep], help="where its runs are")
+    look.add_argument("--watch", nargs="?", const=5.0, type=float, metavar="SECONDS", help="again and again")
+    commands.add_parser("retry", parents=[sweep], help="start what failed, died, was stopped or never started")
+    commands.add_parser("cancel", parents=[sweep], help="stop what waits or runs; its saved states are kept")
+    logs = commands.add_parser("logs", help="what a run said")
+    logs.add_argument("run", metavar="RUN", help="its directory, or its hash")
+    args = parser.parse_args(arguments)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)  # no line broken in a pipe
+    try:
+        if args.command == "logs":
+            print(_logs(args.run), end="")
+        elif args.command == "status":
+            _show(find(args.sweep), args.watch, console)
+        elif args.command == "retry":
+            retry(find(args.sweep), console)
+        else:
+            cancel(find(args.sweep), console)
+    except (SweepError, OSError) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def statuses(sweep: SweepDirectory) -> dict[Listed, Status]:
+    """Of each of the sweep's runs; Slurm is asked once."""
+    runs = sweep.runs()
+    queue = slurm.queue(run.path for run in runs)
+    found = {run: status(run, queue) for run in runs}
+    gone = {
+        run: RunDirectory(run.path).read_json("job.json").get("job") for run, s in found.items() if s.state == "failed"
+    }
+    ended = slurm.ended([job for job in gone.values() if job])
+    return {run: status(run, queue, ended) if run in gone else found[run] for run in runs}
+
+
+def _show(sweep: SweepDirectory, every: float | None, console: Console) -> None:
+    if every is None:
+        console.print(table(sweep, statuses(sweep)))
+        return
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        while True:
+            found = statuses(sweep)
+            live.update(table(sweep, found), refresh=True)
+            if not any(each.state in (*ACTIVE, "waiting") for each in found.values()):
+                return
+            time.sleep(every)
+
+
+def table(sweep: SweepDirectory, found: dict[Listed, Status]) -> RenderableType:
+    """A row for each run: what makes it this one, and where it is."""
+    common = set.intersection(*(set(run.overrides) for run in found)) if found else set()
+    rows = Table(box=None, pad_edge=False)
+    for column, justify in (("run", "left"), ("hash", "left"), ("state", "left"), ("epoch", "right"), ("left", "right"),
+                            ("test acc.", "right"), ("", "left")):  # fmt: skip
+        rows.add_column(column, justify=justify, no_wrap=column != "")  # type: ignore[arg-type]  # a literal
+    for run, each in found.items():
+        rows.add_row(
+            Text(" ".join(o for o in run.overrides if o not in common) or "the only one"),
+            run.path.name.rpartition("-")[2],
+            Text(each.state, STYLES[each.state]),
+            f"{each.epoch}/{run.epochs}",
+            _duration(each.seconds_left),
+            "" if each.test_accuracy is None else f"{each.test_accuracy:.2%}",
+            Text(each.note),
+        )
+    counts = Counter(each.state for each in found.values())
+    said = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
+    return Group(Text(f"{sweep.path}: {len(found)} runs: {said}", "bold"), rows)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+
+
+def retry(sweep: SweepDirectory, console: Console) -> None:
+    """Start again, in the way of the sweep's last start, all runs that neither end nor wait nor run."""
+    from distancing.config import ConfigError, construct
+    from distancing.sweep.launch import KINDS, start
+
+    kind, settings = sweep.read_launcher()
+    try:
+        place = construct(KINDS[kind], settings, "launcher")
+    except (ConfigError, KeyError) as error:
+        raise SweepError(f"{sweep.path}/launcher.json: {error}") from error
+    place.check()
+    with sweep.lock():
+        todo = [run.path for run, each in statuses(sweep).items() if each.state not in (*ACTIVE, *ENDED)]
+        console.print(f"{len(todo)} to start", markup=False)
+        said = start(todo, sweep, place)
+    for line in said:
+        console.print(line, markup=False)
+
+
+def cancel(sweep: SweepDirectory, console: Console) -> None:
+    """Stop what waits or runs in Slurm."""
+    jobs = []
+    for run, each in statuses(sweep).items():
+        directory = RunDirectory(run.path)
+        job = directory.read_json("job.json")
+        if each.state in ACTIVE and job.get("launcher") == "slurm":
+            jobs.append(str(job["job"]))
+            directory.write_json("job.json", {**job, "cancelled": True})
+    slurm.cancel(jobs)
+    console.print(f"{len(jobs)} cancelled", markup=False)
+
+
+def _logs(run: str) -> str:
+    """Raises SweepError if there is no such run, or none of its output."""
+    paths = [Path(run), *Path("runs").glob(f"*-{run}")] if "/" not in run else [Path(run)]
+    path = next((path for path in paths if path.is_dir()), None)
+    if path is None:
+        raise SweepError(f"{run} is neither the directory of a run nor the hash of one in runs/")
+    log = Path(RunDirectory(path).read_json("job.json").get("log", ""))
+    if not log.is_file():
+        raise SweepError(f"{path}: no job of it has said anything" if log.name else f"{path} was not started as a job")
+    return log.read_text(errors="replace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""A sweep on disk: the list of its runs, how they are launched, and what the launchers leave."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from distancing.storage import write
+
+
+class SweepError(Exception):
+    """A sweep can't be found, expanded or started as asked; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run of a sweep. path: its directory; overrides: what makes it this one; epochs: of the whole run."""
+
+    path: Path
+    overrides: tuple[str, ...]
+    epochs: int
+
+
+class SweepDirectory:
+    """The files of one sweep.
+
+    runs.jsonl       a line for each run: its directory (as seen from here), overrides, epochs
+    launcher.json    where its runs were started last, for `retry`
+    jobs/            Slurm's output of each job, and what submitit keeps of it
+    code/            the code that jobs run, if they run a copy
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.jobs, self.code = self.path / "jobs", self.path / "code"
+        self._list, self._launcher = self.path / "runs.jsonl", self.path / "launcher.json"
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    def lock(self) -> filelock.BaseFileLock:
+        """Held while runs are looked at and started, so that nobody starts them twice."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(self.path.parent / ".lock")
+
+    def add(self, runs: Iterable[Listed]) -> None:
+        """Add to the list what isn't in it."""
+        known = {run.path.resolve(): run for run in self.runs()}
+        for run in runs:
+            known[run.path.resolve()] = run
+        lines = [
+            json.dumps({"run": os.path.relpath(path, self.path), "overrides": list(run.overrides),
+                        "epochs": run.epochs})
+            for path, run in known.items()
+        ]  # fmt: skip
+        write(self._list, "".join(f"{line}\n" for line in lines).encode())
+
+    def runs(self) -> list[Listed]:
+        """The list; a line that can't be read is left out."""
+        found = []
+        for line in self._list.read_text().splitlines() if self._list.exists() else ():
+            try:
+                entry = json.loads(line)
+                path = Path(os.path.normpath(self.path / entry["run"]))
+                found.append(Listed(path, tuple(map(str, entry["overrides"])), int(entry["epochs"])))
+            except (ValueError, KeyError, TypeError):
+                continue
+        return found
+
+    def write_launcher(self, kind: str, settings: dict[str, Any]) -> None:
+        write(self._launcher, json.dumps({"kind": kind, "settings": settings}, indent=2).encode())
+
+    def read_launcher(self) -> tuple[str, dict[str, Any]]:
+        """Raises SweepError if there is none, or none that can be read."""
+        try:
+            found = json.loads(self._launcher.read_text())
+            return str(found["kind"]), dict(found["settings"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SweepError(f"{self._launcher} does not say where the runs were started: {error}") from error
+
+
+def find(what: str) -> SweepDirectory:
+    """The sweep in the directory `what`, or of that name in runs/sweeps. Raises SweepError."""
+    for path in (Path(what), Path("runs/sweeps") / what):
+        if (path / "runs.jsonl").exists():
+            return SweepDirectory(path)
+    there = sorted(path.parent.name for path in Path("runs/sweeps").glob("*/runs.jsonl"))
+    hint = f"; in runs/sweeps: {', '.join(there)}" if there else ""
+    raise SweepError(f"{what} is not the directory of a sweep{hint}")

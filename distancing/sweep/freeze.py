@@ -1,0 +1,99 @@
+"""The runs of a sweep, frozen: each config composed, checked and resolved before the first one runs."""
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from distancing.config import Config, ConfigError, check, composition_error
+from distancing.sweep.directory import Listed
+
+Compose = Callable[[Sequence[str]], DictConfig]
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """A run that may start: its settings, and as YAML its resolved config and what was typed."""
+
+    config: Config
+    overrides: Sequence[str]
+    texts: tuple[str, str]
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.config.directory)
+
+    @property
+    def listed(self) -> Listed:
+        return Listed(self.directory, tuple(self.overrides), self.config.epochs)
+
+
+def freeze(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Frozen]:
+    """All runs of the sweep `master`, each given by its overrides; a run that is given twice is there once.
+
+    Raises ConfigError for the first one whose config is wrong: none may start then.
+    """
+    frozen: dict[str, Frozen] = {}
+    before, compose = HydraConfig.instance().cfg, composer(loader, master)
+    try:
+        for overrides in jobs:
+            try:
+                cfg = compose(overrides)
+                config = check(cfg)
+            except ConfigError as error:
+                raise ConfigError(f"{error}; in the run {' '.join(overrides)}") from None
+            except Exception as error:
+                raise ConfigError(f"{composition_error(error)}; in the run {' '.join(overrides)}") from error
+            cfg.overwrite = False  # once, at the start of the sweep, and not each time that a job is started
+            texts = OmegaConf.to_yaml(cfg, resolve=True), OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
+            frozen.setdefault(config.directory, Frozen(config, overrides, texts))
+    finally:
+        HydraConfig.instance().cfg = before
+    return list(frozen.values())
+
+
+def composer(loader: ConfigLoader, master: DictConfig) -> Compose:
+    """The config of a run from its overrides, as Hydra composes it; where `${hydra:…}` in it finds what it asks for.
+
+    Hydra takes a tenth of a second for one. Runs that differ in plain values alone, as hundreds in a sweep do,
+    share a composition, and their values are set as Hydra would set them.
+    """
+    parse = OverridesParser.create(config_loader=loader).parse_override
+
+    @functools.cache
+    def parsed(text: str) -> tuple[Override, bool]:
+        override = parse(text)
+        changes_structure = override.is_add() or override.is_delete() or override.is_force_add()
+        return override, not changes_structure and not loader.get_group_options(override.key_or_group)
+
+    @functools.cache
+    def composed(structure: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
+        cfg = loader.load_sweep_config(master, list(structure))
+        without_hydra = copy.deepcopy(cfg)
+        with open_dict(without_hydra):
+            del without_hydra["hydra"]
+        return cfg, without_hydra
+
+    def compose(overrides: Sequence[str]) -> DictConfig:
+        each = [(text, *parsed(text)) for text in overrides]
+        cfg, without_hydra = composed(tuple(text for text, _, plain in each if not plain))
+        HydraConfig.instance().set_config(cfg)
+        run = copy.deepcopy(without_hydra)
+        for text, override, plain in each:
+            if plain:
+                try:
+                    OmegaConf.update(run, override.key_or_group, override.value(), merge=True)
+                except OmegaConfBaseException as error:
+                    raise HydraException(f"Could not override with {text}.") from error
+        return run
+
+    return compose

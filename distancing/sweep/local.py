@@ -1,0 +1,83 @@
+"""Several processes on this machine, its devices and cores shared out among them."""
+
+import os
+import queue
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from pydantic import PositiveInt
+
+from distancing.component import component
+from distancing.storage import RunDirectory
+from distancing.sweep.directory import SweepDirectory
+
+
+@component
+class Local:
+    """processes: runs at a time; None: one for each GPU, or without a GPU for each core.
+    threads: of each of them; None: an equal share of the cores. A run's last digits depend on it.
+    """
+
+    processes: PositiveInt | None = None
+    threads: PositiveInt | None = None
+    snapshot: bool = False
+    wait: bool = True
+
+    def check(self) -> None:
+        """Every machine can do this."""
+
+    def start(self, runs: Sequence[Path], sweep: SweepDirectory, code: Path | None) -> Iterator[str]:
+        """Note that these runs are to start here; they do, so many at a time, as the lines that it gives are taken.
+
+        code: of which copy of the package. Ctrl-C stops the runs too, after their current step.
+        """
+        sweep.jobs.mkdir(parents=True, exist_ok=True)
+        here = {"launcher": "local", "host": socket.gethostname(), "pid": os.getpid(), "sweep": str(sweep.path)}
+        for run in runs:
+            RunDirectory(run).write_json("job.json", {**here, "log": str(sweep.jobs / f"{run.name}.log")})
+        return self._start(runs, code)
+
+    def _start(self, runs: Sequence[Path], code: Path | None) -> Iterator[str]:
+        devices, cores = _devices(), len(os.sched_getaffinity(0))
+        processes = min(self.processes or len(devices) or cores, len(runs))
+        threads = self.threads or max(1, cores // processes)
+        places: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for i in range(processes):
+            places.put(i)
+
+        def go_on(run: Path) -> int:
+            place = places.get()
+            environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+            if devices:
+                environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
+            if code:
+                environment["PYTHONPATH"] = os.pathsep.join([str(code.resolve()), os.environ.get("PYTHONPATH", "")])
+            directory = RunDirectory(run)
+            with open(directory.read_json("job.json")["log"], "ab") as log:
+                command = [sys.executable, "-m", "distancing.sweep.job", str(run)]
+                ended = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+            directory.write_json("job.json", {**directory.read_json("job.json"), "ended": True})
+            places.put(place)
+            return ended.returncode
+
+        pool = ThreadPoolExecutor(processes)
+        try:
+            started = {pool.submit(go_on, run): run for run in runs}
+            for i, done in enumerate(as_completed(started), 1):
+                said = f"failed with exit code {done.result()}" if done.result() else "ended"
+                yield f"{i}/{len(runs)}  {started[done].name}: {said}"
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _devices() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return visible.split(",")
+    return [str(i) for i in range(torch.cuda.device_count())]

@@ -1,0 +1,157 @@
+"""Jobs on a Slurm cluster: submitted through submitit, requeued until their runs have ended."""
+
+import getpass
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from distancing.component import component
+from distancing.storage import RunDirectory
+from distancing.sweep.directory import SweepDirectory, SweepError
+from distancing.sweep.job import REQUEUE, Job
+from distancing.sweep.status import Jobs
+
+COMMANDS = ("sbatch", "squeue", "scontrol", "scancel")
+KILLED = 128 + 9  # srun's exit code when a task of its was
+# After srun: a job whose run was killed, or has saved its state in time, goes on later; not one that was cancelled.
+# Here and not in Python, since this is outside of a container, and alive when Python was killed.
+TEARDOWN = [
+    "code=$?",
+    "trap '' TERM  # which Slurm sends when it requeues",
+    'case "$code $(squeue -h -j $SLURM_JOB_ID -o %T)" in',
+    f'  "{KILLED} RUNNING"|"{REQUEUE} RUNNING"|"{REQUEUE} SIGNALING") scontrol requeue $SLURM_JOB_ID;;',
+    "esac",
+    "exit $code",
+]
+
+
+@component
+class Slurm:
+    """What a job asks Slurm for; the names are submitit's, and conf/hydra/launcher/slurm.yaml explains them."""
+
+    timeout_min: PositiveInt
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    gpus_per_node: NonNegativeInt | None = None
+    gres: str | None = None
+    cpus_per_task: PositiveInt | None = None
+    mem_gb: PositiveFloat | None = None
+    array_parallelism: PositiveInt | None = None
+    signal_delay_s: PositiveInt = 120
+    setup: list[str]
+    srun_args: list[str]
+    additional_parameters: dict[str, Any]
+    python: str | None = None
+    runs_per_job: PositiveInt = 1
+    snapshot: bool = False
+    wait: bool = False
+
+    def check(self) -> None:
+        """Raises SweepError if this machine belongs to no cluster."""
+        if missing := [command for command in COMMANDS if shutil.which(command) is None]:
+            raise SweepError(f"hydra/launcher=slurm needs the command {missing[0]}, which this machine doesn't have")
+
+    def start(self, runs: Sequence[Path], sweep: SweepDirectory, code: Path | None) -> Iterator[str]:
+        """Submit jobs that go on with these runs, and say a line for each array. `code`: of which copy of the package.
+
+        Raises SweepError for what Slurm refuses; what it has taken until then stays submitted.
+        """
+        said = []
+        jobs = [Job([str(run) for run in part]) for part in _parts(runs, self.runs_per_job)]
+        for array in _parts(jobs, _max_array_size()):
+            ids = self._submit(array, sweep, code)
+            for job, job_id in zip(array, ids, strict=True):
+                for task, run in enumerate(job.runs):
+                    log = sweep.jobs / f"{job_id}_{task}_log.out"
+                    RunDirectory(run).write_json(
+                        "job.json", {"launcher": "slurm", "job": job_id, "log": str(log), "sweep": str(sweep.path)}
+                    )
+            said.append(f"array {ids[0].split('_')[0]}: {len(ids)} jobs" if len(ids) > 1 else f"job {ids[0]}")
+        return iter(said)
+
+    def _submit(self, jobs: Sequence[Job], sweep: SweepDirectory, code: Path | None) -> list[str]:
+        import submitit
+        from submitit.core.utils import FailedJobError
+
+        executor = submitit.SlurmExecutor(sweep.jobs, python=self.python)
+        path = [f"export PYTHONPATH={shlex.quote(str(code.resolve()))}${{PYTHONPATH:+:$PYTHONPATH}}"] if code else []
+        parameters = {
+            "job_name": sweep.name,
+            "time": self.timeout_min,
+            "mem": f"{round(self.mem_gb * 1024)}M" if self.mem_gb else None,
+            "ntasks_per_node": self.runs_per_job,
+            "array_parallelism": self.array_parallelism or len(jobs),
+            "stderr_to_stdout": True,
+            "setup": ["trap : TERM", *self.setup, *path],  # the shell outlives the SIGTERM of a preemption
+            "teardown": TEARDOWN,
+            "srun_args": ["--kill-on-bad-exit=0", *self.srun_args],
+            "additional_parameters": {"requeue": True, **self.additional_parameters},
+        }
+        same = ("partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "gres", "cpus_per_task",
+                "signal_delay_s")  # fmt: skip
+        parameters |= {name: getattr(self, name) for name in same}
+        executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
+        try:
+            return [str(job.job_id) for job in executor.map_array(Job.__call__, jobs)]
+        except (FailedJobError, subprocess.CalledProcessError, OSError) as error:
+            reason = re.findall(r"sbatch: error: (.*)", str(error))
+            raise SweepError(f"sbatch refuses: {'; '.join(reason) or str(error).splitlines()[0]}") from error
+
+
+def queue(runs: Iterable[Path]) -> dict[str, str]:
+    """The user's jobs that wait or run → their state; not asked, and empty, if none of these runs is a job of Slurm.
+
+    Raises SweepError if Slurm doesn't answer: runs that wait there may not be taken for dead.
+    """
+    if not any(RunDirectory(run).read_json("job.json").get("launcher") == "slurm" for run in runs):
+        return {}
+    lines = _ask("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i %T")
+    return dict(line.split() for line in lines)
+
+
+def ended(ids: Sequence[str]) -> Jobs:
+    """What the accounting knows of these jobs; empty where there is none."""
+    found: dict[str, str] = {}
+    if not ids or shutil.which("sacct") is None:
+        return found
+    try:
+        for line in _ask("sacct", "-n", "-P", "-X", "-D", "-o", "JobID,State", "-j", ",".join(ids)):
+            job, state = line.split("|")[:2]
+            found[job] = state.split()[0]
+    except SweepError:
+        pass  # a cluster without accounting
+    return found
+
+
+def cancel(ids: Sequence[str]) -> None:
+    """Raises SweepError."""
+    for part in _parts(list(ids), 500):  # of a command line's length
+        _ask("scancel", *part)
+
+
+def _ask(*command: str) -> list[str]:
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except subprocess.CalledProcessError as error:
+        raise SweepError(f"{command[0]}: {error.stderr.strip().splitlines()[-1] if error.stderr else error}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SweepError(f"{command[0]}: {error}") from error
+    return ran.stdout.splitlines()
+
+
+def _max_array_size() -> int:
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", "\n".join(_ask("scontrol", "show", "config")), re.MULTILINE)
+    return max(1, int(found.group(1)) if found else 1001)
+
+
+def _parts(items: Sequence[Any], n: int) -> Iterator[Sequence[Any]]:
+    return (items[i : i + n] for i in range(0, len(items), n))

@@ -1,0 +1,232 @@
+"""Sweeps on a real Slurm cluster: submitted at once, frozen, and the same bits whatever happens to their jobs."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, multirun, result, start
+from slurm_cluster import Cluster
+from test_resume import outcome
+
+from distancing.config import ConfigError
+from distancing.experiment import objective
+from distancing.sweep.__main__ import main as cli
+from distancing.sweep.directory import SweepDirectory, SweepError
+from distancing.sweep.slurm import queue
+from distancing.sweep.status import status
+
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(Cluster.missing() is not None, reason=str(Cluster.missing()))]
+SMALL = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null"]
+LONG = [*TINY, "phases=distancing", "epochs=400", "checkpoint_every=50"]  # long enough to be disturbed
+
+
+class User:
+    """One who types commands in the current folder."""
+
+    def __init__(self, cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+        self.cluster, self._capfd = cluster, capfd
+
+    def sweep(self, *overrides: str) -> tuple[list[Path], str]:
+        """`python train.py -m OVERRIDES`: the sweep's runs, and what was said."""
+        made = multirun(*SMALL, *overrides)
+        return [run.path for run in made.runs()], self._capfd.readouterr().out
+
+    def look(self, *command: str) -> str:
+        """What `python -m distancing.sweep COMMAND` says."""
+        assert cli(command) == 0
+        return self._capfd.readouterr().out
+
+    def states(self) -> list[str]:
+        return [status(run, queue([run.path])).state for run in SweepDirectory("runs/sweeps/it").runs()]
+
+    def job(self, run: Path) -> str:
+        return str(json.loads((run / "job.json").read_text())["job"])
+
+    def wait(self, *runs: Path) -> None:
+        """…for these to end, for us and for Slurm."""
+        self.cluster.wait_for(lambda: all((run / "result.json").exists() for run in runs), 150, "the runs to end")
+        for job in map(self.job, runs):
+            self.cluster.wait_for(lambda job=job: self.cluster.state(job) == "COMPLETED", what=f"the end of job {job}")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster"), nodes=4, gpus=4, max_array_size=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def user(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> User:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {**cluster.environment, "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    return User(cluster, capfd)
+
+
+def drain(cluster: Cluster, state: str) -> None:
+    """Let no job start (DRAIN), or let them (RESUME)."""
+    for node in cluster.nodes:
+        cluster.run("scontrol", "update", f"NodeName={node}", f"State={state}", "Reason=test")
+
+
+def test_a_sweep_from_launch_to_end(user: User, tmp_path: Path) -> None:
+    """Returns with the runs in the queue; started again it submits nothing twice; a YAML edited meanwhile changes
+    nothing; more runs than an array holds, two in a job; each ends with the bits that it has without Slurm."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT, checkout, symlinks=True, ignore=shutil.ignore_patterns(".git", "runs", "data", ".*cache"))
+    command = [sys.executable, str(checkout / "train.py"), "-m", *SMALL, "hydra.launcher.runs_per_job=2",
+               "hydra.sweep.dir=runs/sweeps/it", *TINY, "epochs=8"]  # fmt: skip
+    drain(user.cluster, "DRAIN")
+    said = subprocess.run([*command, "seed=range(5)"], check=True, capture_output=True, text=True).stdout
+    assert "5 runs, 5 to start" in said
+    assert said.count("array ") == said.count("job ") == 1  # of two jobs, and the last one
+    assert "python -m distancing.sweep status runs/sweeps/it" in said
+    assert user.states() == ["queued"] * 5
+    _, said = user.sweep("hydra.launcher.runs_per_job=2", *TINY, "epochs=8", "seed=range(6)")
+    assert "6 runs, 1 to start, 5 already queued" in said
+    momentum = checkout / "conf/optimizer/momentum.yaml"
+    momentum.write_text(momentum.read_text().replace("lr: 0.01 ", "lr: 1e30 "))
+    drain(user.cluster, "RESUME")
+    runs = [run.path for run in SweepDirectory("runs/sweeps/it").runs()]
+    user.wait(*runs)
+    assert "6 runs: 6 finished" in user.look("status", "it")
+    assert f"run directory  {runs[4]}" in user.look("logs", str(runs[4]))
+    assert start(*TINY, "epochs=8", "seed=4", "runs=alone") == 0
+    assert outcome(runs[4]) == outcome(Path("alone") / runs[4].name)
+
+
+def test_one_bad_value_submits_nothing(user: User, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"penalty\.strength=-1: input should be greater"):
+        user.sweep(*TINY, "seed=range(50)", "penalty.strength=1,-1")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SweepError, match="sbatch refuses: invalid partition specified: nowhere"):
+        user.sweep(*TINY, "seed=0,1", "hydra.launcher.partition=nowhere")
+    assert user.states() == ["waiting"] * 2
+
+
+def test_a_failing_run_fails_alone_and_is_retried(user: User) -> None:
+    """…and is a failed job of Slurm's; a run that diverged is a result, for an optimising sweeper too."""
+    drain(user.cluster, "DRAIN")
+    runs, _ = user.sweep(*TINY, "epochs=8", "optimizer.lr=0.01,1e30", "seed=0,1")
+    (runs[0] / "checkpoints").write_text("in the way")
+    drain(user.cluster, "RESUME")
+    user.wait(*runs[1:])
+    job = user.job(runs[0])
+    user.cluster.wait_for(lambda: user.cluster.state(job) == "FAILED", what="Slurm to say so")
+    assert user.states() == ["failed", "finished", "diverged", "diverged"]
+    said = user.look("status", "it")
+    assert f"{runs[0]}/checkpoints" in said
+    (runs[0] / "checkpoints").unlink()
+    assert "1 to start" in user.look("retry", "it")
+    user.wait(runs[0])
+    assert user.states() == ["finished", "finished", "diverged", "diverged"]
+
+
+def test_waits_and_returns_the_results(user: User) -> None:
+    """What an optimising sweeper gets from the launcher."""
+    multirun(*SMALL, *TINY, "epochs=8", "optimizer.lr=0.01,1e30", "hydra.launcher.wait=true")
+    finished, diverged = (result(run.path) for run in SweepDirectory("runs/sweeps/it").runs())
+    assert user.states() == ["finished", "diverged"]
+    assert objective(finished) == finished["metrics"]["validation"]["loss"]
+    assert objective(diverged) == math.inf
+
+
+def test_cancelled_and_retried(user: User) -> None:
+    """What is cancelled stays so, though its run has saved its state; retry goes on from there."""
+    runs, _ = user.sweep(*LONG, "seed=0,1")
+    for run in runs:
+        user.cluster.wait_for(begun(run), what="a run to begin")
+    assert "2 cancelled" in user.look("cancel", "it")
+    for job in map(user.job, runs):
+        user.cluster.wait_for(lambda job=job: user.cluster.state(job) == "CANCELLED", what="the cancelling")
+    assert user.states() == ["cancelled"] * 2
+    assert "2 to start" in user.look("retry", "it")
+    user.wait(*runs)
+    assert all("goes on after epoch" in user.look("logs", str(run)) for run in runs)
+
+
+# what happens to jobs
+
+
+def begun(run: Path) -> Callable[[], bool]:
+    return lambda: (run / "metrics.csv").exists() and (run / "metrics.csv").read_text().count("\n") > 12
+
+
+def requeued(user: User, run: Path) -> None:
+    user.cluster.run("scontrol", "requeue", user.job(run))
+
+
+def killed(user: User, run: Path) -> None:
+    """kill -9 of the process that trains."""
+    (process,) = (int(each.name) for each in Path("/proc").glob("[0-9]*")
+                  if f"SLURM_JOB_ID={user.job(run)}\0".encode() in contents(each / "environ")
+                  and b"submitit.core._submit" in contents(each / "cmdline")
+                  and b"srun" not in contents(each / "cmdline"))  # fmt: skip
+    os.kill(process, signal.SIGKILL)
+
+
+def contents(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:  # a process that has ended meanwhile
+        return b""
+
+
+def preempted(user: User, _: Path) -> None:
+    """Its node is wanted by a partition that may take it."""
+    wanted = user.cluster.run("sbatch", "--parsable", "-p", "high", "-w", "node4", "--exclusive", "-o", "/dev/null",
+                              "--wrap", "true").strip()  # fmt: skip
+    user.cluster.wait_for(lambda: user.cluster.state(wanted) == "COMPLETED", what="the preemption")
+
+
+def node_lost(user: User, run: Path) -> None:
+    """The node is gone for Slurm, while the process on it lives on and holds the run's directory."""
+    node = user.cluster.run("squeue", "-h", "-o", "%N", "-j", user.job(run)).strip()
+    user.cluster.kill_node(node)
+    user.cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+
+
+def out_of_time(user: User, run: Path) -> None:
+    """Nothing is done: the limit comes."""
+    user.cluster.wait_for(lambda: user.cluster.state(user.job(run)) == "PENDING", what="the end of the job's time")
+
+
+def undisturbed(user: User, run: Path) -> None:
+    """The one that the others are compared with."""
+
+
+HAPPENINGS: dict[Callable[[User, Path], None], list[str]] = {  # and what their jobs ask for
+    undisturbed: ["exclude='node2,node3,node4'"],
+    requeued: ["exclude='node2,node3,node4'"],
+    killed: ["exclude='node2,node3,node4'"],
+    node_lost: ["exclude='node1,node4'"],
+    preempted: ["exclude='node1,node2,node3'", "partition=low", "signal_delay_s=5"],
+    out_of_time: ["exclude='node2,node3,node4'", "timeout_min=1", "signal_delay_s=48"],
+}
+
+
+def test_the_same_bits_whatever_happens(user: User) -> None:
+    """One run, six times side by side; its bits, its metrics and its tables, and each job is completed."""
+    runs = {}
+    drain(user.cluster, "DRAIN")
+    for happening, settings in HAPPENINGS.items():
+        folder = f"runs={happening.__name__}"  # which is no part of a run's name
+        launcher = [f"hydra.launcher.{each}" for each in settings]
+        found, _ = user.sweep(*LONG, folder, *launcher)
+        runs[happening] = next(run for run in found if run.parts[0] == happening.__name__)
+    drain(user.cluster, "RESUME")
+    for happening, run in runs.items():
+        user.cluster.wait_for(begun(run), what=f"{run} to begin")
+        happening(user, run)
+    user.wait(*runs.values())
+    expected = outcome(runs.pop(undisturbed))
+    for happening, run in runs.items():
+        assert outcome(run) == expected
+        assert "already ended" if happening is node_lost else "goes on after epoch" in user.look("logs", str(run))

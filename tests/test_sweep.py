@@ -1,0 +1,286 @@
+"""Sweeps without a cluster: which runs there are, all checked first, started once each, looked after."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, TINY, multirun, result
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
+
+from distancing import provenance
+from distancing.config import ConfigError, check
+from distancing.sweep.__main__ import main as cli
+from distancing.sweep.directory import Listed, SweepDirectory, SweepError
+from distancing.sweep.freeze import freeze
+from distancing.sweep.grid import Grid
+from distancing.sweep.job import STARTS, go_on
+from distancing.sweep.status import status
+
+SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+Sweep = Callable[..., SweepDirectory]
+
+
+def loader() -> ConfigLoader:
+    setup_globals()
+    return ConfigLoaderImpl(config_search_path=create_config_search_path(str(ROOT / "conf")))
+
+
+def expand(grid: dict[str, Any], *typed: str) -> list[list[str]]:
+    empty: dict[str, Any] = {"params": {}, "cases": {}, "exclude": {}}
+    return Grid(**(empty | grid)).expand(typed, OverridesParser.create(config_loader=loader()).parse_overrides)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """Sweep in tmp_path; runs that are processes of their own have one thread, as the tests' own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return multirun
+
+
+# which runs
+
+
+def test_products_cases_and_exclusions() -> None:
+    grid = {
+        "params": {"seed": [0, 1], "penalty.sigma": 9},
+        "cases": {"hill": {"penalty.sigma": "1,2", "penalty.strength": [3, 4]}, "control": {"penalty": "none"}},
+        "exclude": {"too much": {"penalty.sigma": 2, "penalty.strength": [4, 5]}},
+    }
+    runs = expand(grid)
+    assert runs == [
+        *([f"seed={seed}", f"penalty.sigma={sigma}", f"penalty.strength={s}"]
+          for seed in (0, 1) for sigma, s in ((1, 3), (1, 4), (2, 3))),
+        *([f"seed={seed}", "penalty.sigma=9", "penalty=none"] for seed in (0, 1)),
+    ]  # fmt: skip
+    # what is typed replaces a value wherever it is named, and is for all runs where it is not
+    typed = expand(grid, "penalty.strength=7", "seed=range(3)", "epochs=5")
+    assert len(typed) == 3 * (2 + 1)
+    assert all("epochs=5" in run for run in typed)
+    assert {o for run in typed for o in run if o.startswith("penalty.strength")} == {"penalty.strength=7"}
+    assert sum("penalty=none" in run for run in typed) == 3
+    assert expand({}) == [[]]
+    assert expand({"cases": {"a": {"seed": 1}, "b": {"seed": "1,2"}}}) == [["seed=1"], ["seed=2"]]  # each once
+
+
+@pytest.mark.parametrize(
+    ("grid", "typed", "said"),
+    [
+        ({"exclude": {"x": {"sead": 1}}}, "seed=1,2", "hydra.sweeper.exclude.x: sead is not a setting of this sweep"),
+        ({"exclude": {"x": {"seed": [1, 2]}}}, "seed=1,2", "leaves no run"),
+        ({}, "optimizer.lr=interval(0,1)", "only an optimising sweeper can choose from an interval"),
+    ],
+)
+def test_grids_that_make_no_sense(grid: dict[str, Any], typed: str, said: str) -> None:
+    with pytest.raises(SweepError, match=said.replace("(", r"\(")):
+        expand(grid, typed)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_sweep_composes_as_hydra_does(name: str) -> None:
+    """All its runs are accepted, and named by the very configs that Hydra makes of their overrides."""
+    load = loader()
+    master = load.load_configuration("config", [f"+sweep={name}"], run_mode=RunMode.MULTIRUN)
+    assert master.hydra.mode == RunMode.MULTIRUN  # -m may be forgotten
+    settings = OmegaConf.to_container(master.hydra.sweeper)
+    assert isinstance(settings, dict)
+    jobs = expand({str(k): v for k, v in settings.items() if k != "_target_"}, f"+sweep={name}")
+    runs = freeze(load, master, jobs)
+    assert len(runs) == len(jobs) == len({run.directory for run in runs}) > 1
+    for run in runs[:: max(1, len(runs) // 3)]:
+        cfg = load.load_sweep_config(master, list(run.overrides))
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        assert OmegaConf.to_yaml(cfg, resolve=True) == run.texts[0]
+        assert check(OmegaConf.create(run.texts[0])).directory == str(run.directory)  # type: ignore[arg-type]  # a dict
+
+
+# all checked first
+
+
+@pytest.mark.parametrize("launcher", ["basic", "local"])
+def test_one_bad_value_among_many_starts_nothing(launcher: str, sweep: Sweep, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        sweep(*TINY, "seed=range(30)", "penalty.sigma=0.1,0.3,0", f"hydra/launcher={launcher}")
+    assert "penalty.sigma=0: input should be greater than 0; in the run experiment=smoke" in str(error.value)
+    assert not list(tmp_path.rglob("*.*"))
+    with pytest.raises(ConfigError, match="sigmaa"):
+        sweep(*TINY, "penalty.sigmaa=1,2", f"hydra/launcher={launcher}")
+
+
+COMMAND_LINES = {
+    "+sweep=strength_sigmaa": "Could not find 'sweep/strength_sigmaa' Available options in 'sweep': batch_size",
+    "-m seed=0,1 hydra/launcher=local hydra.launcher.processes=0": "hydra.launcher.processes=0: input should be",
+    "-m seed=0,1 hydra/launcher=slurm hydra.launcher.mem_gb=lots": "hydra.launcher.mem_gb='lots': input should",
+    "-m seed=0,1 hydra/launcher=slurm": "hydra/launcher=slurm needs the command sbatch, which",
+    "-m seed=0,1 hydra/launcher=local dataset=mnist dataset.root=/nowhere dataset.download=false": "can't read MNIST",
+    "-m +hydra.sweeper.exclude.x.sead=1 seed=0,1": "hydra.sweeper.exclude.x: sead is not a setting of this sweep",
+}
+
+
+@pytest.mark.parametrize("arguments", COMMAND_LINES)
+def test_what_is_wrong_is_said_in_one_line(arguments: str, tmp_path: Path) -> None:
+    """…from any directory, with a non-zero exit, and nothing is written."""
+    ran = subprocess.run(
+        [sys.executable, ROOT / "train.py", *arguments.split()], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PATH": str(tmp_path)},
+    )  # fmt: skip
+    (line,) = ran.stderr.splitlines()
+    assert COMMAND_LINES[arguments] in line
+    assert ran.returncode == 2
+    assert not list(tmp_path.iterdir())
+
+
+# started once each
+
+
+def test_a_local_sweep_is_its_runs(sweep: Sweep, runs: Callable[..., int], tmp_path: Path,
+                                   capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    """Each run as by itself, bit for bit; once more only what is new; a failure is told, and what it was."""
+    started = [*TINY, "epochs=8", "hydra/launcher=local", "seed=0,1"]
+    listed = sweep(*started).runs()
+    assert "2 runs, 2 to start" in capfd.readouterr().out
+    assert runs(*TINY, "epochs=8", "seed=1", "name=alone") == 0
+    alone = result(next(tmp_path.glob("alone-*")))
+    assert result(listed[1].path)["final"] == alone["final"]
+    assert (listed[1].path / ".hydra/overrides.yaml").read_text().endswith("- seed=1\n")
+
+    before = (listed[0].path / "result.json").stat().st_mtime_ns
+    made = sweep(*started[:-1], "seed=0,1,2", "optimizer.lr=0.01,1e30")
+    assert "6 runs, 4 to start, 2 already finished" in capfd.readouterr().out
+    assert (listed[0].path / "result.json").stat().st_mtime_ns == before
+    assert cli(["status", "it"]) == 0
+    said = capfd.readouterr().out
+    assert "6 runs: 3 finished, 3 diverged" in said
+    assert f"{result(listed[1].path)['metrics']['test']['accuracy']:.2%}" in said
+    assert len(made.runs()) == 6
+
+    sweep(*started[:-1], "seed=0", "overwrite=true")
+    assert "1 runs, 1 to start" in capfd.readouterr().out
+    assert (listed[0].path / "result.json").stat().st_mtime_ns != before
+    assert "overwrite: false" in (listed[0].path / ".hydra/config.yaml").read_text()
+    assert cli(["logs", str(listed[0].path)]) == cli(["logs", listed[0].path.name[-8:]]) == 0
+    assert capfd.readouterr().out.count("run directory") >= 2
+
+
+def test_failed_runs_are_told_and_retried(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    """A run that can't write its checkpoints fails, the other one doesn't; retry, and both have ended."""
+    started = [*TINY, "epochs=8", "hydra/launcher=local", "seed=0,1"]
+    made = sweep(*started)
+    good, bad = (run.path for run in made.runs())
+    shutil.rmtree(bad / "checkpoints")
+    (bad / "checkpoints").write_text("in the way")
+    (bad / "result.json").unlink()
+    with pytest.raises(SweepError, match=f"{bad} has not ended"):
+        sweep(*started)
+    assert "2 runs, 1 to start, 1 already finished" in capfd.readouterr().out
+    assert cli(["status", "it"]) == 0
+    said = capfd.readouterr().out
+    assert "1 finished, 1 failed" in said
+    assert "checkpoints" in said
+    (bad / "checkpoints").unlink()
+    assert cli(["retry", "runs/sweeps/it"]) == 0
+    assert "1 to start" in capfd.readouterr().out
+    assert result(bad)["status"] == result(good)["status"] == "finished"
+    assert not (bad / "error.txt").exists()
+
+
+def test_a_copy_of_the_code_runs(sweep: Sweep) -> None:
+    made = sweep(*TINY, "epochs=8", "hydra/launcher=local", "hydra.launcher.snapshot=true", "seed=0,1")
+    (copy,) = made.code.iterdir()
+    assert copy.name == provenance.source()
+    found = result(made.runs()[0].path)
+    assert (found["source"], found["git_commit"]) == (provenance.source(), provenance.git_commit())
+    log = next(made.jobs.iterdir())
+    assert "ended" not in log.read_text()
+    # what is edited there is what a job would run
+    (copy / "distancing/sweep/job.py").write_text("raise SystemExit(7)")
+    with pytest.raises(SweepError, match="has not ended"):
+        sweep(*TINY, "epochs=8", "hydra/launcher=local", "hydra.launcher.snapshot=true", "seed=2,3")
+
+
+# looked after
+
+
+def test_states(tmp_path: Path) -> None:
+    """From a run's own files, however torn, and what Slurm says of its job."""
+
+    def of(queue: dict[str, str] | None = None, ended: dict[str, str] | None = None) -> tuple[str, int, str]:
+        found = status(Listed(tmp_path, (), 10), queue or {}, ended or {})
+        return found.state, found.epoch, found.note
+
+    assert of() == ("waiting", 0, "")
+    (tmp_path / "job.json").write_text('{"launcher": "slurm", "job": "7_1"}')
+    assert of({"7_1": "PENDING"}) == ("queued", 0, "")
+    assert of({"7_1": "RUNNING", "7_2": "PENDING"}) == ("running", 0, "starting")
+    rows = ["epoch,phase,seconds", *(f"{i},escape,{2.0 if i > 2 else 60}" for i in range(1, 7)), "7,esc"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows))
+    assert of({"7_1": "RUNNING"}) == ("running", 6, "")
+    assert status(Listed(tmp_path, (), 10), {"7_1": "RUNNING"}).seconds_left == 4 * 2
+    assert of({"7_1": "PENDING"}) == ("queued", 6, "goes on after epoch 6")
+    assert of() == ("failed", 6, "its process is gone")
+    assert of({}, {"7_1": "OUT_OF_MEMORY"}) == ("failed", 6, "its process is gone: out of memory")
+    (tmp_path / "error.txt").write_text("Traceback:\n  here\nValueError: no [such] thing\n")
+    assert of() == ("failed", 6, "ValueError: no [such] thing")
+    (tmp_path / "error.txt").unlink()
+    (tmp_path / "job.json").write_text('{"launcher": "slurm", "job": "7_1", "cancelled": true}')
+    assert of() == ("cancelled", 6, "")
+    (tmp_path / "job.json").write_text('{"torn')
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/000006-000000.pt").touch()
+    assert of() == ("stopped", 6, "")
+    (tmp_path / "result.json").write_text("{")
+    assert of()[0] == "failed"
+    assert "result.json is damaged" in of()[2]
+    end = {"epochs": 9, "metrics": {"test": {"accuracy": 0.5}}, "diverged": None}
+    (tmp_path / "result.json").write_text(json.dumps(end))
+    assert of() == ("finished", 9, "")
+    end |= {"metrics": None, "diverged": {"phase": "escape", "epoch": 9, "step": 3}}
+    (tmp_path / "result.json").write_text(json.dumps(end))
+    assert of() == ("diverged", 9, "in phase escape, epoch 9, step 3")
+
+
+def test_a_run_that_never_gets_further_is_given_up(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    made = sweep(*TINY, "epochs=8", "hydra/launcher=local", "seed=0,1")
+    run = made.runs()[0].path
+    (run / "result.json").unlink()
+    (run / "starts.json").write_text(json.dumps({"newest": "", "times": STARTS}))
+    assert go_on(str(run)) == 2
+    assert f"was started {STARTS} times and never came past its start" in (run / "error.txt").read_text()
+    (run / "starts.json").write_text(json.dumps({"newest": "000001-000000.pt", "times": STARTS}))
+    assert go_on(str(run)) == 0
+    config = run / ".hydra/config.yaml"
+    config.write_text(config.read_text().replace("seed: 0", "seed: 5"))
+    (run / "result.json").unlink()
+    assert go_on(str(run)) == 2
+    assert f"{config} is not the config that" in capfd.readouterr().err
+
+
+def test_what_the_tools_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    SweepDirectory("runs/sweeps/there").lock()
+    SweepDirectory("runs/sweeps/there").add([Listed(Path("runs/a"), (), 3)])
+    for arguments, said in (
+        (["status", "nowhere"], "nowhere is not the directory of a sweep; in runs/sweeps: there"),
+        (["retry", "there"], "runs/sweeps/there/launcher.json does not say where the runs were started"),
+        (["logs", "abc"], "abc is neither the directory of a run nor the hash of one in runs/"),
+    ):
+        assert cli(arguments) == 2
+        assert capsys.readouterr().err.startswith(f"error: {said}")
+    assert cli(["status", "there"]) == 0
+    assert "1 runs: 1 waiting" in capsys.readouterr().out
