@@ -1,10 +1,12 @@
-"""Hydra's way to distancing.sweep: a sweeper and two launchers, which must live in this namespace to be found."""
+"""Hydra's way to distancing.sweep: a sweeper and two launchers. Hydra finds plugins in this namespace only, and
+imports them at every start: what is slow to import is imported where it is needed."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -13,80 +15,85 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class GridSweeper(Sweeper):
-    """The runs that distancing.sweep.grid.Grid says, all of them checked before the first one is started."""
+    """The runs of a `distancing.sweep.grid.Grid`, all of them checked before the first one is started."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = settings
+        self._settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from hydra.core.plugins import Plugins
-
-        self.loader, self.config = hydra_context.config_loader, config
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self._loader, self._master = hydra_context.config_loader, config
+        self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
-    def sweep(self, arguments: list[str]) -> Any:
-        from distancing.config import construct
+    def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
+        """Raises SweepError or ConfigError before anything is started, and the first failed run's error after all."""
         from distancing.sweep.directory import SweepDirectory
         from distancing.sweep.freeze import freeze
         from distancing.sweep.grid import Grid
         from distancing.sweep.launch import list_runs
 
-        settings = {name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-                    for name, value in self.settings.items()}  # fmt: skip
-        grid: Grid = construct(Grid, settings, "hydra.sweeper")
-        parse = OverridesParser.create(config_loader=self.loader).parse_overrides
-        jobs = grid.expand(arguments, parse)
-        if not isinstance(self.launcher, _Launcher):  # ours do the same, for any sweeper
-            frozen = freeze(self.loader, self.config, jobs)
-            list_runs(frozen, SweepDirectory(self.config.hydra.sweep.dir))
-        returned = self.launcher.launch(jobs, initial_job_idx=0)
-        if failed := [each for each in returned if each.status == JobStatus.FAILED]:
-            raise failed[0]._return_value
+        grid: Grid = _component(Grid, self._settings, "hydra.sweeper")
+        jobs = grid.expand(arguments, OverridesParser.create(config_loader=self._loader).parse_overrides)
+        if not isinstance(self._launcher, DistancingLauncher):  # ours check for themselves, whatever the sweeper
+            frozen = freeze(self._loader, self._master, jobs)
+            list_runs(frozen, SweepDirectory(self._master.hydra.sweep.dir))
+        returned = self._launcher.launch(jobs, initial_job_idx=0)
+        for each in returned:
+            if each.status == JobStatus.FAILED:
+                raise each._return_value
         return returned
 
 
-class _Launcher(Launcher):
+class DistancingLauncher(Launcher):
+    """Runs that are frozen here and started elsewhere."""
+
     kind: str
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = settings
+        self._settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:  # noqa: ARG002
-        from distancing.config import construct
         from distancing.sweep.launch import KINDS
 
-        self.loader, self.config = hydra_context.config_loader, config
-        settings = {name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-                    for name, value in self.settings.items()}  # fmt: skip
-        self.place = construct(KINDS[self.kind], settings, "hydra.launcher")
+        self._loader, self._master = hydra_context.config_loader, config
+        self._place = _component(KINDS[self.kind], self._settings, "hydra.launcher")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:  # noqa: ARG002
+        """The runs' objectives if they are waited for, else nothing. Raises SweepError or ConfigError."""
         from distancing.sweep.directory import SweepDirectory
         from distancing.sweep.freeze import freeze
         from distancing.sweep.launch import launch, wait
 
-        self.place.check()
-        frozen = freeze(self.loader, self.config, job_overrides)
-        for line in launch(frozen, SweepDirectory(self.config.hydra.sweep.dir), self.place):
+        self._place.check()
+        frozen = freeze(self._loader, self._master, job_overrides)
+        for line in launch(frozen, SweepDirectory(self._master.hydra.sweep.dir), self._place):
             print(line, flush=True)
-        if not self.place.wait:
+        if not self._place.wait:
             return []
         wait([run.listed for run in frozen])
         return [_returned(run.directory, run.overrides) for run in frozen]
 
 
-class SlurmLauncher(_Launcher):
+class SlurmLauncher(DistancingLauncher):
     """Job arrays on a Slurm cluster."""
 
     kind = "slurm"
 
 
-class LocalLauncher(_Launcher):
+class LocalLauncher(DistancingLauncher):
     """Several processes on this machine."""
 
     kind = "local"
+
+
+def _component(cls: type, settings: dict[str, Any], path: str) -> Any:
+    """Raises ConfigError for a wrong setting."""
+    from distancing.config import construct
+
+    plain = {name: OmegaConf.to_container(each, resolve=True) if OmegaConf.is_config(each) else each
+             for name, each in settings.items()}  # fmt: skip
+    return construct(cls, plain, path)
 
 
 def _returned(directory: Path, overrides: Sequence[str]) -> JobReturn:
@@ -94,8 +101,7 @@ def _returned(directory: Path, overrides: Sequence[str]) -> JobReturn:
     from distancing.storage import RunDirectory
     from distancing.sweep.directory import SweepError
 
-    result = RunDirectory(directory).read_result()
-    if result:
+    if result := RunDirectory(directory).read_result():
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective(result))
-    failure = SweepError(f"{directory} has not ended: see  python -m distancing.sweep status")
-    return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=failure)
+    why = SweepError(f"{directory} has not ended: python -m distancing.sweep status says more")
+    return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=why)

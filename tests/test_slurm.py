@@ -152,6 +152,21 @@ def test_cancelled_and_retried(user: User) -> None:
     assert all("goes on after epoch" in user.look("logs", str(run)) for run in runs)
 
 
+def test_accounting_says_how_a_job_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                         capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    if reason := Cluster.missing(accounting=True):
+        pytest.skip(reason)
+    monkeypatch.chdir(tmp_path)
+    with Cluster(tmp_path / "cluster", nodes=1, accounting=True) as cluster:
+        for name, value in cluster.environment.items():
+            monkeypatch.setenv(name, value)
+        user = User(cluster, capfd)
+        (run,), _ = user.sweep(*LONG)
+        cluster.wait_for(lambda: cluster.state(user.job(run)) == "RUNNING")
+        cluster.run("scancel", user.job(run))
+        cluster.wait_for(lambda: "its process is gone: cancelled" in user.look("status", "it"), what="sacct to know")
+
+
 # what happens to jobs
 
 

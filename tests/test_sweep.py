@@ -21,12 +21,13 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from distancing import provenance
-from distancing.config import ConfigError, check
+from distancing.config import ConfigError, check, construct
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.directory import Listed, SweepDirectory, SweepError
 from distancing.sweep.freeze import freeze
 from distancing.sweep.grid import Grid
 from distancing.sweep.job import STARTS, go_on
+from distancing.sweep.launch import KINDS
 from distancing.sweep.status import status
 
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
@@ -163,7 +164,7 @@ def test_a_local_sweep_is_its_runs(sweep: Sweep, runs: Callable[..., int], tmp_p
     made = sweep(*started[:-1], "seed=0,1,2", "optimizer.lr=0.01,1e30")
     assert "6 runs, 4 to start, 2 already finished" in capfd.readouterr().out
     assert (listed[0].path / "result.json").stat().st_mtime_ns == before
-    assert cli(["status", "it"]) == 0
+    assert cli(["status", "it", "--watch"]) == 0  # until all have ended
     said = capfd.readouterr().out
     assert "6 runs: 3 finished, 3 diverged" in said
     assert f"{result(listed[1].path)['metrics']['test']['accuracy']:.2%}" in said
@@ -284,3 +285,13 @@ def test_what_the_tools_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert capsys.readouterr().err.startswith(f"error: {said}")
     assert cli(["status", "there"]) == 0
     assert "1 runs: 1 waiting" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf/hydra/launcher").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_launcher_is_built(file: Path) -> None:
+    cfg = loader().load_configuration("config", [f"hydra/launcher={file.stem}"], run_mode=RunMode.MULTIRUN)
+    settings = OmegaConf.to_container(cfg.hydra.launcher)
+    assert isinstance(settings, dict)
+    kind = str(settings.pop("_target_")).rpartition(".")[2].removesuffix("Launcher").lower()
+    place = construct(KINDS[kind], settings, "hydra.launcher")
+    assert file.stem != "tcml" or (place.gres, place.partition, place.gpus_per_node) == ("gpu:1", "day", None)

@@ -146,10 +146,12 @@ def _logs(run: str) -> str:
     path = next((path for path in paths if path.is_dir()), None)
     if path is None:
         raise SweepError(f"{run} is neither the directory of a run nor the hash of one in runs/")
-    log = Path(RunDirectory(path).read_json("job.json").get("log", ""))
-    if not log.is_file():
-        raise SweepError(f"{path}: no job of it has said anything" if log.name else f"{path} was not started as a job")
-    return log.read_text(errors="replace")
+    log = RunDirectory(path).read_json("job.json").get("log")
+    if not log:
+        raise SweepError(f"{path} was not started by a launcher")
+    if not (path / log).is_file():
+        raise SweepError(f"{path}: its job has not said anything yet")
+    return (path / log).read_text(errors="replace")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import queue
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -36,14 +36,15 @@ class Local:
         code: of which copy of the package. Ctrl-C stops the runs too, after their current step.
         """
         sweep.jobs.mkdir(parents=True, exist_ok=True)
-        here = {"launcher": "local", "host": socket.gethostname(), "pid": os.getpid(), "sweep": str(sweep.path)}
-        for run in runs:
-            RunDirectory(run).write_json("job.json", {**here, "log": str(sweep.jobs / f"{run.name}.log")})
-        return self._start(runs, code)
+        here = {"launcher": "local", "host": socket.gethostname(), "pid": os.getpid()}
+        logs = {run: sweep.jobs / f"{run.name}.log" for run in runs}
+        for run, log in logs.items():
+            RunDirectory(run).write_json("job.json", {**here, "log": os.path.relpath(log, run)})
+        return self._start(logs, code)
 
-    def _start(self, runs: Sequence[Path], code: Path | None) -> Iterator[str]:
+    def _start(self, logs: Mapping[Path, Path], code: Path | None) -> Iterator[str]:
         devices, cores = _devices(), len(os.sched_getaffinity(0))
-        processes = min(self.processes or len(devices) or cores, len(runs))
+        processes = min(self.processes or len(devices) or cores, len(logs))
         threads = self.threads or max(1, cores // processes)
         places: queue.SimpleQueue[int] = queue.SimpleQueue()
         for i in range(processes):
@@ -57,7 +58,7 @@ class Local:
             if code:
                 environment["PYTHONPATH"] = os.pathsep.join([str(code.resolve()), os.environ.get("PYTHONPATH", "")])
             directory = RunDirectory(run)
-            with open(directory.read_json("job.json")["log"], "ab") as log:
+            with open(logs[run], "ab") as log:
                 command = [sys.executable, "-m", "distancing.sweep.job", str(run)]
                 ended = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
             directory.write_json("job.json", {**directory.read_json("job.json"), "ended": True})
@@ -66,10 +67,10 @@ class Local:
 
         pool = ThreadPoolExecutor(processes)
         try:
-            started = {pool.submit(go_on, run): run for run in runs}
+            started = {pool.submit(go_on, run): run for run in logs}
             for i, done in enumerate(as_completed(started), 1):
                 said = f"failed with exit code {done.result()}" if done.result() else "ended"
-                yield f"{i}/{len(runs)}  {started[done].name}: {said}"
+                yield f"{i}/{len(logs)}  {started[done].name}: {said}"
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,6 +1,7 @@
 """Jobs on a Slurm cluster: submitted through submitit, requeued until their runs have ended."""
 
 import getpass
+import os
 import re
 import shlex
 import shutil
@@ -71,10 +72,8 @@ class Slurm:
             ids = self._submit(array, sweep, code)
             for job, job_id in zip(array, ids, strict=True):
                 for task, run in enumerate(job.runs):
-                    log = sweep.jobs / f"{job_id}_{task}_log.out"
-                    RunDirectory(run).write_json(
-                        "job.json", {"launcher": "slurm", "job": job_id, "log": str(log), "sweep": str(sweep.path)}
-                    )
+                    log = os.path.relpath(sweep.jobs / f"{job_id}_{task}_log.out", run)
+                    RunDirectory(run).write_json("job.json", {"launcher": "slurm", "job": job_id, "log": log})
             said.append(f"array {ids[0].split('_')[0]}: {len(ids)} jobs" if len(ids) > 1 else f"job {ids[0]}")
         return iter(said)
 
