@@ -46,7 +46,10 @@ class Euclidean(Distance):
 
     def _vjp_on_a_cpu(self, theta: Tensor, checkpoints: Tensor) -> tuple[Tensor, Pullback]:
         pieces = list(zip(theta.split(PIECE), checkpoints.split(PIECE, 1), strict=True))
-        d = torch.stack([torch.stack([(t - row).square().sum() for row in rows]) for t, rows in pieces]).sum(0)
+        d = checkpoints.new_zeros(len(checkpoints))
+        for t, rows in pieces:
+            for total, row in zip(d, rows, strict=True):
+                total += (t - row).square().sum()
 
         def pull(weights: Tensor) -> Tensor:
             gradient = torch.zeros_like(theta)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,20 @@ def multirun(*overrides: str) -> SweepDirectory:
     finally:
         GlobalHydra.instance().clear()
     return SweepDirectory(next(path for path in Path("runs/sweeps").iterdir() if path.is_dir()))
+
+
+def command_line(*arguments: str) -> int:
+    """`python train.py ARGUMENTS` in this process; the exit code."""
+    GlobalHydra.instance().clear()
+    before, sys.argv = sys.argv, [str(ROOT / "train.py"), *arguments]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+        GlobalHydra.instance().clear()
+    raise AssertionError("train.py did not exit")
 
 
 def only_run(folder: Path) -> Path:

@@ -24,7 +24,7 @@ from distancing.sweep.status import status
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(Cluster.missing() is not None, reason=str(Cluster.missing()))]
 SMALL = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null"]
-LONG = [*TINY, "phases=distancing", "epochs=400", "checkpoint_every=50"]  # long enough to be disturbed
+LONG = [*TINY, "phases=distancing", "epochs=300", "checkpoint_every=50"]  # long enough to be disturbed
 
 
 class User:
@@ -223,7 +223,7 @@ HAPPENINGS: dict[Callable[[User, Path], None], list[str]] = {  # and what their 
     killed: ["exclude='node2,node3,node4'"],
     node_lost: ["exclude='node1,node4'"],
     preempted: ["exclude='node1,node2,node3'", "partition=low", "signal_delay_s=5"],
-    out_of_time: ["exclude='node2,node3,node4'", "timeout_min=1", "signal_delay_s=48"],
+    out_of_time: ["exclude='node2,node3,node4'", "timeout_min=1", "signal_delay_s=50"],
 }
 
 

@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import torchvision
 from annotated_types import Ge, Lt
 from pydantic import PositiveFloat
 from torch import nn
@@ -22,6 +21,8 @@ class MobileNetV2(Model):
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        import torchvision  # slow, and not needed to check a config
+
         expansion_channels_blocks_stride = [
             [1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1],
         ]  # fmt: skip

@@ -7,7 +7,6 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.resnet import BasicBlock
 from typing_extensions import Self
 
 from distancing.component import component
@@ -36,6 +35,8 @@ class ResNet(Model):
         return self
 
     def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        from torchvision.models.resnet import BasicBlock  # slow to import, and not needed to check a config
+
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             conv1=nn.Conv2d(image_shape[0], self.width, 3, padding=1, bias=False),
             bn1=nn.BatchNorm2d(self.width),
