@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from distancing.config import ConfigError, composition_error
 from distancing.datasets import DatasetError
 from distancing.experiment import main, objective, refuse
-from distancing.sweep.directory import SweepError
+from distancing.storage import SweepError
 
 exit_codes: list[int] = []
 bugs: list[Exception] = []

@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import NonNegativeInt, PositiveInt, ValidationError, model_validator
 from typing_extensions import Self
+from yaml import YAMLError
 
 from distancing.component import component
 from distancing.datasets import Dataset
@@ -72,8 +74,10 @@ class Config:
         for name, phase in plan.items():
             if not re.fullmatch(r"[\w-]{1,50}", name) or name == "final":
                 raise ValueError(f"phases.{name}: a phase's name may have letters, digits, _ and -, and not be 'final'")
-            if phase.patience and not self.dataset.validation_fraction:
-                raise ValueError(f"phases.{name}.patience={phase.patience} needs dataset.validation_fraction > 0")
+            if phase.patience and not self.dataset.held_out:
+                raise ValueError(
+                    f"phases.{name}.patience={phase.patience} needs dataset.validation_fraction > 0, or dataset.folds"
+                )
         if all(phase.epochs for phase in plan.values()):
             total = sum(phase.epochs or 0 for phase in plan.values())
             if total != self.epochs:
@@ -98,6 +102,10 @@ class Config:
     def directory(self) -> str:
         """The run's directory: named by its config alone."""
         return f"{self.runs}/{self.name}-{self.hash}"
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """What a network computes in."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @property
     def torch_device(self) -> torch.device:
@@ -146,6 +154,17 @@ def check(cfg: DictConfig) -> Config:
         settings["phases"] = _phases(settings["phases"])
     config: Config = construct(Config, settings, "")
     return config
+
+
+def read_config(path: Path) -> Config:
+    """The settings that a run was frozen with. Raises ConfigError if they can't be read, or aren't any."""
+    try:
+        cfg = OmegaConf.load(path)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(cfg, DictConfig):
+        raise ConfigError(f"{path} is no config")
+    return check(cfg)
 
 
 def composition_error(error: Exception) -> str:

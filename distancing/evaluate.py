@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.data import Data, Split
@@ -23,6 +23,39 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def predict(network: nn.Module, data: Data, split: Split, autocast: torch.autocast) -> Tensor:
+    """The logits [N, C] over the split, float32, on the CPU."""
+    with evaluating(network), autocast:
+        found = [network(data.normalise(images)).float() for images in split.images.split(BATCH)]
+    return torch.cat(found).cpu()
+
+
+def loss_and_accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """What `evaluate` says, from the logits, in float64."""
+    loss = F.cross_entropy(logits.double(), labels)
+    return {"loss": float(loss), "accuracy": float((logits.argmax(1) == labels).double().mean())}
+
+
+def refresh_batch_norm(network: nn.Module, data: Data, autocast: torch.autocast) -> None:
+    """Set the running statistics of every batch norm to those of the training images, not augmented: the mean of
+    the batches' own. (Izmailov et al. 2018: averaged parameters have no running statistics that fit them.)
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean
+    try:
+        with evaluating(network), autocast:
+            for norm in norms:
+                norm.train()
+            for images in data.train.images.split(BATCH):
+                network(data.normalise(images))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def evaluate(network: nn.Module, data: Data, split: Split, autocast: torch.autocast) -> dict[str, float]:

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from distancing import experiment
-from distancing.sweep.directory import SweepDirectory
+from distancing.storage import SweepDirectory
 
 ROOT = Path(__file__).parent.parent
 TINY = ["experiment=smoke", "model.width=2", "dataset.train_images=60", "batch_size=16"]
@@ -43,16 +43,21 @@ def start(*overrides: str) -> int:
 
 def multirun(*overrides: str) -> SweepDirectory:
     """Sweep as `python train.py -m OVERRIDES` does, in this process and folder; the sweep, in runs/sweeps."""
+    launched(*overrides)
+    return SweepDirectory(next(path for path in Path("runs/sweeps").iterdir() if path.is_dir()))
+
+
+def launched(*overrides: str) -> Any:
+    """…and what the launcher returns."""
     GlobalHydra.instance().clear()
     search_path = create_config_search_path(str(ROOT / "conf"))
+    app = Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
     named = any(each.startswith("+sweep=") for each in overrides)
     try:
-        Hydra.create_main_hydra2(task_name="train", config_search_path=search_path).multirun(
-            "config", lambda _: 0.0, [*overrides, *([] if named else ["hydra.sweep.dir=runs/sweeps/it"])]
-        )
+        it = [] if named else ["hydra.sweep.dir=runs/sweeps/it"]
+        return app.multirun("config", lambda _: 0.0, [*overrides, *it])
     finally:
         GlobalHydra.instance().clear()
-    return SweepDirectory(next(path for path in Path("runs/sweeps").iterdir() if path.is_dir()))
 
 
 def command_line(*arguments: str) -> int:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, multirun, result, start
+from conftest import ROOT, TINY, launched, multirun, result, start
 from slurm_cluster import Cluster
 from test_resume import outcome
 
 from distancing.config import ConfigError
-from distancing.experiment import objective
+from distancing.storage import SweepDirectory, SweepError
 from distancing.sweep.__main__ import main as cli
-from distancing.sweep.directory import SweepDirectory, SweepError
 from distancing.sweep.slurm import queue
 from distancing.sweep.status import status
 
@@ -77,14 +76,16 @@ def drain(cluster: Cluster, state: str) -> None:
 
 
 def test_a_sweep_from_launch_to_end(user: User, tmp_path: Path) -> None:
-    """Returns with the runs in the queue; started again it submits nothing twice; a YAML edited meanwhile changes
-    nothing; more runs than an array holds, two in a job; each ends with the bits that it has without Slurm."""
+    """Returns with the runs in the queue; started again it submits nothing twice; YAML and code edited meanwhile
+    change nothing; more runs than an array holds, two in a job; each ends with the bits that it has without Slurm."""
     checkout = tmp_path / "checkout"
-    shutil.copytree(ROOT, checkout, symlinks=True, ignore=shutil.ignore_patterns(".git", "runs", "data", ".*cache"))
+    shutil.copytree(ROOT, checkout, symlinks=True, ignore=shutil.ignore_patterns("runs", "data", ".*cache"))
     command = [sys.executable, str(checkout / "train.py"), "-m", *SMALL, "hydra.launcher.runs_per_job=2",
-               "hydra.sweep.dir=runs/sweeps/it", *TINY, "epochs=8"]  # fmt: skip
+               "hydra.launcher.snapshot=true", "hydra.sweep.dir=runs/sweeps/it", *TINY, "epochs=8"]  # fmt: skip
     drain(user.cluster, "DRAIN")
-    said = subprocess.run([*command, "seed=range(5)"], check=True, capture_output=True, text=True).stdout
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    said = subprocess.run([*command, "seed=range(5)"], check=True, capture_output=True, text=True,
+                          env=environment).stdout  # fmt: skip
     assert "5 runs, 5 to start" in said
     assert said.count("array ") == said.count("job ") == 1  # of two jobs, and the last one
     assert "python -m distancing.sweep status runs/sweeps/it" in said
@@ -93,6 +94,7 @@ def test_a_sweep_from_launch_to_end(user: User, tmp_path: Path) -> None:
     assert "6 runs, 1 to start, 5 already queued" in said
     momentum = checkout / "conf/optimizer/momentum.yaml"
     momentum.write_text(momentum.read_text().replace("lr: 0.01 ", "lr: 1e30 "))
+    (checkout / "distancing/sweep/job.py").write_text("raise SystemExit(7)")
     drain(user.cluster, "RESUME")
     runs = [run.path for run in SweepDirectory("runs/sweeps/it").runs()]
     user.wait(*runs)
@@ -129,13 +131,28 @@ def test_a_failing_run_fails_alone_and_is_retried(user: User) -> None:
     assert user.states() == ["finished", "finished", "diverged", "diverged"]
 
 
-def test_waits_and_returns_the_results(user: User) -> None:
-    """What an optimising sweeper gets from the launcher."""
-    multirun(*SMALL, *TINY, "epochs=8", "optimizer.lr=0.01,1e30", "hydra.launcher.wait=true")
-    finished, diverged = (result(run.path) for run in SweepDirectory("runs/sweeps/it").runs())
+def test_waits_in_a_container_and_returns_the_results(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thesis's cluster, but for its partition and a stand-in for Singularity; what an optimising sweeper gets."""
+    singularity = tmp_path / "bin/singularity"
+    singularity.parent.mkdir()
+    singularity.write_text('#!/bin/bash\necho "$1 $2 $3 $AFTER_SETUP"\nshift 3\nexec "$@"\n')
+    singularity.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{singularity.parent}:{os.environ['PATH']}")
+    returned = launched(
+        "hydra/launcher=tcml", "hydra.launcher.partition=gpu", "hydra.launcher.mem_gb=null", "hydra.launcher.wait=true",
+        f"hydra.launcher.python='singularity exec --nv image.sif {sys.executable}'",
+        "hydra.launcher.setup=['export AFTER_SETUP=done']", "+hydra.launcher.additional_parameters.comment=hello",
+        *TINY, "epochs=8", "optimizer.lr=0.01,1e30",
+    )  # fmt: skip
+    runs = [run.path for run in SweepDirectory("runs/sweeps/it").runs()]
     assert user.states() == ["finished", "diverged"]
-    assert objective(finished) == finished["metrics"]["validation"]["loss"]
-    assert objective(diverged) == math.inf
+    assert [each.return_value for each in returned] == [result(runs[0])["metrics"]["validation"]["loss"], math.inf]
+    assert "exec --nv image.sif done\n" in user.look("logs", str(runs[0]))
+    said = user.cluster.run("scontrol", "show", "job", user.job(runs[0]))
+    assert "Comment=hello" in said
+    assert "gres:gpu:1" in said
 
 
 def test_cancelled_and_retried(user: User) -> None:

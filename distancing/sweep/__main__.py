@@ -12,9 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distancing.storage import RunDirectory
+from distancing.storage import Listed, RunDirectory, SweepDirectory, SweepError, find_sweep
 from distancing.sweep import slurm
-from distancing.sweep.directory import Listed, SweepDirectory, SweepError, find
 from distancing.sweep.status import ACTIVE, ENDED, State, Status, status
 
 STYLES: dict[State, str] = {
@@ -40,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.command == "logs":
             print(_logs(args.run), end="")
         elif args.command == "status":
-            _show(find(args.sweep), args.watch, console)
+            _show(find_sweep(args.sweep), args.watch, console)
         elif args.command == "retry":
-            retry(find(args.sweep), console)
+            retry(find_sweep(args.sweep), console)
         else:
-            cancel(find(args.sweep), console)
+            cancel(find_sweep(args.sweep), console)
     except (SweepError, OSError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
         return 2
@@ -71,10 +70,13 @@ def _show(sweep: SweepDirectory, every: float | None, console: Console) -> None:
         return
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
-            found = statuses(sweep)
-            live.update(table(sweep, found), refresh=True)
-            if not any(each.state in (*ACTIVE, "waiting") for each in found.values()):
-                return
+            try:
+                found = statuses(sweep)
+                live.update(table(sweep, found), refresh=True)
+                if not any(each.state in (*ACTIVE, "waiting") for each in found.values()):
+                    return
+            except SweepError as error:  # a controller that is restarted, say: the table stays as it was
+                live.console.print(str(error), markup=False)
             time.sleep(every)
 
 

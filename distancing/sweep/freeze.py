@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from distancing.config import Config, ConfigError, check, composition_error
-from distancing.sweep.directory import Listed
+from distancing.storage import Listed
 
 Compose = Callable[[Sequence[str]], DictConfig]
 

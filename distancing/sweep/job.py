@@ -36,19 +36,14 @@ def go_on(path: str, in_slurm: bool = False) -> int:
     before a kill and nobody knows how long before; and where another process holds the directory, an orphan on a
     node that was lost, the job is to be queued again.
     """
-    from omegaconf import DictConfig, OmegaConf
-
-    from distancing.config import ConfigError, check
+    from distancing.config import ConfigError, read_config
     from distancing.experiment import USER_ERRORS, in_a_line, refuse, run
 
     directory = RunDirectory(path, WAIT) if in_slurm else RunDirectory(path)
     try:
         if not directory.in_use:
             _count_start(directory)
-        cfg = OmegaConf.create(directory.config.read_text())
-        if not isinstance(cfg, DictConfig):
-            raise ConfigError(f"{directory.config} is no config")
-        config = check(cfg)
+        config = read_config(directory.config)
         if not directory.path.name.endswith(config.hash):
             raise ConfigError(f"{directory.config} is not the config that {path} is named after")
         run(config, directory, save_only=(signal.SIGTERM,) if in_slurm else ())

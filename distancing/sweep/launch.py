@@ -1,5 +1,6 @@
 """Starting a sweep's runs: those that have ended or wait already are left out, and nothing is started twice."""
 
+import contextlib
 import shutil
 import time
 from collections import Counter
@@ -9,9 +10,8 @@ from pathlib import Path
 
 from distancing.datasets import Torchvision
 from distancing.provenance import COMMIT_FILE, PACKAGE, git_commit, source
-from distancing.storage import RunDirectory
+from distancing.storage import Listed, RunDirectory, SweepDirectory, SweepError
 from distancing.sweep import slurm
-from distancing.sweep.directory import Listed, SweepDirectory
 from distancing.sweep.freeze import Frozen
 from distancing.sweep.local import Local
 from distancing.sweep.slurm import Slurm
@@ -19,6 +19,9 @@ from distancing.sweep.status import ACTIVE, ENDED, State, status
 
 KINDS: dict[str, type[Slurm] | type[Local]] = {"slurm": Slurm, "local": Local}
 POLL = 2.0  # seconds
+PIN = """'''Python imports this first: `python -m` would take a package in the current folder before this one.'''
+import distancing
+"""
 
 
 def list_runs(frozen: Sequence[Frozen], sweep: SweepDirectory) -> None:
@@ -87,14 +90,16 @@ def snapshot(sweep: SweepDirectory) -> Path:
         shutil.rmtree(making, ignore_errors=True)
         shutil.copytree(PACKAGE, making / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
         (making / PACKAGE.name / COMMIT_FILE).write_text(git_commit() or "")
+        (making / "sitecustomize.py").write_text(PIN)
         making.rename(folder)
     return folder
 
 
 def wait(runs: Sequence[Listed]) -> None:
-    """Return once none of these runs waits or runs any more."""
+    """Return once none of these runs waits or runs any more. A controller that doesn't answer is asked again."""
     while True:
-        queue = slurm.queue(run.path for run in runs)
-        if not any(status(run, queue).state in ACTIVE for run in runs):
-            return
+        with contextlib.suppress(SweepError):
+            queue = slurm.queue(run.path for run in runs)
+            if not any(status(run, queue).state in ACTIVE for run in runs):
+                return
         time.sleep(POLL)

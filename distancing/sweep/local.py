@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import PositiveInt
 
 from distancing.component import component
-from distancing.storage import RunDirectory
-from distancing.sweep.directory import SweepDirectory
+from distancing.storage import RunDirectory, SweepDirectory
 
 
 @component
@@ -25,7 +25,7 @@ class Local:
     processes: PositiveInt | None = None
     threads: PositiveInt | None = None
     snapshot: bool = False
-    wait: bool = True
+    wait: ClassVar[bool] = True
 
     def check(self) -> None:
         """Every machine can do this."""
@@ -43,7 +43,7 @@ class Local:
         return self._start(logs, code)
 
     def _start(self, logs: Mapping[Path, Path], code: Path | None) -> Iterator[str]:
-        devices, cores = _devices(), len(os.sched_getaffinity(0))
+        devices, cores = _devices(), _cores()
         processes = min(self.processes or len(devices) or cores, len(logs))
         threads = self.threads or max(1, cores // processes)
         places: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -56,7 +56,8 @@ class Local:
             if devices:
                 environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
             if code:
-                environment["PYTHONPATH"] = os.pathsep.join([str(code.resolve()), os.environ.get("PYTHONPATH", "")])
+                paths = [str(code.resolve()), os.environ.get("PYTHONPATH")]
+                environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
             directory = RunDirectory(run)
             with open(logs[run], "ab") as log:
                 command = [sys.executable, "-m", "distancing.sweep.job", str(run)]
@@ -73,6 +74,11 @@ class Local:
                 yield f"{i}/{len(logs)}  {started[done].name}: {said}"
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _devices() -> list[str]:

@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from distancing.component import component
-from distancing.storage import RunDirectory
-from distancing.sweep.directory import SweepDirectory, SweepError
+from distancing.storage import RunDirectory, SweepDirectory, SweepError
 from distancing.sweep.job import REQUEUE, Job
 from distancing.sweep.status import Jobs
 

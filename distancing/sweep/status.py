@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from distancing.storage import RunDirectory, StorageError
-from distancing.sweep.directory import Listed
+from distancing.storage import Listed, RunDirectory, StorageError
 
 State = Literal["finished", "diverged", "running", "queued", "failed", "cancelled", "stopped", "waiting"]
 ACTIVE: tuple[State, ...] = ("running", "queued")

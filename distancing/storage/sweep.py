@@ -9,7 +9,7 @@ from typing import Any
 
 import filelock
 
-from distancing.storage import write
+from distancing.storage.files import write
 
 
 class SweepError(Exception):
@@ -84,7 +84,7 @@ class SweepDirectory:
             raise SweepError(f"{self._launcher} does not say where the runs were started: {error}") from error
 
 
-def find(what: str) -> SweepDirectory:
+def find_sweep(what: str) -> SweepDirectory:
     """The sweep in the directory `what`, or of that name in runs/sweeps. Raises SweepError."""
     for path in (Path(what), Path("runs/sweeps") / what):
         if (path / "runs.jsonl").exists():
