@@ -11,22 +11,20 @@ from hypothesis import strategies as st
 
 from distancing import storage
 from distancing.storage import RunDirectory, StorageError, load, save
+from distancing.storage.files import sealed
 
 
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_flipped_bit_is_never_read_as_data(position: float, bit: int, tmp_path: Path) -> None:
-    path, content = tmp_path / "file.pt", {"x": torch.arange(100.0), "n": 3, "s": ["a", None]}
-    save(path, content)
+    path = tmp_path / "file.pt"
+    save(path, {"x": torch.arange(100.0), "n": 3, "s": ["a", None]})
+    assert torch.load(path, weights_only=True)["n"] == 3  # by anyone
     data = bytearray(path.read_bytes())
     data[int(position * len(data))] ^= 1 << bit
     path.write_bytes(data)
-    try:
-        found = load(path)
-    except StorageError:
-        return
-    assert torch.equal(found.pop("x"), content["x"])  # the bit lay in padding or in a header's unused field
-    assert found == {"n": 3, "s": ["a", None]}
+    with pytest.raises(StorageError, match=r"file\.pt is damaged"):
+        load(path)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 500, -1])
@@ -43,7 +41,8 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "executed"),)
 
     torch.save({"x": Hostile()}, tmp_path / "file.pt")
-    with pytest.raises(StorageError, match=r"file\.pt is damaged"):
+    (tmp_path / "file.pt").write_bytes(sealed((tmp_path / "file.pt").read_bytes()))
+    with pytest.raises(StorageError, match=r"is damaged: UnpicklingError.*Weights only"):
         load(tmp_path / "file.pt")
     assert not (tmp_path / "executed").exists()
 
