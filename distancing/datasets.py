@@ -24,13 +24,21 @@ class Dataset:
     """augment: zero-padded random crops, and mirror images where a mirror image keeps its class.
     train_images: use only this many of the training images, the classes balanced; None for all.
     validation_fraction: hold out this part of the (remaining) training images, stratified.
-    seed: of these two draws, apart from the run's seed, so that runs with other seeds share their split.
+    folds, fold: k-fold cross-validation: divide them into so many parts, stratified, and hold out this one, counted
+        from 0, as the validation part instead.
+    seed: of these draws, apart from the run's seed, so that runs with other seeds share their split.
+    bootstrap: bagging (Breiman 1996): of the images left to train with, draw as many with replacement.
+    bootstrap_seed: of that draw alone, so that the members of an ensemble differ in it and share the rest.
     """
 
     augment: bool = False
     train_images: PositiveInt | None = None
     validation_fraction: Annotated[float, Ge(0), Lt(1)] = 0.0
+    folds: Annotated[int, Ge(2)] | None = None
+    fold: NonNegativeInt | None = None
     seed: Annotated[NonNegativeInt, Lt(2**32)] = 0
+    bootstrap: bool = False
+    bootstrap_seed: Annotated[NonNegativeInt, Lt(2**32)] = 0
 
     image_shape: ClassVar[tuple[int, int, int]]  # channels, height, width
     classes: ClassVar[int] = 10
@@ -45,21 +53,35 @@ class Dataset:
                 f"train_images={self.train_images} is not between {self.classes} (one for each class) "
                 f"and {self.available} (all)"
             )
-        if self.validation_fraction and min(self.held_out, self.size) < self.classes:
+        if self.folds is None and self.fold is not None:
+            raise ValueError(f"fold={self.fold} needs folds, 2 or more")
+        if self.folds is not None:
+            if self.fold is None or self.fold >= self.folds:
+                raise ValueError(f"folds={self.folds} needs a fold from 0 to {self.folds - 1}, not fold={self.fold}")
+            if self.validation_fraction:
+                raise ValueError(
+                    f"folds={self.folds} needs validation_fraction=0, not {self.validation_fraction}: "
+                    "the fold is the validation part"
+                )
+        if (self.folds or self.validation_fraction) and min(self.held_out, self.size) < self.classes:
+            by = f"folds={self.folds}" if self.folds else f"validation_fraction={self.validation_fraction}"
             raise ValueError(
-                f"validation_fraction={self.validation_fraction} divides the training images into "
-                f"{self.size} and {self.held_out}: fewer than one for each of {self.classes} classes"
+                f"{by} divides the training images into {self.size} and {self.held_out}: "
+                f"fewer than one for each of {self.classes} classes"
             )
         return self
 
     @property
     def held_out(self) -> int:
         """Validation images."""
-        return round(self.validation_fraction * (self.train_images or self.available))
+        chosen = self.train_images or self.available
+        if self.folds is not None and self.fold is not None:
+            return len(range(self.fold, chosen, self.folds))
+        return round(self.validation_fraction * chosen)
 
     @property
     def size(self) -> int:
-        """Images left to train with."""
+        """Images left to train with, and drawn again with `bootstrap`."""
         return (self.train_images or self.available) - self.held_out
 
     def read(self) -> tuple[Arrays, Arrays]:
@@ -77,11 +99,17 @@ class Dataset:
             chosen, held_out = train_test_split(
                 chosen, test_size=self.held_out, stratify=labels[chosen], random_state=self.seed
             )
+        elif self.folds is not None:
+            numbers = stratified_folds(labels[chosen], self.folds, self.seed)
+            chosen, held_out = chosen[numbers != self.fold], chosen[numbers == self.fold]
+        # before the draw with replacement: one image is one input to all members of an ensemble
+        mean, std = mean_std(torch.from_numpy(images[chosen]))
+        if self.bootstrap:
+            chosen = np.random.default_rng(self.bootstrap_seed).choice(chosen, len(chosen))
 
         def split(x: NDArray[Any], y: NDArray[Any]) -> Split:
             return Split(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))
 
-        mean, std = mean_std(torch.from_numpy(images[chosen]))
         return Data(
             train=split(images[chosen], labels[chosen]),
             test=split(*test),
@@ -102,6 +130,18 @@ def balanced(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
         members = order[labels[order] == label]
         rank[members] = np.arange(len(members))
     return order[np.argsort(rank[order], kind="stable")][:n]
+
+
+def stratified_folds(labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold [N], from 0, of each image, drawn by seed. The folds' sizes, and each class's counts in them, differ
+    by at most one, and fold i has every image whose place among N is i modulo `folds`: its size follows from N alone,
+    which scikit-learn's StratifiedKFold does not promise.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]  # dealt out like cards, class after class
+    numbers = np.empty(len(labels), dtype=np.int64)
+    numbers[by_class] = np.arange(len(labels)) % folds
+    return numbers
 
 
 @component

@@ -14,6 +14,9 @@ from rich.console import Console
 
 from distancing.config import Config, ConfigError, check
 from distancing.datasets import DatasetError
+from distancing.ensemble import show
+from distancing.ensemble.judge import judge
+from distancing.ensemble.members import Member
 from distancing.logs import Metrics, ProgressBar
 from distancing.provenance import provenance
 from distancing.storage import RunDirectory, StorageError
@@ -131,9 +134,12 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "S
         bar.epoch(row)
 
     diverged: Diverged | None = None
+    ensemble: dict[str, Any] | None = None
     try:
         with stop, bar:
             ended = train(trainer, directory, on_step, on_epoch, metrics.flush)
+        if ended and (ensemble := _ensemble(trainer, directory)):
+            metrics.add_result(show.scalars(ensemble), {"ensemble": show.picture(ensemble)})
     except Diverged as error:
         diverged, ended = error, True
     finally:
@@ -145,7 +151,19 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "S
             "the same command goes on from there"
         )
         raise SystemExit(128 + stop.received)
-    return _result(trainer, diverged)
+    return {**_result(trainer, diverged), "ensemble": ensemble}
+
+
+def _ensemble(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
+    """Of the run's checkpoints, and its final network where that is another one; None if it has only one network."""
+    names = [each["name"] for each in trainer.checkpoints]
+    if not names or trainer.checkpoints[-1]["epoch"] < trainer.progress.epoch:
+        names.append("final")
+    if len(names) < 2:
+        return None
+    common = None if trainer.config.dataset.bootstrap or trainer.config.dataset.folds else trainer.data
+    members = [Member(name, directory.checkpoint(name), trainer.config) for name in names]
+    return judge(members, trainer.device, common=common)
 
 
 class StopSignal:

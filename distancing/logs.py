@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -42,6 +43,14 @@ class Metrics:
         for name, value in row.items():
             if isinstance(value, (int, float)) and name != "epoch":
                 self._events.add_scalar(name, value, row["epoch"])
+
+    def add_result(self, scalars: Mapping[str, Sequence[float]], figures: Mapping[str, Figure]) -> None:
+        """What is known at the end; the values of one name are at the steps 1, 2, …"""
+        for name, values in scalars.items():
+            for step, value in enumerate(values, 1):
+                self._events.add_scalar(name, value, step)
+        for name, figure in figures.items():
+            self._events.add_figure(name, figure)
 
     def flush(self) -> None:
         self._events.flush()

@@ -13,6 +13,8 @@ from distancing.component import component
 class Phase:
     """epochs: at most this many; None for an equal share of what is left of the run's epochs.
     penalty: the hills at the checkpoints stored so far act.
+    jump: begin with a single step of this length ‖Δθ‖ in a random direction, each filter in proportion to its norm:
+        the control for a hill, which says whether it matters where a hill pushes, or only how far.
     checkpoint: store a checkpoint at the end, named after the phase.
     restart_schedule: the learning-rate schedule begins anew with this phase.
     until_loss: end once the mean training cross entropy of an epoch is below this (Algorithm 3's
@@ -23,6 +25,7 @@ class Phase:
 
     epochs: PositiveInt | None = None
     penalty: bool = False
+    jump: PositiveFloat | None = None
     checkpoint: bool = False
     restart_schedule: bool = False
     until_loss: PositiveFloat | None = None

@@ -8,7 +8,8 @@ from rich.text import Text
 
 
 def summary(result: dict[str, Any], directory: str) -> RenderableType:
-    """Each stored checkpoint and the final network: loss, accuracy, and the distances between them."""
+    """Each stored checkpoint and the final network, their average, and the network at the mean of their parameters:
+    loss and accuracy; and the distances between them."""
     places = [*result["checkpoints"], *([result["final"]] if result["final"] else [])]
     splits = list(places[0]["metrics"]) if places else []
     metrics = Table(title=f"{result['name']}: {result['status']}", title_justify="left", title_style="bold")
@@ -27,11 +28,24 @@ def summary(result: dict[str, Any], directory: str) -> RenderableType:
         cells = [cell for each in scores for cell in (_number(each["loss"]), f"{each['accuracy']:.2%}")]
         metrics.add_row(place["name"], place["phase"], str(place["epoch"]), *cells)
         distances.add_row(place["name"], *(f"{place['distances'][other['name']]:.3f}" for other in places))
+    ensemble, more = result["ensemble"], ""
+    if ensemble:
+        metrics.add_section()
+        averages = {
+            f"average of {len(ensemble['members'])}": {
+                split: ensemble["splits"][split]["ensemble"] for split in splits
+            },
+            "at their mean": ensemble["parameter_average"],
+        }
+        for name, found in averages.items():
+            cells = [cell for s in splits for cell in (_number(found[s]["nll"]), f"{found[s]['accuracy']:.2%}")]
+            metrics.add_row(name, "", "", *cells)
+        more = f"\nensemble       python -m distancing.ensemble {directory}"
     facts = (
         f"{result['epochs']} epochs in {result['seconds']:.1f} s, training at {result['images_per_second']:,.0f} "
         f"images/s on {result['device']}, {result['parameters']:,} parameters\n"
         f"run directory  {directory}\n"
-        f"TensorBoard    tensorboard --logdir {directory}"
+        f"TensorBoard    tensorboard --logdir {directory}{more}"
     )
     return Group(metrics, distances, Text(facts)) if places else Text(facts)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Theta:
@@ -65,3 +66,21 @@ class Theta:
         for name, view in self.named(vector).items():
             view.copy_(named[name])
         return vector
+
+
+def filter_direction(theta: Theta, generator: torch.Generator) -> Tensor:
+    """A random direction [P] of length 1 that moves each output filter in proportion to its norm.
+
+    Gaussian noise, each filter's scaled to the norm of the filter (Li et al. 2018, whose biases and batch norms stay,
+    too), then the whole to 1: filters of small weights are not drowned, and what scales a filter scales its noise.
+    generator: on the CPU, so that all devices get the same noise.
+    """
+    named = {}
+    for name, value in theta.named(theta.vector).items():
+        if value.dim() < 2:
+            named[name] = torch.zeros_like(value)
+        else:
+            noise = F.normalize(torch.randn(value.shape, generator=generator).flatten(1), dim=1).view(value.shape)
+            norms = torch.linalg.vector_norm(value, dim=tuple(range(1, value.dim())), keepdim=True)
+            named[name] = noise.to(value.device) * norms
+    return F.normalize(theta.flatten(named), dim=0)

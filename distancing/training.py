@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,11 +14,11 @@ from torch.nn import functional as F
 from distancing.config import Config
 from distancing.data import Data, Epoch
 from distancing.distances import PIECE
-from distancing.evaluate import evaluate
+from distancing.evaluate import evaluate, loss_and_accuracy, predict
 from distancing.phases import Phase, share, unroll
 from distancing.provenance import provenance
 from distancing.storage import RunDirectory, load, save
-from distancing.theta import Theta
+from distancing.theta import Theta, filter_direction
 
 # what each step leaves in `records`; read once an epoch, so that no step waits for the device
 CROSS_ENTROPY, L2, PENALTY, COSINE, CORRECT = range(5)
@@ -57,7 +58,7 @@ class Trainer:
         self.config, self.data, self.device = config, data, device
         self.network = network.to(device).to(memory_format=data.memory_format)
         self.forward = torch.compile(self.network, dynamic=False) if config.compile else self.network
-        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        self.autocast = config.autocast(device)
         self.theta = Theta(self.network)
         self.start = self.theta.vector.clone()  # θ_0
         self.optimizer = config.optimizer.build(self.theta)
@@ -196,10 +197,6 @@ class Trainer:
     def _evaluate(self, split: str) -> dict[str, float]:
         return evaluate(self.network, self.data, self.data.splits[split], self.autocast)
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Loss and accuracy on every split, as the network is."""
-        return {split: self._evaluate(split) for split in self.data.splits}
-
     # one phase
 
     @property
@@ -224,6 +221,17 @@ class Trainer:
             progress.schedule_start = progress.epoch
             progress.schedule_epochs = sum(epochs[: restarts[0] if restarts else None])
         self.best = None
+        if coming[0].jump:
+            self._jump(coming[0].jump)
+
+    def _jump(self, length: float) -> None:
+        """Go `length` in a random direction. It follows from (seed, epoch): a run that goes on needs no generator's
+        state, and has the parameters after the jump in its own."""
+        # mixed into 32 bits, since torch's CPU generator ignores the others
+        (seed,) = np.random.SeedSequence([self.config.seed, self.progress.epoch]).generate_state(1)
+        direction = filter_direction(self.theta, torch.Generator().manual_seed(int(seed)))
+        self.theta.vector.add_(direction, alpha=length)
+        self.optimizer.state.clear()  # the velocity belonged to another place
 
     def end_phase(self, directory: RunDirectory) -> None:
         """Go back to the best parameters, store a checkpoint, go on to the next phase; as the phase says."""
@@ -250,16 +258,21 @@ class Trainer:
     def save_checkpoint(self, directory: RunDirectory, name: str) -> dict[str, Any]:
         """Store the network, named tensors as its `state_dict`, with what is known of it; returns the latter.
 
+        Its logits are kept beside it, for the ensemble.
+
         Raises Diverged if its training loss is not finite.
         """
         last = list(self.plan)[-1]
         phase = last if self.done else self.phase_name
         info: dict[str, Any] = {"name": name, "phase": phase, "epoch": self.progress.epoch}
-        info["metrics"] = self.evaluate()
+        splits = self.data.splits
+        logits = {name: predict(self.network, self.data, split, self.autocast) for name, split in splits.items()}
+        info["metrics"] = {name: loss_and_accuracy(logits[name], split.labels.cpu()) for name, split in splits.items()}
         if not math.isfinite(info["metrics"]["train"]["loss"]):
             raise Diverged(phase, self.progress.epoch, self.steps)
         network = {key: value.cpu().contiguous().clone() for key, value in self.network.state_dict().items()}
         save(directory.checkpoint(name), {**info, "config_hash": self.config.hash, "network": network})
+        directory.save_logits(name, {split.fingerprint: logits[name] for name, split in splits.items()})
         return info
 
     def add_place(self, info: dict[str, Any], place: Tensor) -> None:

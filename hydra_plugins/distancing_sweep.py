@@ -91,7 +91,8 @@ def _component(cls: type, settings: dict[str, Any], path: str) -> Any:
     """Raises ConfigError for a wrong setting."""
     from distancing.config import construct
 
-    plain = {name: OmegaConf.to_container(each, resolve=True) if OmegaConf.is_config(each) else each
+    # not resolved: `${seed}` in a sweep is each run's
+    plain = {name: OmegaConf.to_container(each) if OmegaConf.is_config(each) else each
              for name, each in settings.items()}  # fmt: skip
     return construct(cls, plain, path)
 

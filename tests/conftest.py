@@ -11,6 +11,7 @@ from typing import Any
 import hydra
 import pytest
 import torch
+from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
@@ -47,15 +48,16 @@ def multirun(*overrides: str) -> SweepDirectory:
     return SweepDirectory(next(path for path in Path("runs/sweeps").iterdir() if path.is_dir()))
 
 
-def launched(*overrides: str) -> Any:
-    """…and what the launcher returns."""
+def launched(*overrides: str, task: Callable[[DictConfig], float] = lambda _: 0.0) -> Any:
+    """…and what the launcher returns. task: of Hydra's own launcher, instead of a run."""
     GlobalHydra.instance().clear()
+    version.setbase("1.3")  # as train.py does: nobody changes the working directory
     search_path = create_config_search_path(str(ROOT / "conf"))
     app = Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
     named = any(each.startswith("+sweep=") for each in overrides)
     try:
         it = [] if named else ["hydra.sweep.dir=runs/sweeps/it"]
-        return app.multirun("config", lambda _: 0.0, [*overrides, *it])
+        return app.multirun("config", task, [*overrides, *it])
     finally:
         GlobalHydra.instance().clear()
 

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from torchvision.transforms import functional as TF
 
 from distancing.data import Data, Epoch, Split, mean_std
-from distancing.datasets import CIFAR10, MNIST, Dataset, DatasetError, Digits, FashionMNIST, balanced
+from distancing.datasets import (
+    CIFAR10,
+    MNIST,
+    Dataset,
+    DatasetError,
+    Digits,
+    FashionMNIST,
+    balanced,
+    stratified_folds,
+)
 
 
 def numbered(n: int, padding: int = 0, flip: bool = False, size: int = 6, channels: int = 2) -> Data:
@@ -104,6 +113,55 @@ def test_splits_of_the_digits() -> None:
     assert digits_of(other.train) != train
     assert digits_of(other.test) == test
     assert len(Digits().load(torch.device("cpu")).train) == Digits.available
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(2, 9), st.integers(0, 9))
+def test_folds_are_stratified(labels: list[int], folds: int, seed: int) -> None:
+    """Their sizes follow from the number of images alone, and each class is spread as evenly as it can be."""
+    numbers = stratified_folds(np.array(labels), folds, seed)
+    n = len(labels)
+    assert np.bincount(numbers, minlength=folds).tolist() == [n // folds + (i < n % folds) for i in range(folds)]
+    for label in set(labels):
+        assert np.ptp(np.bincount(numbers[np.array(labels) == label], minlength=folds)) <= 1
+    assert np.array_equal(numbers, stratified_folds(np.array(labels), folds, seed))
+
+
+def test_every_fold_of_the_digits_is_held_out_once() -> None:
+    """…of the images that train_images chose; a bootstrap draws from the others alone."""
+    cpu, datasets = torch.device("cpu"), [Digits(train_images=503, folds=4, fold=fold, seed=1) for fold in range(4)]
+    found = [dataset.load(cpu) for dataset in datasets]
+    train, held_out = ([digits_of(data.splits[name]) for data in found] for name in ("train", "validation"))
+    chosen = train[0] | held_out[0]
+    assert set().union(*held_out) == chosen
+    assert sum(map(len, held_out)) == len(chosen) == 503
+    assert train == [chosen - each for each in held_out]
+    for dataset, data in zip(datasets, found, strict=True):
+        assert (len(data.train), len(data.splits["validation"])) == (dataset.size, dataset.held_out)
+        assert data.splits["validation"].labels.bincount().min() >= 503 // 10 // 4
+        assert torch.equal(data.mean, mean_std(data.train.images)[0])
+    bagged = dataclasses.replace(datasets[2], bootstrap=True).load(cpu)
+    assert digits_of(bagged.train) < train[2]
+    assert digits_of(bagged.validation) == held_out[2]
+    assert len({frozenset(digits_of(Digits(folds=4, fold=0, seed=seed).load(cpu).validation)) for seed in (1, 2)}) == 2
+
+
+def test_a_bootstrap_draws_as_many_with_replacement() -> None:
+    """About 1 − 1/e of the images are among them, each with its label; everything else is as without it."""
+    plain = Digits(validation_fraction=0.2).load(torch.device("cpu"))
+    label = {image.numpy().tobytes(): int(y) for image, y in zip(plain.train.images, plain.train.labels, strict=True)}
+    drawn = []
+    for seed in (0, 0, 1):
+        data = Digits(validation_fraction=0.2, bootstrap=True, bootstrap_seed=seed).load(torch.device("cpu"))
+        drawn.append([image.numpy().tobytes() for image in data.train.images])
+        assert [label[image] for image in drawn[-1]] == data.train.labels.tolist()
+        assert len(drawn[-1]) == len(plain.train) == len(label) == 1150
+        assert len(set(drawn[-1])) / len(label) == pytest.approx(1 - 1 / np.e, abs=0.03)
+        assert torch.equal(data.splits["validation"].images, plain.splits["validation"].images)
+        assert torch.equal(data.test.images, plain.test.images)
+        assert torch.equal(data.mean, plain.mean)
+        assert torch.equal(data.std, plain.std)
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0]) & set(drawn[2])) / len(label) == pytest.approx((1 - 1 / np.e) ** 2, abs=0.05)
 
 
 @pytest.mark.parametrize(("dataset", "torchvisions"), [(MNIST, "MNIST"), (CIFAR10, "CIFAR10")])

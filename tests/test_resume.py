@@ -20,10 +20,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from distancing.storage import load
 
-# all that has a state: early stopping with its best parameters, hills, restarts, dropout, augmentation
+# all that has a state: early stopping with its best parameters, hills, jumps, restarts, dropout, augmentation
 RUN = [*TINY, "model=mobilenetv2", "model.width=0.1", "model.dropout=0.3", "epochs=9", "checkpoint_every=2",
        "scheduler=cosine", "optimizer.lr=0.05", "phases.descend.patience=2", "label_smoothing=0.1",
-       "penalty.sigma_unit=norm"]  # fmt: skip
+       "penalty.sigma_unit=norm", "phases.cycle.phases.settle.jump=0.5"]  # fmt: skip
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["distancing.experiment", "torch.utils.tensorboard", "sklearn.datasets"])
 

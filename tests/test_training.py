@@ -1,5 +1,6 @@
 """The training step and the phases, on real digits, against hand-written references."""
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from distancing.config import check
 from distancing.data import Epoch
 from distancing.storage import RunDirectory
+from distancing.theta import Theta, filter_direction
 from distancing.training import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, Trainer, train
 
 
@@ -88,7 +90,7 @@ def test_epoch_metrics_are_means_over_images() -> None:
     made.network.train = lambda *_: made.network  # type: ignore[method-assign]  # batch norm off: batches don't matter
     made.epoch(lambda: True)
     made.end_epoch()
-    scores = made.evaluate()["train"]
+    scores = made._evaluate("train")
     assert made.rows[0]["train/cross_entropy"] == pytest.approx(scores["loss"], rel=1e-5)
     assert made.rows[0]["train/accuracy"] == pytest.approx(scores["accuracy"])
 
@@ -103,9 +105,11 @@ def test_early_end_by_training_loss_leaves_its_epochs_to_the_rest(tmp_path: Any)
     assert len(made.rows) == 40
 
 
-def test_early_stopping_goes_back_to_the_best(tmp_path: Any) -> None:
+@pytest.mark.parametrize("folds", [[], ["dataset.validation_fraction=0", "dataset.folds=5", "dataset.fold=1"]])
+def test_early_stopping_goes_back_to_the_best(folds: list[str], tmp_path: Any) -> None:
     """Label noise by a huge learning rate makes the validation loss rise: the checkpoint is the best epoch's."""
-    made = drive(trainer("phases=distancing", "epochs=30", "phases.descend.patience=3", "optimizer.lr=0.3"), tmp_path)
+    settings = ["phases=distancing", "epochs=30", "phases.descend.patience=3", "optimizer.lr=0.3", *folds]
+    made = drive(trainer(*settings), tmp_path)
     losses = [row["validation/loss"] for row in made.rows if row["phase"] == "descend"]
     best = min(range(len(losses)), key=losses.__getitem__)
     assert len(losses) == best + 1 + 3
@@ -125,3 +129,63 @@ def test_learning_rates_over_a_run(overrides: list[str], restarts: list[int], tm
     lrs = [row["lr"] for row in made.rows]
     assert [i for i, lr in enumerate(lrs) if lr == 0.1] == restarts
     assert all(a > b for i, (a, b) in enumerate(itertools.pairwise(lrs)) if i + 1 not in restarts)
+
+
+def test_a_random_direction_moves_filters_by_their_norm() -> None:
+    """‖Δfilter‖ / ‖filter‖ is one number for all filters of all layers; biases and batch norms stay."""
+    network = trainer().network
+    named = {}
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        theta = Theta(network.to(memory_format=memory_format))
+        direction = filter_direction(theta, torch.Generator().manual_seed(1))
+        assert direction.norm().item() == pytest.approx(1, abs=1e-6)
+        named[memory_format] = theta.named(direction)
+    ratios = []
+    for name, value in theta.named(theta.vector).items():
+        moved = named[torch.channels_last][name]
+        torch.testing.assert_close(moved, named[torch.contiguous_format][name])
+        if value.dim() == 1:
+            assert not moved.any()
+        else:
+            ratios.append(moved.flatten(1).norm(dim=1) / value.flatten(1).norm(dim=1))
+    torch.testing.assert_close(torch.cat(ratios), ratios[0][0].expand(sum(map(len, ratios))))
+    assert sum(map(len, ratios)) > 40
+
+
+def test_a_jump_goes_its_length_once(tmp_path: Any) -> None:
+    """…at the start of its phase, without the velocity, in a direction that follows from (seed, epoch); a run that
+    goes on from then has it behind it."""
+    made = trainer("phases=jumps", "phases.cycle.phases.escape.jump=3")
+    made.epoch(lambda: True)
+    made.end_epoch()
+    before = made.theta.vector.clone()
+    assert made.optimizer.state
+    with RunDirectory(tmp_path) as directory:
+        made.end_phase(directory)
+        jump = made.theta.vector - before
+        assert made.phase_name == "escape-1"
+        assert jump.norm().item() == pytest.approx(3, rel=1e-5)
+        assert torch.equal(made.places[0], before)
+        assert not made.optimizer.state
+        other = trainer("phases=jumps", "phases.cycle.phases.escape.jump=3")
+        other.load_state_dict(made.state_dict(), directory)
+        for each in (other, made):
+            each.end_phase(directory)
+            assert each.phase_name == "settle-1"
+            assert torch.equal(each.theta.vector - before, jump)
+
+    def jumped(seed: int, epoch: int) -> torch.Tensor:
+        made.config, made.progress.phase, made.progress.epoch = dataclasses.replace(made.config, seed=seed), 1, epoch
+        made.theta.vector.copy_(before)
+        made._begin_phase()
+        return made.theta.vector - before
+
+    jumps = torch.stack([jumped(seed, epoch) for seed, epoch in ((1, 1), (1, 2), (0, 2), (2**32 - 1, 1), (0, 1))])
+    assert torch.equal(jumps[-1], jump)
+    assert (F.normalize(jumps) @ F.normalize(jumps).T - torch.eye(5)).abs().max() < 0.3
+
+
+def test_the_first_phase_may_jump() -> None:
+    made, plain = trainer("phases=single", "phases.train.jump=0.5"), trainer("phases=single")
+    assert (made.theta.vector - plain.theta.vector).norm().item() == pytest.approx(0.5, rel=1e-5)
+    assert torch.equal(made.start, plain.start)

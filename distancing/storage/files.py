@@ -68,6 +68,13 @@ def load(path: Path, device: "torch.device | str" = "cpu") -> Any:
         raise StorageError(f"{path} is damaged: {repr(error)[:80]}") from error
 
 
+def seal(path: Path) -> str:
+    """The checksum that `save` has put at the end of a file."""
+    with open(path, "rb") as file:
+        file.seek(-DIGEST, os.SEEK_END)
+        return file.read().decode(errors="replace")
+
+
 def sealed(archive: bytes) -> bytes:
     """The zip archive with a checksum of all of it for a comment, which any reader of such archives passes over.
 

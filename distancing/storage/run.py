@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from distancing.storage.files import StorageError, load, save, write
+from distancing.storage.files import StorageError, load, save, seal, write
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,7 @@ class RunDirectory:
     .hydra/config.yaml, .hydra/overrides.yaml    what was asked for
     state/EPOCH-STEP.pt       what a stopped run goes on from: the last two
     checkpoints/NAME.pt       the stored checkpoints, and `final`
+    checkpoints/logits/NAME.pt    what they say of each split's images
     metrics.csv               a row for each epoch
     events.out.tfevents.*     the same for TensorBoard
     result.json               written once, at the end
@@ -133,6 +134,20 @@ class RunDirectory:
 
     def checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.pt"
+
+    def save_logits(self, name: str, logits: dict[str, "torch.Tensor"]) -> None:
+        """What the stored checkpoint `name` says of images: their fingerprint → logits [N, C]. Can be made again."""
+        path = self.checkpoint(name)
+        save(path.parent / "logits" / path.name, {"checkpoint": seal(path), "logits": logits})
+
+    def load_logits(self, name: str) -> dict[str, "torch.Tensor"]:
+        """Empty if there are none, or none that can be read, or those of another checkpoint of this name."""
+        path = self.checkpoint(name)
+        try:
+            kept = load(path.parent / "logits" / path.name)
+            return dict(kept["logits"]) if kept["checkpoint"] == seal(path) else {}
+        except (StorageError, KeyError, TypeError, OSError):
+            return {}
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Numbers that are not finite, for which JSON has no word, become null."""

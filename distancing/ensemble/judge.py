@@ -1,0 +1,123 @@
+"""What an ensemble is worth: its scores on each split, beside its members', and how different these are."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distancing.config import Config
+from distancing.data import Data
+from distancing.ensemble import scores
+from distancing.ensemble.members import EnsembleError, Member
+from distancing.evaluate import predict, refresh_batch_norm
+
+Weights = str | Sequence[float]  # `equal`, `likelihood`, or one for each member
+
+
+def judge(
+    members: Sequence[Member],
+    device: torch.device,
+    weights: Weights = "equal",
+    refresh: bool = False,
+    common: Data | None = None,
+) -> dict[str, Any]:
+    """The ensemble of these members; README.md documents what is in it.
+
+    common: the images, as `images` gives them, where they are loaded already.
+    refresh: judge each member with batch-norm statistics computed anew. Raises EnsembleError for weights that
+    don't fit, DatasetError for images that can't be read, StorageError for a damaged checkpoint.
+    """
+    common = common or images(members[0].config, device)
+    logits: list[dict[str, Tensor]] = []
+    for member in members:  # one network at a time: only its logits stay
+        data = common
+        if member.config.dataset.folds:  # each sees the images as its own training images made it
+            own = images(member.config, device)
+            data = dataclasses.replace(common, mean=own.mean, std=own.std)
+        logits.append(member.logits(data, device, refresh))
+    labels = {name: split.labels.cpu() for name, split in common.splits.items()}
+    p = {name: scores.probabilities(torch.stack([each[name] for each in logits])) for name in labels}
+    w = _weights(weights, p, labels, len(members))
+    found: dict[str, Any] = {
+        "members": [member.name for member in members],
+        "weights": [float(each) for each in w],
+        "splits": {name: of_split(p[name], labels[name], w) for name in labels},
+    }
+    if len({member.config.model for member in members}) == 1:
+        places, ways = (torch.stack(each) for each in zip(*(m.way(device) for m in members), strict=True))
+        found["distances"] = scores.distances(places).tolist()
+        found["cosines"] = scores.cosines(ways, torch.zeros_like(ways[0])).tolist()
+        found["parameter_average"] = _parameter_average(members[0], _mean(members, device), common, device)
+    return found
+
+
+def images(config: Config, device: torch.device) -> Data:
+    """The images on which members of this config are judged: the training images each once, as they are. What is
+    trained with, and what is held out, differ from fold to fold: there, all but the test images together."""
+    whole = dataclasses.replace(config.dataset, augment=False, bootstrap=False, fold=None, folds=None).load(device)
+    if not config.dataset.folds:
+        return whole
+    own = dataclasses.replace(config.dataset, augment=False, bootstrap=False).load(device)
+    return dataclasses.replace(whole, mean=own.mean, std=own.std)
+
+
+def of_split(p: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
+    """Of the members' probabilities [M, N, C] on one split."""
+    each = [scores.scores(one, labels) for one in p]
+    v, c = scores.variance_and_covariance(p, labels)
+    growth = scores.growth(p, labels, weights)
+    return {
+        "members": each,
+        "ensemble": growth[-1],
+        "growth": growth,
+        "variance": v,
+        "covariance": c,
+        "correlation": scores.error_correlation(v, c) if v else math.nan,
+        "predicted_reduction": scores.predicted_reduction(v, c, len(p)) if v else math.nan,
+        "measured_reduction": scores.brier(scores.average(p), labels) / v if v else math.nan,
+        "disagreement": scores.disagreement(p).tolist(),
+        "mutual_information": scores.mutual_information(p, weights),
+    }
+
+
+def _weights(asked: Weights, p: dict[str, Tensor], labels: dict[str, Tensor], members: int) -> Tensor:
+    if asked == "equal":
+        return torch.full((members,), 1 / members, dtype=torch.float64)
+    if asked == "likelihood":
+        if "validation" not in p:
+            raise EnsembleError("weights by likelihood need a validation part: dataset.validation_fraction > 0")
+        return scores.likelihood_weights(p["validation"], labels["validation"])
+    weights = torch.tensor([float(each) for each in asked], dtype=torch.float64)
+    try:
+        scores.average(next(iter(p.values())), weights)
+    except ValueError as error:
+        raise EnsembleError(str(error)) from error
+    return weights / weights.sum()
+
+
+def _mean(members: Sequence[Member], device: torch.device) -> dict[str, Tensor]:
+    """The mean of all numbers in the members' state_dicts, in float64."""
+    mean: dict[str, Tensor] = {}
+    for member in members:
+        for name, value in member.network(device).state_dict().items():
+            if value.is_floating_point():
+                share = value.cpu().double() / len(members)
+                mean[name] = mean[name] + share if name in mean else share
+    return mean
+
+
+def _parameter_average(member: Member, average: dict[str, Tensor], data: Data, device: torch.device) -> dict[str, Any]:
+    """(Izmailov et al. 2018) Of the network at the mean of the members' parameters, which costs one network's time:
+    its scores on each split, its batch-norm statistics computed anew."""
+    network = member.network(device)
+    state = network.state_dict()
+    network.load_state_dict(state | {name: value.to(state[name].dtype) for name, value in average.items()})
+    autocast = member.config.autocast(device)
+    refresh_batch_norm(network, data, autocast)
+    found = {}
+    for name, split in data.splits.items():
+        found[name] = scores.scores(scores.probabilities(predict(network, data, split, autocast)), split.labels.cpu())
+    return found

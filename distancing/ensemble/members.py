@@ -1,0 +1,116 @@
+"""The members of an ensemble, from wherever they are: runs, sweeps and single checkpoint files."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from distancing.config import Config, read_config
+from distancing.data import Data
+from distancing.evaluate import predict, refresh_batch_norm
+from distancing.storage import RunDirectory, StorageError, SweepDirectory, load
+from distancing.theta import Theta
+
+
+class EnsembleError(Exception):
+    """These networks can't be one ensemble; the message is one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A stored network. name: the checkpoint's, with its run's before it where they are of several runs."""
+
+    name: str
+    file: Path
+    config: Config
+
+    def network(self, device: torch.device) -> nn.Module:
+        """Raises StorageError if the file is damaged, or of another network than its run's config says."""
+        dataset = self.config.dataset
+        network = self.config.model.build(dataset.image_shape, dataset.classes).to(device)
+        try:
+            network.load_state_dict(load(self.file, device)["network"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise StorageError(f"{self.file} is no network of its run's: {str(error).splitlines()[0]}") from error
+        return network
+
+    def way(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Where it is, θ [P], and how it came there from its run's initial parameters, θ − θ_0 [P]."""
+        dataset = self.config.dataset
+        place = Theta(self.network(device)).vector.cpu()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(self.config.seed)
+            start = Theta(self.config.model.build(dataset.image_shape, dataset.classes)).vector
+        return place, place - start
+
+    def logits(self, data: Data, device: torch.device, refresh: bool = False) -> dict[str, Tensor]:
+        """Of each split, float32 [N, C] on the CPU; computed once and kept beside the checkpoint.
+
+        refresh: with the batch norms' statistics computed anew, which is not kept.
+        """
+        directory, name = RunDirectory(self.file.parent.parent), self.file.stem
+        known = {} if refresh else directory.load_logits(name)
+        missing = {name: split for name, split in data.splits.items() if split.fingerprint not in known}
+        if missing:
+            network, autocast = self.network(device), self.config.autocast(device)
+            if refresh:
+                refresh_batch_norm(network, data, autocast)
+            known |= {split.fingerprint: predict(network, data, split, autocast) for split in missing.values()}
+        if missing and not refresh:
+            with contextlib.suppress(OSError):  # a folder that can't be written to is no reason not to judge
+                directory.save_logits(name, known)
+        return {name: known[split.fingerprint] for name, split in data.splits.items()}
+
+
+def find(what: Sequence[str | Path]) -> list[Member]:
+    """The members in these runs, in all runs of these sweeps, and in these checkpoint files, in this order, each once.
+
+    Of a run: its stored checkpoints, and the final network where that is another one. Raises EnsembleError for
+    what is none of these or does not fit, StorageError for a damaged file, ConfigError for a config that isn't one.
+    """
+    files: dict[Path, None] = {}
+    for each in map(Path, what):
+        if each.suffix == ".pt" and each.is_file():
+            files[each] = None
+        elif (each / "runs.jsonl").exists():
+            files |= dict.fromkeys(file for run in SweepDirectory(each).runs() for file in of_run(run.path))
+        elif (each / ".hydra/config.yaml").exists():
+            files |= dict.fromkeys(of_run(each))
+        else:
+            raise EnsembleError(f"{each} is neither a run's directory, nor a sweep's, nor a checkpoint's file")
+    configs = {run: read_config(run / ".hydra/config.yaml") for run in {file.parent.parent for file in files}}
+    alone = len(configs) == 1
+    members = [
+        Member(file.stem if alone else f"{file.parent.parent.name}/{file.stem}", file, configs[file.parent.parent])
+        for file in files
+    ]
+    if not members:
+        raise EnsembleError(f"there is no stored network in {', '.join(map(str, what))}")
+    fit(members)
+    return members
+
+
+def of_run(run: Path) -> list[Path]:
+    """A run's stored networks: as its result lists them, or where it is not done by the epochs that the files say."""
+    if result := RunDirectory(run).read_result():
+        places = [*result["checkpoints"], *([result["final"]] if result["final"] else [])]
+        if len(places) > 1 and places[-1]["epoch"] == places[-2]["epoch"]:
+            places.pop()  # the final network is the last checkpoint
+        return [run / place["file"] for place in places]
+    found = [(load(file)["epoch"], file.name, file) for file in (run / "checkpoints").glob("*.pt")]
+    return [file for *_, file in sorted(found)]
+
+
+def fit(members: Sequence[Member]) -> None:
+    """Raises EnsembleError unless all members have learned the same task from the same division of the images."""
+    first = members[0]
+    for other in members[1:]:
+        for key in ("train_images", "validation_fraction", "folds", "seed"):
+            a, b = (getattr(member.config.dataset, key) for member in (first, other))
+            if type(first.config.dataset) is not type(other.config.dataset):
+                key, a, b = "_target_", *(type(member.config.dataset).__name__ for member in (first, other))
+            if a != b:
+                raise EnsembleError(f"{first.name} has dataset.{key}={a}, but {other.name} has {b}: they don't fit")

@@ -1,0 +1,196 @@
+"""What a prediction is worth; and of an ensemble's members, how different they are and what their average gains.
+
+p: the members' probabilities [M, N, C], of M members on N images of C classes; q: one prediction [N, C]; labels: the
+true classes [N], int64. All in float64; no temporary is larger than p. ValueError: for no members, no images, labels
+that don't fit, and weights of the wrong number, negative, not finite or all 0.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LOG_FLOOR = math.log(math.ulp(0.0))  # −744.44, of the smallest positive float64
+PIECE = 2**12, 2**16  # images and parameters at a time, where members are compared with each other
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """The softmax over the last dimension, in float64, of logits [.., C] of any precision."""
+    return torch.softmax(logits, -1, dtype=torch.float64)
+
+
+def average(p: Tensor, weights: Tensor | None = None) -> Tensor:
+    """(1.2.4) p_c = Σ_i w_i p_ci, [N, C], with weights [M] ≥ 0 normalised to the sum 1 (None: equal ones)."""
+    *_, last = _averages(p, _weights(p, weights))
+    return last
+
+
+def growth(p: Tensor, labels: Tensor, weights: Tensor | None = None) -> list[dict[str, float]]:
+    """The scores of the first 1, 2, …, M members together, in memory for one; the last are those of `average`.
+    Members count equally for as long as all their weights are 0."""
+    return [scores(q, labels) for q in _averages(p, _weights(p, weights))]
+
+
+def scores(q: Tensor, labels: Tensor) -> dict[str, float]:
+    """accuracy, nll, brier and ece of the prediction."""
+    return {
+        "accuracy": accuracy(q, labels),
+        "nll": negative_log_likelihood(q, labels),
+        "brier": brier(q, labels),
+        "ece": expected_calibration_error(q, labels),
+    }
+
+
+def accuracy(q: Tensor, labels: Tensor) -> float:
+    """The share of images whose most probable class (the first of several) is the true one."""
+    _check(q, labels)
+    return float((q.argmax(1) == labels).double().mean())
+
+
+def negative_log_likelihood(q: Tensor, labels: Tensor) -> float:
+    """−log q_y, mean over the images, in nats. A q_y that underflowed to 0 counts as the smallest positive float64,
+    5e-324, so that no image costs more than 744.44."""
+    _check(q, labels)
+    return -float(q.gather(1, labels[:, None]).log().clamp(min=LOG_FLOOR).mean())
+
+
+def brier(q: Tensor, labels: Tensor) -> float:
+    """(Brier 1950) Σ_c (q_c − y_c)² for the one-hot y, mean over the images: between 0 and 2."""
+    _check(q, labels)
+    return float((q - F.one_hot(labels, q.shape[1])).square_().sum(1).mean())
+
+
+def expected_calibration_error(q: Tensor, labels: Tensor) -> float:
+    """(Guo et al. 2017) Σ_b n_b/N · |accuracy − mean confidence|, over 15 bins of equal width in the confidence,
+    the largest probability. Bins are (lo, hi], with correctly rounded edges: a confidence of 1/3 is in (4/15, 5/15].
+    """
+    _check(q, labels)
+    confidence, predicted = q.max(1)
+    edges = torch.arange(1, 15, dtype=q.dtype, device=q.device) / 15
+    excess = confidence - (predicted == labels).to(q.dtype)
+    return float(q.new_zeros(15).index_add_(0, torch.bucketize(confidence, edges), excess).abs().sum() / len(q))
+
+
+def error_covariance(p: Tensor, labels: Tensor) -> Tensor:
+    """E[e_i · e_j] [M, M] of the members' errors e_i = p_i − y (y one-hot): E over the images, · summed over classes.
+
+    The errors are not centred: (1.14) assumes a mean of 0. So the diagonal holds the members' Brier scores, and the
+    mean of all entries, which is the variance of the equal average's error, is that average's Brier score.
+    """
+    _check(p, labels, members=True)
+    total = p.new_zeros(len(p), len(p))
+    for part, true in zip(p.split(PIECE[0], 1), labels.split(PIECE[0]), strict=True):
+        errors = (part - F.one_hot(true, p.shape[2])).flatten(1)
+        total += errors @ errors.T
+    return total / len(labels)
+
+
+def variance_and_covariance(p: Tensor, labels: Tensor) -> tuple[float, float]:
+    """v and c of (1.14): means of `error_covariance` on and off its diagonal. A single member has no c: NaN."""
+    matrix = error_covariance(p, labels)
+    return float(matrix.diagonal().mean()), float(matrix[~torch.eye(len(p), dtype=torch.bool, device=p.device)].mean())
+
+
+def predicted_reduction(v: float, c: float, k: int) -> float:
+    """(1.14) (v/k + (k − 1)/k · c) / v: what averaging k members leaves of their v; 1 for one, whatever its c.
+
+    Measured, it is the Brier score of the members' equal average over the mean of theirs. On the images of which v and
+    c are, the two are the same number, by `error_covariance`. ZeroDivisionError for v = 0.
+    """
+    return (v / k + ((k - 1) / k * c if k > 1 else 0.0)) / v
+
+
+def error_correlation(v: float, c: float) -> float:
+    """c/v: 1 if averaging gains nothing, 0 if it divides v by k. ZeroDivisionError for v = 0."""
+    return c / v
+
+
+def disagreement(p: Tensor) -> Tensor:
+    """[M, M]: the share of images for which the most probable classes of two members differ."""
+    _check(p, members=True)
+    predicted = p.argmax(2)
+    return torch.stack([(predicted != row).to(p.dtype).mean(1) for row in predicted])
+
+
+def mutual_information(p: Tensor, weights: Tensor | None = None) -> float:
+    """(Depeweg et al. 2018; BALD) H(Σ_i w_i p_i) − Σ_i w_i H(p_i) ≥ 0, mean over the images, in nats."""
+    w = _weights(p, weights)
+    entropies = torch.stack([torch.special.entr(q).sum(1).mean() for q in (average(p, w), *p)])
+    return max(0.0, float(entropies[0] - w @ entropies[1:]))  # rounding can leave −1e-16
+
+
+def likelihood_weights(p: Tensor, labels: Tensor) -> Tensor:
+    """Weights [M] ≥ 0 with the sum 1 that minimise the negative log likelihood of Σ_i w_i p_i, on validation images.
+
+    By EM for a mixture's weights, from equal ones: w_i ← mean_n w_i p_i[n, y_n] / Σ_j w_j p_j[n, y_n]. The problem is
+    convex; each step stays on the simplex and makes nothing worse, with no step size to choose. Ends when a step gains
+    less than 1e-10 nats, or after 10,000. Deterministic.
+    """
+    _check(p, labels, members=True)
+    likelihood = p[:, torch.arange(len(labels), device=p.device), labels]
+    best = likelihood.amax(0)  # only ratios matter: nothing underflows, and where all have 0 an image says nothing
+    likelihood = (likelihood / best)[:, best != 0]
+    weights, last = _weights(p, None), math.inf
+    for _ in range(10_000):
+        mixture = weights @ likelihood
+        nll = -float(mixture.log().mean())
+        if not last - nll >= 1e-10:
+            break
+        weights, last = weights * (likelihood @ mixture.reciprocal()), nll
+        weights /= weights.sum()
+    return weights
+
+
+def cosines(theta: Tensor, start: Tensor) -> Tensor:
+    """[M, M]: between the directions θ_i − θ_0, for θ [M, P] and θ_0 = `start` [P]; 0 with a θ_i that is θ_0."""
+    products = torch.zeros(len(theta), len(theta), dtype=torch.float64, device=theta.device)
+    for part, origin in zip(theta.split(PIECE[1], 1), start.split(PIECE[1]), strict=True):
+        directions = part.double() - origin.double()
+        products += directions @ directions.T
+    lengths = products.diagonal().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    return (products / lengths / lengths[:, None]).clamp(-1, 1)
+
+
+def distances(theta: Tensor) -> Tensor:
+    """[M, M]: ‖θ_i − θ_j‖ for θ [M, P], from direct differences (see `distancing.distances.Euclidean`)."""
+    squares = torch.zeros(len(theta), len(theta), dtype=torch.float64, device=theta.device)
+    for part in theta.split(PIECE[1], 1):
+        rows = part.double()
+        squares += torch.stack([(rows - row).square_().sum(1) for row in rows])
+    return squares.sqrt()
+
+
+def _averages(p: Tensor, weights: Tensor) -> Iterator[Tensor]:
+    """The averages of the first 1, 2, …, M members, each in the place of the one before it: a convex combination of
+    that one and the next member, so that no digits of small weights are lost."""
+    mean, total = p[0].clone(), float(weights[0])
+    yield mean
+    for k, (q, weight) in enumerate(zip(p[1:], weights[1:].tolist(), strict=True), start=2):
+        before, total = total, total + weight
+        mean.mul_(before / total if total else 1 - 1 / k).add_(q, alpha=weight / total if total else 1 / k)
+        yield mean
+
+
+def _weights(p: Tensor, weights: Tensor | None) -> Tensor:
+    """The weights, with the sum 1."""
+    _check(p, members=True)
+    weights = p.new_ones(len(p)) if weights is None else weights.to(p)
+    if weights.shape != (len(p),):
+        raise ValueError(f"weights of shape {list(weights.shape)} for {len(p)} members")
+    if not weights.isfinite().all() or (weights < 0).any() or not weights.any():
+        raise ValueError(f"weights {weights.tolist()}: each must be finite and not negative, and one positive")
+    weights = weights / weights.max()  # so that the sum can't overflow
+    return weights / weights.sum()
+
+
+def _check(p: Tensor, labels: Tensor | None = None, members: bool = False) -> None:
+    """Probabilities [N, C], or [M, N, C] of `members`, and their labels. Raises ValueError."""
+    shape = list(p.shape)
+    if p.ndim != 2 + members or not p.numel():
+        raise ValueError(f"no {'members or ' * members}images: probabilities of shape {shape}")
+    if labels is not None and list(labels.shape) != shape[-2:-1]:
+        raise ValueError(f"labels of shape {list(labels.shape)} for probabilities of shape {shape}")
+    if labels is not None and (labels.min() < 0 or labels.max() >= shape[-1]):
+        raise ValueError(f"labels from {labels.min()} to {labels.max()} for {shape[-1]} classes")

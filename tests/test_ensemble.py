@@ -1,0 +1,185 @@
+"""Ensembles of real runs on digits: members from anywhere, judged as their stored networks say."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, launched, only_run, result, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn import functional as F
+
+from distancing.config import read_config
+from distancing.ensemble.__main__ import main as cli
+from distancing.ensemble.judge import judge
+from distancing.ensemble.members import EnsembleError, find
+from distancing.evaluate import refresh_batch_norm
+from distancing.experiment import main
+from distancing.storage import load
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run with four places, one more seed, another network, bags and folds."""
+    made = {}
+    kinds = {
+        "cycles": [], "seed": ["phases=single", "seed=1"], "mlp": ["phases=single", "model=mlp", "model.width=8"],
+        "other": ["phases=single", "dataset.seed=5"],
+        **{f"bag{i}": ["phases=single", "dataset.bootstrap=true", f"dataset.bootstrap_seed={i}"] for i in (0, 1)},
+        **{f"fold{i}": ["phases=single", "dataset.folds=2", f"dataset.fold={i}", "dataset.validation_fraction=0"]
+           for i in (0, 1)},
+    }  # fmt: skip
+    for kind, overrides in kinds.items():
+        folder = tmp_path_factory.mktemp(kind)
+        width = [] if "model=mlp" in overrides else ["model.width=2"]
+        plain = [each for each in TINY if not each.startswith("model.width")]
+        assert start(*plain, *width, "epochs=8", "optimizer.lr=0.1", *overrides, f"runs={folder}") == 0
+        made[kind] = only_run(folder)
+    return made
+
+
+def test_a_run_judges_what_it_leaves_behind(runs: dict[str, Path]) -> None:
+    """From the stored networks alone: the average of their probabilities, and the network at their mean."""
+    run = runs["cycles"]
+    found = result(run)["ensemble"]
+    assert found["members"] == ["descend", "settle-1", "settle-2", "settle-3"]
+    config = read_config(run / ".hydra/config.yaml")
+    data = dataclasses.replace(config.dataset, augment=False).load(CPU)
+    stored = [load(run / f"checkpoints/{name}.pt")["network"] for name in found["members"]]
+    network = config.model.build(config.dataset.image_shape, config.dataset.classes).eval()
+    for split, images in data.splits.items():
+        probabilities = []
+        for state in stored:
+            network.load_state_dict(state)
+            with torch.no_grad():
+                probabilities.append(network(data.normalise(images.images)).double().softmax(1))
+        q = torch.stack(probabilities).mean(0)
+        says = found["splits"][split]["ensemble"]
+        assert says["accuracy"] == pytest.approx((q.argmax(1) == images.labels).double().mean().item())
+        assert says["nll"] == pytest.approx(F.nll_loss(q.log(), images.labels).item(), rel=1e-5)
+        assert found["splits"][split]["predicted_reduction"] == pytest.approx(
+            found["splits"][split]["measured_reduction"], rel=1e-9
+        )
+
+    mean = {name: torch.stack([state[name].double() for state in stored]).mean(0).to(stored[0][name].dtype)
+            for name in stored[0]}  # fmt: skip
+    network.load_state_dict(mean)
+    refresh_batch_norm(network, data, config.autocast(CPU))
+    with torch.no_grad():  # all training images are one batch: their own statistics
+        inputs = data.normalise(data.train.images)
+        after = network(inputs)
+        torch.testing.assert_close(after, network.train()(inputs), rtol=0.05, atol=0.05)  # but for n/(n − 1)
+    accuracy = (after.argmax(1) == data.train.labels).double().mean().item()
+    assert found["parameter_average"]["train"]["accuracy"] == pytest.approx(accuracy)
+    assert found["distances"][0][1] == pytest.approx(result(run)["checkpoints"][0]["distances"]["settle-1"], rel=1e-5)
+    assert found["cosines"][2][2] == pytest.approx(1)
+    events = EventAccumulator(str(run)).Reload()
+    assert [e.step for e in events.Scalars("ensemble/test/accuracy")] == [1, 2, 3, 4]
+    assert "ensemble" in events.Tags()["images"]
+
+
+def test_members_from_anywhere(runs: dict[str, Path]) -> None:
+    several = find([runs["cycles"], runs["seed"], runs["mlp"], runs["seed"] / "checkpoints/final.pt"])
+    assert [member.name.split("/")[1] for member in several] == [
+        "descend",
+        *(f"settle-{i}" for i in (1, 2, 3)),
+        "final",
+        "final",
+    ]
+    found = judge(several, CPU)
+    assert "distances" not in found  # other architectures have none
+    backwards = judge(several[::-1], CPU)
+    for a, b in zip(found["splits"].values(), backwards["splits"].values(), strict=True):
+        assert a["ensemble"] == pytest.approx(b["ensemble"])
+        assert a["correlation"] == pytest.approx(b["correlation"])
+    (alone,) = find([runs["cycles"] / "checkpoints/settle-2.pt"])
+    weighted = judge(find([runs["cycles"]]), CPU, [0, 0, 3, 0])
+    assert weighted["splits"]["test"]["ensemble"] == pytest.approx(judge([alone], CPU)["splits"]["test"]["ensemble"])
+    assert weighted["weights"] == [0, 0, 1, 0]
+    likely = judge(find([runs["cycles"]]), CPU, "likelihood")["splits"]["validation"]
+    assert likely["ensemble"]["nll"] <= min(each["nll"] for each in likely["members"]) + 1e-6
+
+
+def test_bags_and_folds_are_judged_on_common_images(runs: dict[str, Path]) -> None:
+    bags = judge(find([runs["bag0"], runs["bag1"]]), CPU)["splits"]
+    assert set(bags) == {"train", "validation", "test"}
+    assert result(runs["bag0"])["metrics"]["test"]["accuracy"] == pytest.approx(bags["test"]["members"][0]["accuracy"])
+    folds = judge(find([runs["fold0"], runs["fold1"]]), CPU)["splits"]
+    assert set(folds) == {"train", "test"}
+    for i in (0, 1):  # each normalises with its own training images
+        assert result(runs[f"fold{i}"])["metrics"]["test"]["loss"] == pytest.approx(
+            folds["test"]["members"][i]["nll"], rel=1e-5
+        )
+
+
+def test_logits_are_computed_once(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = shutil.copytree(runs["cycles"], tmp_path / runs["cycles"].name)
+    before = judge(find([run]), CPU)
+    monkeypatch.setattr("distancing.ensemble.members.predict", lambda *_: pytest.fail("computed again"))
+    assert judge(find([run]), CPU) == before
+    monkeypatch.undo()
+    kept = run / "checkpoints/logits/descend.pt"
+    kept.write_bytes(b"damaged")
+    assert judge(find([run]), CPU) == before
+    shutil.copy(run / "checkpoints/settle-1.pt", run / "checkpoints/descend.pt")  # another network: not its logits
+    assert judge(find([run]), CPU)["splits"]["test"]["disagreement"][0][1] == 0
+    refreshed = judge(find([run]), CPU, refresh=True)
+    assert refreshed["splits"]["test"]["members"] != before["splits"]["test"]["members"]
+
+
+def test_what_does_not_fit_is_said(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(runs["seed"], tmp_path / runs["seed"].name)
+    broken = tmp_path / runs["seed"].name / "checkpoints/final.pt"
+    shutil.rmtree(broken.parent / "logits")
+    broken.write_bytes(broken.read_bytes()[:-9])
+    for arguments, said in (
+        ([str(tmp_path)], f"{tmp_path} is neither a run's directory, nor a sweep's, nor a checkpoint's file"),
+        ([str(runs["seed"]), str(runs["other"])], "dataset.seed=0, but"),
+        ([str(broken)], f"{broken} is damaged"),
+        ([str(runs["cycles"]), "--weights", "1,2"], "weights of shape [2] for 4 members"),
+        ([str(runs["cycles"]), "--weights", "1,2,-1,0"], "each must be finite and not negative"),
+        ([str(runs["cycles"]), "--weights", "many"], "--weights=many: equal, likelihood, or one number"),
+        ([str(runs["fold0"]), "--weights", "likelihood"], "weights by likelihood need a validation part"),
+    ):
+        assert cli(arguments) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ")
+        assert said in err
+        assert err.count("\n") == 1
+    with pytest.raises(EnsembleError, match="there is no stored network"):
+        find([])
+
+
+def test_the_command(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers, picture = tmp_path / "numbers.json", tmp_path / "picture.png"
+    assert cli([str(runs["cycles"]), "--json", str(numbers), "--picture", str(picture)]) == 0
+    said = capsys.readouterr().out
+    found: dict[str, Any] = json.loads(numbers.read_text())
+    assert f"{found['splits']['test']['ensemble']['accuracy']:.2%}" in said
+    assert f"{found['splits']['test']['correlation']:.4f}" in said
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_kinds_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs with several networks by themselves, and single ones in groups of as many, in the order of their seeds."""
+    monkeypatch.chdir(tmp_path)
+    cases = ("+hydra.sweeper.cases={together:{seed:[0,1],phases:snapshot,phases.cycle.times:2,penalty:none,epochs:4},"
+             "apart:{seed:[0,1,2,3],phases:single,epochs:2}}")  # fmt: skip
+    launched(*TINY, cases, task=lambda cfg: float(main(cfg)[0]))
+    numbers = tmp_path / "numbers.json"
+    assert cli(["--compare", "it", "--json", str(numbers)]) == 0
+    said = capsys.readouterr().out
+    found = json.loads(numbers.read_text())
+    assert [[len(each["members"]) for each in kind] for kind in found.values()] == [[2, 2], [2, 2]]
+    assert {each["total_epochs"] for kind in found.values() for each in kind} == {4}
+    (apart,) = (kind for name, kind in found.items() if "phases=single" in name)
+    assert [name.split("-seed")[1][0] for each in apart for name in each["members"]] == ["0", "1", "2", "3"]
+    mean = sum(each["splits"]["test"]["ensemble"]["accuracy"] for each in apart) / 2
+    assert f"{100 * mean:.2f} ±" in said

@@ -1,0 +1,190 @@
+"""An ensemble's scores against scikit-learn, torchmetrics, SciPy and plain loops; and (1.14) on errors made for it."""
+
+import functools
+import itertools
+import math
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import special
+from sklearn.metrics import accuracy_score, log_loss
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+from distancing.ensemble import scores
+from distancing.ensemble.scores import average, brier, growth, likelihood_weights, negative_log_likelihood
+
+float64 = functools.partial(torch.tensor, dtype=torch.float64)
+SMALL = patch.object(scores, "PIECE", (3, 4))  # several pieces, the last one shorter
+
+
+@st.composite
+def ensembles(draw: Any) -> tuple[Any, Tensor]:
+    """Logits [M, N, C] of float32, with ties and values that underflow, and labels."""
+    m, n, c = draw(st.integers(1, 5)), draw(st.integers(1, 11)), draw(st.integers(2, 5))
+    small, extreme = st.floats(-4, 4, width=32), st.sampled_from([0.0, 1.0, 80.0, -745.0, -1e4, 3e38])
+    elements = draw(st.sampled_from([small, st.one_of(small, extreme)]))
+    logits = draw(hnp.arrays(np.float32, (m, n, c), elements=elements, fill=st.nothing()))
+    return logits, torch.tensor(draw(st.lists(st.integers(0, c - 1), min_size=n, max_size=n)))
+
+
+def by_hand(q: Any, labels: Any) -> dict[str, float]:
+    """The scores by loops over images and bins."""
+    n, classes = q.shape
+    squares = [(q[i, c] - (c == labels[i])) ** 2 for i in range(n) for c in range(classes)]
+    ece, confidence, right = 0.0, q.max(1), q.argmax(1) == labels
+    for k in range(15):
+        inside = (confidence > k / 15) & (confidence <= (k + 1) / 15)
+        if inside.any():
+            ece += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    nll = -sum(math.log(q[i, labels[i]] or 5e-324) for i in range(n)) / n
+    return {"accuracy": right.mean(), "nll": nll, "brier": sum(squares) / n, "ece": ece}
+
+
+@given(ensembles())
+@settings(max_examples=150, deadline=None)
+def test_scores_of_a_prediction(ensemble: tuple[Any, Tensor]) -> None:
+    """Where they agree: scikit-learn clips probabilities at 2e-16, torchmetrics has bins [lo, hi) in float32."""
+    logits, labels = ensemble
+    p, classes = scores.probabilities(torch.tensor(logits)), range(logits.shape[2])
+    np.testing.assert_allclose(p, special.softmax(logits.astype(np.float64), 2), rtol=1e-12, atol=1e-300)
+    for q in p:
+        found = scores.scores(q, labels)
+        assert found == pytest.approx(by_hand(q.numpy(), labels.numpy()), rel=1e-9, abs=1e-12)
+        assert found["accuracy"] == accuracy_score(labels, q.argmax(1))
+        total = multiclass_accuracy(q, labels, num_classes=len(classes), average="micro")
+        assert found["accuracy"] == pytest.approx(float(total), abs=1e-6)
+        if q[range(len(q)), labels].min() > 1e-15:
+            assert found["nll"] == pytest.approx(log_loss(labels, q, labels=classes), abs=1e-12)
+        edges = q.amax(1) * 15
+        if ((edges - edges.round()).abs() > 1e-4).all():
+            ece = multiclass_calibration_error(q, labels, num_classes=len(classes), n_bins=15, norm="l1")
+            assert found["ece"] == pytest.approx(float(ece), abs=1e-6)
+
+
+def test_scores_at_the_limits() -> None:
+    q, labels = float64([[1, 0], [1, 0]]), torch.tensor([1, 0])
+    assert scores.scores(q, labels) == pytest.approx({"accuracy": 0.5, "nll": 744.44007 / 2, "brier": 1, "ece": 0.5})
+    third, wrong = [1 / 3, 1 / 3, 1 / 3], [0.38, 0.31, 0.31]  # on an edge, and in the bin above: nothing cancels
+    ece = scores.expected_calibration_error(float64([third, wrong]), torch.tensor([0, 1]))
+    assert ece == pytest.approx((2 / 3 + 0.38) / 2)
+
+
+@given(ensembles(), st.lists(st.sampled_from([0.0, 1e-9, 0.3, 1.0]), min_size=4, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_members_together(ensemble: tuple[Any, Tensor], numbers: list[float]) -> None:
+    p, labels = scores.probabilities(torch.tensor(ensemble[0])), ensemble[1]
+    weights = float64([*numbers, 0.3])[-len(p) :]
+    w, q = weights.numpy() / math.fsum(weights), average(p, weights)
+    np.testing.assert_allclose(q, np.einsum("m,mnc->nc", w, p.numpy()), rtol=1e-12, atol=1e-300)
+    torch.testing.assert_close(average(p.flip(0), weights.flip(0)), q, rtol=1e-12, atol=1e-300)
+    torch.testing.assert_close(average(p), p.mean(0))
+    torch.testing.assert_close(average(p, 1e308 * torch.ones(len(p)).double()), p.mean(0))
+    for one, member in zip(torch.eye(len(p)), p, strict=True):
+        assert torch.equal(average(p, one), member)
+    grown = growth(p, labels, weights)
+    assert grown[-1] == scores.scores(q, labels)
+    for k, found in enumerate(grown, 1):
+        first = average(p[:k], weights[:k] if weights[:k].any() else None)
+        assert found["nll"] == pytest.approx(negative_log_likelihood(first, labels))
+
+    divergences = special.rel_entr(p.numpy(), q.numpy()).sum(2).mean(1)[w > 0]  # KL(p_i ‖ q)
+    assert scores.mutual_information(p, weights) == pytest.approx(divergences @ w[w > 0], abs=1e-9)
+    assert 0 <= scores.mutual_information(p) <= math.log(p.shape[2]) + 1e-12
+    assert scores.mutual_information(p[:1].expand_as(p), weights) < 1e-12
+
+    errors = p.numpy() - np.eye(p.shape[2])[labels]
+    with SMALL:
+        matrix, (v, c) = scores.error_covariance(p, labels), scores.variance_and_covariance(p, labels)
+    np.testing.assert_allclose(matrix, np.einsum("inc,jnc->ij", errors, errors) / len(labels), atol=1e-12)
+    assert v == pytest.approx(np.mean([brier(each, labels) for each in p]), abs=1e-12)
+    assert brier(average(p), labels) == pytest.approx(float(matrix.mean()), abs=1e-12)
+    if v > 1e-9:  # (1.14): measured on the same images, it is what is predicted
+        assert scores.predicted_reduction(v, c, len(p)) == pytest.approx(brier(average(p), labels) / v, abs=1e-9)
+    tops = p.numpy().argmax(2)
+    assert scores.disagreement(p).tolist() == [[pytest.approx(np.mean(a != b)) for b in tops] for a in tops]
+
+
+@pytest.mark.parametrize("k", [2, 3, 6])
+def test_reduction_of_errors_made_for_it(k: int) -> None:
+    """(1.14) Nothing for identical members; 1/k for errors of ±0.1 in all combinations, hence uncorrelated."""
+    signs = float64(list(itertools.product((-1, 1), repeat=k)))
+    labels = torch.arange(len(signs)) % 3
+    p = torch.eye(3).double()[labels] + 0.1 * signs.T[:, :, None] * float64([1, -1, 0])
+    for members, correlation, left in ((p, 0.0, 1 / k), (p[:1].expand_as(p), 1.0, 1.0)):
+        v, c = scores.variance_and_covariance(members, labels)
+        assert v == pytest.approx(0.02)
+        assert scores.error_correlation(v, c) == pytest.approx(correlation, abs=1e-12)
+        assert scores.predicted_reduction(v, c, k) == pytest.approx(left)
+        assert brier(average(members), labels) / v == pytest.approx(left)
+    assert scores.predicted_reduction(*scores.variance_and_covariance(p[:1], labels), 1) == 1
+
+
+@given(ensembles(), st.integers(0, 99))
+@settings(max_examples=100, deadline=None)
+def test_weights_of_the_greatest_likelihood(ensemble: tuple[Any, Tensor], seed: int) -> None:
+    p, labels = scores.probabilities(torch.tensor(ensemble[0])), ensemble[1]
+    weights = likelihood_weights(p, labels)
+    assert weights.min() >= 0
+    assert weights.sum() == pytest.approx(1)
+    found = negative_log_likelihood(average(p, weights), labels)
+    assert found <= negative_log_likelihood(average(p), labels) + 1e-12
+    others = np.random.default_rng(seed).dirichlet(np.full(len(p), 0.5), 20)
+    for other in (*torch.tensor(others), *torch.eye(len(p)).double()):  # a step that gains 1e-10 is about 1e-5 from it
+        assert found <= negative_log_likelihood(average(p, other), labels) + 1e-4
+
+
+def test_all_weight_on_who_is_always_right() -> None:
+    labels = torch.arange(40) % 4
+    p = scores.probabilities(torch.randn(3, 40, 4, generator=torch.Generator().manual_seed(0)))
+    p[1] = torch.eye(4).double()[labels]
+    assert likelihood_weights(p, labels)[1] > 1 - 1e-6
+    torch.testing.assert_close(likelihood_weights(p[:1].expand_as(p), labels), float64([1 / 3] * 3))
+
+
+def test_places() -> None:
+    """Directions and distances, also of places so near each other that the expanded form has no digit left."""
+    near = 1e-4 * torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
+    theta = torch.cat([torch.ones(1, 10), 1 + near])
+    exact, start = theta.double().numpy(), theta[0].double().numpy()
+    with SMALL:
+        found, cosines = scores.distances(theta), scores.cosines(theta, theta[0])
+    np.testing.assert_allclose(found, np.linalg.norm(exact[:, None] - exact, axis=2), rtol=1e-12)
+    directions = (exact - start)[1:] / np.linalg.norm((exact - start)[1:], axis=1, keepdims=True)
+    np.testing.assert_allclose(cosines[1:, 1:], directions @ directions.T, rtol=1e-12, atol=1e-12)
+    assert not cosines[0].any()  # nobody has a direction there
+    assert cosines.diagonal().max() <= 1
+
+
+def test_what_is_refused() -> None:
+    p, labels = torch.full((3, 5, 4), 0.25).double(), torch.zeros(5, dtype=torch.int64)
+    refused: dict[str, list[Any]] = {
+        r"weights of shape .* for 3 members": [[1, 1], [1, 1, 1, 1], 1],
+        "finite and not negative, and one positive": [[1, -1, 1], [0, 0, 0], [1, math.nan, 1], [1, math.inf, 1]],
+    }
+    for function in (average, scores.mutual_information):
+        with pytest.raises(ValueError, match="no members"):
+            function(p[:0])
+        for message, weights in ((message, weights) for message, each in refused.items() for weights in each):
+            with pytest.raises(ValueError, match=message):
+                function(p, float64(weights))
+    with pytest.raises(ValueError, match="no members"):
+        scores.disagreement(p[:0])
+    for labelled in (growth, scores.error_covariance, likelihood_weights):
+        with pytest.raises(ValueError, match="no members"):
+            labelled(p[:0], labels)
+        for n in (1, 4, 6):
+            with pytest.raises(ValueError, match=rf"labels of shape \[{n}\]"):
+                labelled(p, labels.new_zeros(n))
+    for score in (scores.accuracy, negative_log_likelihood, brier, scores.expected_calibration_error):
+        for bad in (-1, 4):
+            with pytest.raises(ValueError, match=f"labels from {bad} to {bad} for 4 classes"):
+                score(p[0], labels + bad)
+        with pytest.raises(ValueError, match="no images"):
+            score(p[0, :0], labels[:0])
