@@ -177,9 +177,10 @@ def test_kinds_side_by_side(
     assert cli(["--compare", "it", "--json", str(numbers)]) == 0
     said = capsys.readouterr().out
     found = json.loads(numbers.read_text())
-    assert [[len(each["members"]) for each in kind] for kind in found.values()] == [[2, 2], [2, 2]]
-    assert {each["total_epochs"] for kind in found.values() for each in kind} == {4}
-    (apart,) = (kind for name, kind in found.items() if "phases=single" in name)
+    assert [(len(each["members"]), each["total_epochs"]) for each in found] == [(2, 4)] * 4
+    apart = [each for each in found if "phases=single" in each["kind"]]
     assert [name.split("-seed")[1][0] for each in apart for name in each["members"]] == ["0", "1", "2", "3"]
     mean = sum(each["splits"]["test"]["ensemble"]["accuracy"] for each in apart) / 2
     assert f"{100 * mean:.2f} ±" in said
+    assert cli(["--compare", "it", "--members", "4", "--json", str(numbers)]) == 0
+    assert [each["k"] for each in json.loads(numbers.read_text())] == [2, 2, 4]

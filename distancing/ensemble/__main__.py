@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -35,15 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = torch.device(args.device)
         if args.compare:
             runs = [run for each in args.what for run in find_sweep(each).runs()]
-            found = compare.compare(compare.ensembles(runs, args.members), device, args.weights)
-            console.print(compare.table(found))
+            side_by_side = compare.compare(compare.ensembles(runs, args.members), device, args.weights)
+            console.print(compare.table(side_by_side))
+            numbers: Any = side_by_side
         else:
             found = judge(find(args.what), device, _weights(args.weights), args.refresh_batch_norm)
             console.print(show.table(found))
             if args.picture:
                 show.write_picture(found, args.picture)
+            numbers = found
         if args.json:
-            args.json.write_text(json.dumps(found, indent=2) + "\n")
+            args.json.write_text(json.dumps(numbers, indent=2) + "\n")
     except (EnsembleError, ConfigError, DatasetError, StorageError, SweepError, OSError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
         return 2

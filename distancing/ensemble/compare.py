@@ -2,8 +2,8 @@
 
 import dataclasses
 import statistics
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,52 +31,55 @@ class Ensemble:
 
     kind: str
     runs: tuple[Path, ...]
+    members: int
     epochs: int
 
 
-def ensembles(runs: Sequence[Listed], members: int | None = None) -> Iterator[Ensemble]:
-    """Of a sweep's finished runs: one that stored several networks is an ensemble by itself; those that stored one
-    are taken together, as many as `members` at a time (None: as the others have), in the order of their seeds.
+def ensembles(runs: Sequence[Listed], members: int | None = None) -> list[Ensemble]:
+    """Of a sweep's finished runs: one that stored several networks is an ensemble by itself. Those that stored one are
+    taken together in the order of the list, as many as another ensemble has members and for as many epochs in all.
 
-    Raises EnsembleError if nobody says how many.
+    members: take so many together instead, whatever it costs. Raises EnsembleError if nobody says how many.
     """
     done = [run for run in runs if (RunDirectory(run.path).read_result() or {}).get("status") == "finished"]
     common = set.intersection(*(set(run.overrides) for run in done)) if done else set()
-    stored = {run: len(of_run(run.path)) for run in done}
-    single: dict[str, list[Listed]] = defaultdict(list)
+    found: list[Ensemble] = []
+    single: dict[tuple[str, int], list[Path]] = defaultdict(list)
     for run in done:
-        kind = " ".join(o for o in run.overrides if o not in common and o.split("=")[0].lstrip("+") not in APART)
-        if stored[run] > 1:
-            yield Ensemble(kind, (run.path,), run.epochs)
+        apart = (o for o in run.overrides if o not in common and o.split("=")[0].lstrip("+") not in APART)
+        kind = " ".join(o for o in apart if not o.startswith(("epochs=", "phases.cycle.times=")))
+        stored = len(of_run(run.path))
+        if stored > 1:
+            found.append(Ensemble(kind, (run.path,), stored, run.epochs))
         else:
-            single[kind].append(run)
-    size = members or max(Counter(k for k in stored.values() if k > 1).items(), key=lambda it: it[1], default=(0, 0))[0]
-    if single and size < 2:
+            single[kind, run.epochs].append(run.path)
+    costs = {(each.members, each.epochs) for each in found}
+    if single and not costs and not members:
         raise EnsembleError("no run of the sweep has several networks: say with --members how many make an ensemble")
-    for kind, alike in single.items():
-        for i in range(0, len(alike) - size + 1, size):
-            together = alike[i : i + size]
-            yield Ensemble(kind, tuple(run.path for run in together), sum(run.epochs for run in together))
+    for (kind, epochs), alike in single.items():
+        for size in [members] if members else sorted({size for size, total in costs if size * epochs == total}):
+            for i in range(0, len(alike) - size + 1, size):
+                found.append(Ensemble(kind, tuple(alike[i : i + size]), size, size * epochs))
+    return sorted(found, key=lambda each: (each.epochs, each.members))
 
 
-def compare(found: Iterable[Ensemble], device: torch.device, weights: str = "equal") -> dict[str, list[dict[str, Any]]]:
-    """Each kind's ensembles: what `judge` says of them, and with `total_epochs`."""
-    kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for ensemble in found:
-        kinds[ensemble.kind].append({"total_epochs": ensemble.epochs, **judge(find(ensemble.runs), device, weights)})
-    return dict(kinds)
+def compare(found: Iterable[Ensemble], device: torch.device, weights: str = "equal") -> list[dict[str, Any]]:
+    """Of each ensemble what `judge` says, and its `kind`, `total_epochs` and number of members, `k`."""
+    return [{"kind": each.kind, "total_epochs": each.epochs, "k": each.members,
+             **judge(find(each.runs), device, weights)} for each in found]  # fmt: skip
 
 
-def table(kinds: dict[str, list[dict[str, Any]]], split: str = "test") -> Table:
-    """A row for each kind: mean ± standard error over its ensembles."""
+def table(found: Sequence[dict[str, Any]], split: str = "test") -> Table:
+    """A row for each kind, number of members and of epochs: mean ± standard error over the ensembles."""
     rows = Table(title=f"ensembles, on the {split} images", title_justify="left", box=None)
-    rows.add_column("kind")
-    for column in ("members", "epochs", "n", *COLUMNS):
-        rows.add_column(column, justify="right")
-    for kind, found in kinds.items():
-        counts = {len(each["members"]) for each in found}, {each["total_epochs"] for each in found}
-        cells = [_mean([of(each["splits"][split]) for each in found], "acc" in name) for name, of in COLUMNS.items()]
-        rows.add_row(kind, *("–".join(map(str, sorted(each))) for each in counts), str(len(found)), *cells)
+    for column in ("epochs", "members", "kind", "n", *COLUMNS):
+        rows.add_column(column, justify="left" if column == "kind" else "right")
+    groups: dict[tuple[int, int, str], list[dict[str, Any]]] = defaultdict(list)
+    for each in found:
+        groups[each["total_epochs"], each["k"], each["kind"]].append(each["splits"][split])
+    for (epochs, k, kind), splits in groups.items():
+        cells = [_mean([of(each) for each in splits], "acc" in name) for name, of in COLUMNS.items()]
+        rows.add_row(str(epochs), str(k), kind, str(len(splits)), *cells)
     return rows
 
 
