@@ -126,8 +126,8 @@ def likelihood_weights(p: Tensor, labels: Tensor) -> Tensor:
 
     By EM for a mixture's weights, from equal ones: w_i ← mean_n w_i p_i[n, y_n] / Σ_j w_j p_j[n, y_n]. The problem is
     convex; each step stays on the simplex and makes nothing worse, with no step size to choose. Ends when a step gains
-    less than 1e-10 nats (about 1e-5 from the minimum), or after 10,000. Deterministic. Likelihoods have no floor here,
-    but where all are 0, an image says nothing.
+    less than 1e-10 nats, about 1e-5 to 1e-4 from the minimum, or after 10,000 steps. Deterministic. Likelihoods have no
+    floor here; an image for which all members have 0 says nothing.
     """
     _check(p, labels, members=True)
     likelihood = p[:, torch.arange(len(labels), device=p.device), labels]
