@@ -163,6 +163,8 @@ def test_the_command(runs: dict[str, Path], tmp_path: Path, capsys: pytest.Captu
     assert f"{found['splits']['test']['ensemble']['accuracy']:.2%}" in said
     assert f"{found['splits']['test']['correlation']:.4f}" in said
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert cli([str(runs["seed"]), "--json", str(numbers)]) == 0  # one member alone has no covariance
+    assert json.loads(numbers.read_text())["splits"]["test"]["correlation"] is None
 
 
 def test_kinds_side_by_side(

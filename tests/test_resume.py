@@ -32,11 +32,13 @@ def outcome(run: Path) -> dict[str, Any]:
     """Everything that a run leaves, but for times and places."""
     result = json.loads((run / "result.json").read_text())
     rows = list(csv.DictReader((run / "metrics.csv").open()))
-    stored = {path.name: load(path) for path in sorted((run / "checkpoints").iterdir())}
+    stored = {path.name: load(path) for path in sorted((run / "checkpoints").glob("*.pt"))}
+    logits = {path.name: load(path)["logits"] for path in sorted((run / "checkpoints/logits").glob("*.pt"))}
     for each in (result, *rows):
         each.pop("seconds")
     del result["images_per_second"]
     tensors = {f"{name}/{key}": value for name, each in stored.items() for key, value in each.pop("network").items()}
+    tensors |= {f"logits/{name}/{key}": value for name, each in logits.items() for key, value in each.items()}
     bits = {name: value.numpy().tobytes() for name, value in tensors.items()}
     events = EventAccumulator(str(run), {"scalars": 0}).Reload()
     scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

@@ -1,6 +1,7 @@
 """Ensembles of several kinds side by side: each of a sweep's runs, or so many of its runs together."""
 
 import dataclasses
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ COLUMNS = {
     "NLL": lambda split: split["ensemble"]["nll"],
     "Brier": lambda split: split["ensemble"]["brier"],
     "ECE": lambda split: split["ensemble"]["ece"],
-    "c/v": lambda split: split["correlation"],
+    "c/v": lambda split: math.nan if split["correlation"] is None else split["correlation"],
 }
 
 

@@ -74,10 +74,10 @@ def of_split(p: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
         "ensemble": growth[-1],
         "growth": growth,
         "variance": v,
-        "covariance": c,
-        "correlation": scores.error_correlation(v, c) if v else math.nan,
-        "predicted_reduction": scores.predicted_reduction(v, c, len(p)) if v else math.nan,
-        "measured_reduction": scores.brier(scores.average(p), labels) / v if v else math.nan,
+        "covariance": None if math.isnan(c) else c,  # of a single member
+        "correlation": None if math.isnan(c) or not v else scores.error_correlation(v, c),
+        "predicted_reduction": scores.predicted_reduction(v, c, len(p)) if v else None,
+        "measured_reduction": scores.brier(scores.average(p), labels) / v if v else None,
         "disagreement": scores.disagreement(p).tolist(),
         "mutual_information": scores.mutual_information(p, weights),
     }

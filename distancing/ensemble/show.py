@@ -90,5 +90,5 @@ def scalars(found: dict[str, Any]) -> dict[str, list[float]]:
     said = {f"ensemble/{name}/{metric}": [each[metric] for each in split["growth"]]
             for name, split in found["splits"].items() for metric in METRICS}  # fmt: skip
     for name, split in found["splits"].items():
-        said |= {f"ensemble/{name}/{key}": [split[key]] for key in ERRORS}
+        said |= {f"ensemble/{name}/{key}": [split[key]] for key in ERRORS if split[key] is not None}
     return said
