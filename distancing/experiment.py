@@ -1,5 +1,6 @@
 """One run from its config to its result: build, go on or begin, train, sum up."""
 
+import dataclasses
 import math
 import os
 import signal
@@ -161,7 +162,9 @@ def _ensemble(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | Non
         names.append("final")
     if len(names) < 2:
         return None
-    common = None if trainer.config.dataset.bootstrap or trainer.config.dataset.folds else trainer.data
+    dataset, common = trainer.config.dataset, trainer.data
+    if dataset.bootstrap:  # judged on each image once
+        common = dataclasses.replace(dataset, bootstrap=False).load(trainer.device, common.memory_format)
     members = [Member(name, directory.checkpoint(name), trainer.config) for name in names]
     return judge(members, trainer.device, common=common)
 

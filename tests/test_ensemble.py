@@ -117,6 +117,19 @@ def test_bags_and_folds_are_judged_on_common_images(runs: dict[str, Path]) -> No
         )
 
 
+def test_a_run_on_a_bag_or_a_fold_judges_its_own_places(tmp_path: Path) -> None:
+    """…on its own division of the images, each of them once."""
+    fold = ["dataset.folds=2", "dataset.fold=1", "dataset.validation_fraction=0"]
+    for overrides in (fold, ["dataset.bootstrap=true"], [*fold, "dataset.bootstrap=true"]):
+        name = f"name=kind{len(list(tmp_path.iterdir()))}"
+        assert start(*TINY, "phases=distancing", "epochs=4", *overrides, name, f"runs={tmp_path}") == 0
+        found = result(next(tmp_path.glob(f"{name[5:]}-*")))
+        splits = found["ensemble"]["splits"]
+        assert set(splits) == {"train", "validation", "test"}
+        for split in ("validation", "test"):
+            assert splits[split]["members"][1]["nll"] == pytest.approx(found["metrics"][split]["loss"], rel=1e-6)
+
+
 def test_logits_are_computed_once(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = shutil.copytree(runs["cycles"], tmp_path / runs["cycles"].name)
     before = judge(find([run]), CPU)
@@ -186,3 +199,5 @@ def test_kinds_side_by_side(
     assert f"{100 * mean:.2f} ±" in said
     assert cli(["--compare", "it", "--members", "4", "--json", str(numbers)]) == 0
     assert [each["k"] for each in json.loads(numbers.read_text())] == [2, 2, 4]
+    assert cli(["--compare", "it", "--weights", "1,0,0"]) == 2
+    assert "weights of shape [3] for 2 members" in capsys.readouterr().err

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = torch.device(args.device)
         if args.compare:
             runs = [run for each in args.what for run in find_sweep(each).runs()]
-            side_by_side = compare.compare(compare.ensembles(runs, args.members), device, args.weights)
+            side_by_side = compare.compare(compare.ensembles(runs, args.members), device, _weights(args.weights))
             console.print(compare.table(side_by_side))
             numbers: Any = side_by_side
         else:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from distancing.ensemble.judge import judge
+from distancing.ensemble.judge import Weights, judge
 from distancing.ensemble.members import EnsembleError, find, of_run
 from distancing.storage import Listed, RunDirectory
 
@@ -64,7 +64,7 @@ def ensembles(runs: Sequence[Listed], members: int | None = None) -> list[Ensemb
     return sorted(found, key=lambda each: (each.epochs, each.members))
 
 
-def compare(found: Iterable[Ensemble], device: torch.device, weights: str = "equal") -> list[dict[str, Any]]:
+def compare(found: Iterable[Ensemble], device: torch.device, weights: Weights = "equal") -> list[dict[str, Any]]:
     """Of each ensemble what `judge` says, and its `kind`, `total_epochs` and number of members, `k`."""
     return [{"kind": each.kind, "total_epochs": each.epochs, "k": each.members,
              **judge(find(each.runs), device, weights)} for each in found]  # fmt: skip

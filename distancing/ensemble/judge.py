@@ -26,15 +26,15 @@ def judge(
 ) -> dict[str, Any]:
     """The ensemble of these members; README.md documents what is in it.
 
-    common: the images, as `images` gives them, where they are loaded already.
+    common: the images, where all members are of one run and see them alike; None: as `images` gives them.
     refresh: judge each member with batch-norm statistics computed anew. Raises EnsembleError for weights that
     don't fit, DatasetError for images that can't be read, StorageError for a damaged checkpoint.
     """
-    common = common or images(members[0].config, device)
+    alike, common = common is not None, common or images(members[0].config, device)
     logits: list[dict[str, Tensor]] = []
     for member in members:  # one network at a time: only its logits stay
         data = common
-        if member.config.dataset.folds:  # each sees the images as its own training images made it
+        if member.config.dataset.folds and not alike:  # each sees the images as its own training images made it
             own = images(member.config, device)
             data = dataclasses.replace(common, mean=own.mean, std=own.std)
         logits.append(member.logits(data, device, refresh))
