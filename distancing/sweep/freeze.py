@@ -64,7 +64,7 @@ def freeze(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str
 def composer(loader: ConfigLoader, master: DictConfig) -> Compose:
     """The config of a run from its overrides, as Hydra composes it; where `${hydra:…}` in it finds what it asks for.
 
-    Hydra takes a tenth of a second for one. Runs that differ in plain values alone, as hundreds in a sweep do,
+    Hydra takes 0.07 s for one. Runs that differ in plain values alone, as hundreds in a sweep do,
     share a composition, and their values are set as Hydra would set them.
     """
     parse = OverridesParser.create(config_loader=loader).parse_override
