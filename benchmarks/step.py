@@ -61,7 +61,7 @@ def config_of(model: ResNet, device: Literal["auto", "cpu", "cuda"]) -> Config:
     return Config(
         dataset=CIFAR10(augment=True), model=model, optimizer=SGD(lr=1e-2, momentum=0.9, l2=1e-3),
         scheduler=Constant(), penalty=Penalty(distance=Euclidean(), kernel=Gaussian(), **hill),
-        phases={"escape": Phase(penalty=True)}, seed=0, epochs=1, batch_size=BATCH, label_smoothing=0.0,
+        phases={"escape": Phase(penalty=True)}, analysis={}, seed=0, epochs=1, batch_size=BATCH, label_smoothing=0.0,
         device=device, precision="fp32", channels_last=False, compile=False, evaluate_every=1,
         checkpoint_every=1, name="step", runs="runs", overwrite=False, hash="",
     )  # fmt: skip

@@ -18,6 +18,7 @@ from pydantic import NonNegativeInt, PositiveInt, ValidationError, model_validat
 from typing_extensions import Self
 from yaml import YAMLError
 
+from distancing.analysis import Analysis
 from distancing.component import component
 from distancing.datasets import Dataset
 from distancing.distances import Distance
@@ -25,11 +26,11 @@ from distancing.kernels import Kernel
 from distancing.models import Model
 from distancing.optimizers import Optimizer
 from distancing.penalty import Penalty
-from distancing.phases import Cycle, Phase, share, unroll
+from distancing.phases import Cycle, Phase, share, stored, unroll
 from distancing.schedules import Schedule
 
 # what can't change a run's numbers, and so isn't part of its name
-NOT_HASHED = ("name", "runs", "overwrite", "checkpoint_every", "dataset.root", "dataset.download")
+NOT_HASHED = ("name", "analysis", "runs", "overwrite", "checkpoint_every", "dataset.root", "dataset.download")
 
 
 class ConfigError(Exception):
@@ -46,6 +47,7 @@ class Config:
     scheduler: Schedule
     penalty: Penalty | None
     phases: dict[str, Phase | Cycle]
+    analysis: dict[str, Analysis]
     seed: Annotated[NonNegativeInt, Lt(2**32)]
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -77,6 +79,13 @@ class Config:
             if phase.patience and not self.dataset.held_out:
                 raise ValueError(
                     f"phases.{name}.patience={phase.patience} needs dataset.validation_fraction > 0, or dataset.folds"
+                )
+        for name, analysis in self.analysis.items():
+            if not re.fullmatch(r"[\w-]{1,50}", name):
+                raise ValueError(f"analysis.{name}: an analysis's name may have letters, digits, _ and -")
+            if (places := len(stored(plan))) < analysis.least:
+                raise ValueError(
+                    f"analysis.{name} needs {analysis.least} places at least, and these phases leave {places}"
                 )
         if all(phase.epochs for phase in plan.values()):
             total = sum(phase.epochs or 0 for phase in plan.values())
@@ -121,7 +130,7 @@ class Config:
 
 # Hydra refuses a key that no YAML names, in words about structs. Within the groups it may let anything pass:
 # `check` refuses it, and says what is allowed; and phases can be added on the command line.
-GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases")
+GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "analysis")
 ConfigStore.instance().store(
     name="open_groups", node=DictConfig({group: DictConfig({}, flags={"struct": False}) for group in GROUPS})
 )
@@ -149,9 +158,11 @@ def check(cfg: DictConfig) -> Config:
     settings["hash"] = config_hash(settings)
     for key, value in settings.items():
         if key in TARGETS and not (key == "penalty" and value is None):
-            settings[key] = _component(value, key)
+            settings[key] = _component(value, key, TARGETS[key])
     if "phases" in settings:
         settings["phases"] = _phases(settings["phases"])
+    if isinstance(asked := settings.get("analysis"), dict):
+        settings["analysis"] = {name: _component(each, f"analysis.{name}", Analysis) for name, each in asked.items()}
     config: Config = construct(Config, settings, "")
     return config
 
@@ -194,12 +205,14 @@ def config_hash(tree: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(canonical(tree, "")).encode()).hexdigest()[:8]
 
 
-def _component(node: Any, path: str) -> Any:
-    """The component that `node` describes: a class of this package that belongs at `path`."""
+def _component(node: Any, path: str, base: type) -> Any:
+    """The component that `node` describes: a class of this package that is a `base`."""
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         raise ConfigError(f"{path}={node!r}: a component with a _target_ belongs here")
-    node = {key: _component(v, f"{path}.{key}") if f"{path}.{key}" in TARGETS else v for key, v in node.items()}
-    target, base = node.pop("_target_"), TARGETS[path]
+    for key, below in ((key, TARGETS.get(f"{path}.{key}")) for key in node):
+        if below:
+            node = {**node, key: _component(node[key], f"{path}.{key}", below)}
+    target = node["_target_"]
     try:
         module, _, name = target.rpartition(".")
         if not module.startswith("distancing."):
@@ -211,7 +224,7 @@ def _component(node: Any, path: str) -> Any:
         raise ConfigError(
             f"{path}._target_={target}: only a {base.__name__} of this package may be constructed here"
         ) from error
-    return construct(cls, node, path)
+    return construct(cls, {key: value for key, value in node.items() if key != "_target_"}, path)
 
 
 def _phases(node: Any) -> Any:

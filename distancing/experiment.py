@@ -17,8 +17,10 @@ from distancing.config import Config, ConfigError, check
 from distancing.datasets import DatasetError
 from distancing.ensemble import show
 from distancing.ensemble.judge import judge
-from distancing.ensemble.members import Member
-from distancing.logs import Metrics, ProgressBar
+from distancing.ensemble.members import Member, find
+from distancing.landscape.outputs import analyse, record
+from distancing.landscape.subject import LandscapeError
+from distancing.logs import Metrics, ProgressBar, tracking
 from distancing.provenance import provenance
 from distancing.storage import RunDirectory, StorageError
 from distancing.summary import summary
@@ -26,7 +28,13 @@ from distancing.training import Diverged, Request, Trainer, distances, train
 
 REFUSED, DIVERGED = 2, 3  # exit codes; a run stopped by signal n exits with 128 + n
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-USER_ERRORS = (ConfigError, DatasetError, StorageError, OSError)  # said in one line, without a stack trace
+USER_ERRORS = (
+    ConfigError,
+    DatasetError,
+    StorageError,
+    LandscapeError,
+    OSError,
+)  # said in one line, without a stack trace
 
 
 def main(cfg: DictConfig, overrides: Sequence[str] = ()) -> tuple[int, dict[str, Any] | None]:
@@ -60,13 +68,14 @@ def in_a_line(error: Exception) -> str:
 def run(
     config: Config, directory: RunDirectory, frozen: tuple[str, str] | None = None, save_only: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """The result of the run that `config` names: read if it has ended, trained to its end if not.
+    """The result of the run that `config` names: read if it has ended, trained to its end if not; then analysed.
 
     frozen: its resolved config and what was typed, to be written down; None if they lie there already.
     save_only: signals on which the run saves its state and goes on.
     """
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if not config.overwrite and (result := directory.read_result()):
+        result = _look(config, directory, console, result)
         _tell(result, directory, console, "already ended; overwrite=true starts over")
         return result
     device = config.torch_device
@@ -87,8 +96,21 @@ def run(
         result = directory.read_result() or result  # said now as it will be said again
         if result["status"] == "finished":
             directory.drop_states()
+    result = _look(config, directory, console, result)
     _tell(result, directory, console)
     return result
+
+
+def _look(config: Config, directory: RunDirectory, console: Console, result: dict[str, Any]) -> dict[str, Any]:
+    """The result with what the config's analyses find, where that isn't known yet."""
+    if not config.analysis or result["status"] != "finished":
+        return result
+    with directory, tracking(console) as track:
+        members = find([directory.path])
+        found, made = analyse(config.analysis, members, directory.landscape, config.torch_device, track)
+        if any(found[name] != (result["analysis"] or {}).get(name) for name in found):
+            record(directory, found, made)
+    return directory.read_result() or result
 
 
 def objective(result: dict[str, Any]) -> float:
@@ -140,7 +162,7 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "S
         with stop, bar:
             ended = train(trainer, directory, on_step, on_epoch, metrics.flush)
         if ended and (ensemble := _ensemble(trainer, directory)):
-            metrics.add_result(show.scalars(ensemble), {"ensemble": show.picture(ensemble)})
+            metrics.add_result(show.scalars(ensemble), {"ensemble": show.pixels(show.picture(ensemble))})
     except Diverged as error:
         diverged, ended = error, True
     finally:
@@ -152,7 +174,7 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "S
             "the same command goes on from there"
         )
         raise SystemExit(128 + stop.received)
-    return {**_result(trainer, diverged), "ensemble": ensemble}
+    return {**_result(trainer, diverged), "ensemble": ensemble, "analysis": None}
 
 
 def _ensemble(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:

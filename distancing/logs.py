@@ -3,15 +3,20 @@
 import csv
 import io
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from distancing.storage import RunDirectory, write
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+T = TypeVar("T")
 Row = Mapping[str, Any]
 QUIET = 10.0  # seconds between progress lines where the output is no terminal
 
@@ -25,15 +30,13 @@ class Metrics:
     """
 
     def __init__(self, directory: RunDirectory, columns: Sequence[str], rows: Sequence[Row]) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not needed for a finished run
-
         text = io.StringIO()
         csv.DictWriter(text, columns, lineterminator="\n").writeheader()
         write(directory.metrics, text.getvalue().encode())
         directory.clear_events()
         self._file = open(directory.metrics, "a", newline="")  # noqa: SIM115 (closed in close)
         self._csv = csv.DictWriter(self._file, columns, lineterminator="\n")
-        self._events = SummaryWriter(str(directory.path))
+        self._events = _events(directory)
         for row in rows:
             self.add(row)
 
@@ -44,13 +47,9 @@ class Metrics:
             if isinstance(value, (int, float)) and name != "epoch":
                 self._events.add_scalar(name, value, row["epoch"])
 
-    def add_result(self, scalars: Mapping[str, Sequence[float]], figures: Mapping[str, Figure]) -> None:
-        """What is known at the end; the values of one name are at the steps 1, 2, …"""
-        for name, values in scalars.items():
-            for step, value in enumerate(values, 1):
-                self._events.add_scalar(name, value, step)
-        for name, figure in figures.items():
-            self._events.add_figure(name, figure)
+    def add_result(self, scalars: Mapping[str, Sequence[float]], pictures: Mapping[str, NDArray[Any]]) -> None:
+        """What is known at the end; the values of one name are at the steps 1, 2, …; pictures [H, W, 3 or 4]."""
+        _add(self._events, scalars, pictures)
 
     def flush(self) -> None:
         self._events.flush()
@@ -58,6 +57,36 @@ class Metrics:
     def close(self) -> None:
         self._file.close()
         self._events.close()
+
+
+def add_to_events(
+    directory: RunDirectory, scalars: Mapping[str, Sequence[float]], pictures: Mapping[str, NDArray[Any]]
+) -> None:
+    """What is found out about a run after its end."""
+    events = _events(directory)
+    _add(events, scalars, pictures)
+    events.close()
+
+
+def _events(directory: RunDirectory) -> "SummaryWriter":
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and not needed for a finished run
+
+    return SummaryWriter(str(directory.path))
+
+
+def _add(events: "SummaryWriter", scalars: Mapping[str, Sequence[float]], pictures: Mapping[str, NDArray[Any]]) -> None:
+    for name, values in scalars.items():
+        for step, value in enumerate(values, 1):
+            events.add_scalar(name, value, step)
+    for name, picture in pictures.items():
+        events.add_image(name, picture, dataformats="HWC")
+
+
+@contextmanager
+def tracking(console: Console) -> Iterator[Callable[[Iterable[T], str, int], Iterable[T]]]:
+    """For what takes long: pass an iterable on, with a bar that says what it is and how much of the total is done."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield lambda each, what, total: bar.track(each, total=total, description=what)
 
 
 class ProgressBar:

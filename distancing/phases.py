@@ -55,6 +55,12 @@ def unroll(phases: Mapping[str, Phase | Cycle]) -> dict[str, Phase]:
     return dict(plan)
 
 
+def stored(plan: Mapping[str, Phase]) -> list[str]:
+    """The names of the places that a run leaves: its checkpoints, and `final` if the last phase stores none."""
+    names = [name for name, phase in plan.items() if phase.checkpoint]
+    return names if list(plan)[-1] in names else [*names, "final"]
+
+
 def share(phases: Sequence[Phase], left: int) -> list[int]:
     """Epochs of each of the phases still to come, of the `left` that are left of the run.
 

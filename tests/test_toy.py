@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distancing.analysis.toy import CHECKPOINT, MINIMUM, NOWHERE, PENALTY, START, draw, loss, roll, total
+from distancing.toy.__main__ import CHECKPOINT, MINIMUM, NOWHERE, PENALTY, START, draw, loss, roll, total
 
 
 def test_the_hill_takes_the_local_minimum_away():

@@ -80,6 +80,13 @@ def picture(found: dict[str, Any]) -> Figure:
     return figure
 
 
+def pixels(figure: Figure) -> NDArray[np.uint8]:
+    """The picture as it is drawn, [H, W, 4]."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
 def write_picture(found: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(picture(found)).print_png(path)

@@ -29,6 +29,7 @@ class RunDirectory:
     metrics.csv               a row for each epoch
     events.out.tfevents.*     the same for TensorBoard
     result.json               written once, at the end
+    landscape/NAME.{json,csv,png}    what an analysis found
     job.json, starts.json, error.txt    of a run that a launcher started: where, how often, and what went wrong
     """
 
@@ -37,6 +38,7 @@ class RunDirectory:
         self.metrics = self.path / "metrics.csv"
         self.config, self.overrides = self.path / ".hydra/config.yaml", self.path / ".hydra/overrides.yaml"
         self.error = self.path / "error.txt"
+        self.landscape = self.path / "landscape"
         self._lock = filelock.FileLock(self.path / ".lock", timeout=wait)
 
     def __enter__(self) -> "RunDirectory":
@@ -65,7 +67,7 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Remove what a run has left here, and nothing else."""
-        for name in ("state", "checkpoints", ".hydra"):
+        for name in ("state", "checkpoints", "landscape", ".hydra"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for file in (self.metrics, self.path / "result.json"):
             file.unlink(missing_ok=True)

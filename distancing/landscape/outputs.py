@@ -1,0 +1,106 @@
+"""What an analysis leaves: NAME.json, NAME.csv and NAME.png; one that is there already isn't made again."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.image import imread
+from numpy.typing import NDArray
+
+from distancing.analysis import Analysis
+from distancing.data import Data
+from distancing.ensemble.members import Member
+from distancing.landscape.subject import Findings, LandscapeError, Subject, Track
+from distancing.logs import add_to_events
+from distancing.storage import RunDirectory, write
+from distancing.storage.files import seal
+
+
+def analyse(
+    analyses: Mapping[str, Analysis],
+    members: Sequence[Member],
+    folder: Path,
+    device: torch.device,
+    track: Track[Any],
+    data: Data | None = None,
+    again: bool = False,
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """The values that each analysis finds, by its name; and the names of those that had to be made.
+
+    data: the members' images, where they are at hand. again: make what is there already, too. Raises LandscapeError
+    before any work if there are too few members for one of them.
+    """
+    for name, analysis in analyses.items():
+        if len(members) < analysis.least:
+            raise LandscapeError(f"{name} needs {analysis.least} places at least, and there are {len(members)}")
+    found, made, subject = {}, [], None
+    for name, analysis in analyses.items():
+        asked = _asked(analysis, members)
+        kept = None if again else _kept(folder / f"{name}.json", asked)
+        if kept is None:
+            if subject is None or subject[0] != analysis.images:
+                subject = analysis.images, Subject(members, device, analysis.images, data)
+            findings = analysis(subject[1], track)
+            keep(findings, folder, name, asked)
+            kept = dict(findings.values)
+            made.append(name)
+        found[name] = kept
+    return found, made
+
+
+def keep(findings: Findings, folder: Path, name: str, asked: Mapping[str, Any]) -> None:
+    """The JSON is written last: where it is, the others are, too."""
+    text, picture = io.StringIO(), io.BytesIO()
+    table = csv.DictWriter(text, list(findings.rows[0]) if findings.rows else [], lineterminator="\n")
+    table.writeheader()
+    table.writerows(findings.rows)
+    FigureCanvasAgg(findings.figure).print_png(picture)
+    write(folder / f"{name}.csv", text.getvalue().encode())
+    write(folder / f"{name}.png", picture.getvalue())
+    values = {key: value if math.isfinite(value) else None for key, value in findings.values.items()}
+    write(folder / f"{name}.json", (json.dumps({"asked": asked, "values": values}, indent=2) + "\n").encode())
+
+
+def record(run: RunDirectory, found: Mapping[str, Mapping[str, float]], made: Sequence[str]) -> None:
+    """Put what was found into an ended run's result.json, and what was made into TensorBoard. Hold the run's lock."""
+    if result := run.read_result():
+        run.write_result({**result, "analysis": {**(result["analysis"] or {}), **found}})
+        if made:
+            add_to_events(run, *for_tensorboard({name: found[name] for name in made}, run.landscape))
+
+
+def for_tensorboard(
+    found: Mapping[str, Mapping[str, float]], folder: Path
+) -> tuple[dict[str, list[float]], dict[str, NDArray[Any]]]:
+    """Scalars, and pictures [H, W, 4], by their tags."""
+    scalars = {f"analysis/{name}/{key}": [value] for name, values in found.items() for key, value in values.items()
+               if value is not None}  # fmt: skip
+    return scalars, {f"analysis/{name}": imread(folder / f"{name}.png") for name in found}
+
+
+def _asked(analysis: Analysis, members: Sequence[Member]) -> dict[str, Any]:
+    """All that can change what is found: the analysis, its settings, and the networks."""
+    settings = {field.name: getattr(analysis, field.name) for field in dataclasses.fields(analysis)}
+    kind = type(analysis)
+    return {
+        "analysis": f"{kind.__module__}.{kind.__name__}",
+        **json.loads(json.dumps(settings)),
+        "places": {member.name: seal(member.file) for member in members},
+    }
+
+
+def _kept(path: Path, asked: Mapping[str, Any]) -> dict[str, float] | None:
+    """The values of an earlier time, if it was asked the same, and all was written."""
+    try:
+        content = json.loads(path.read_text())
+        whole = all(path.with_suffix(suffix).exists() for suffix in (".csv", ".png"))
+        return dict(content["values"]) if whole and content["asked"] == asked else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
