@@ -7,7 +7,7 @@ epoch        `Trainer.epoch` as a run calls it (`reproducible()` too), without h
 algorithm 5  the bare loop with K hills as the thesis has them: a checkpoint is a list of clones, its distance
              a Python loop over them, and the sum of the hills is added to the loss, for autograd
 
-and hills alone: `push` is `Trainer.push`, all that they add to a step here; `energy` is `Penalty.energy`,
+and hills alone: `push` is `Trainer.push`, all that they add to a step here; `energy` is `Hills.energy`,
 the part of it without the cosine; `5 alone` is Algorithm 5 forward and backward, onto old gradients.
 
 After a warm-up every round times each piece, forwards and backwards by turns, so that a drift of the machine
@@ -37,7 +37,7 @@ from distancing.experiment import reproducible
 from distancing.kernels import Gaussian
 from distancing.models import ResNet
 from distancing.optimizers import SGD
-from distancing.penalty import Penalty
+from distancing.penalty import Hills, Penalty
 from distancing.phases import Phase
 from distancing.schedules import Constant
 from distancing.training import Trainer
@@ -116,17 +116,17 @@ def algorithm_5(network: nn.Module, places: Sequence[Sequence[Tensor]], sigmas: 
     return penalty
 
 
-def trainer_epoch(trainer: Trainer, places: Tensor, widths: Tensor) -> None:
+def trainer_epoch(trainer: Trainer, hills: Hills) -> None:
     reproducible()
-    trainer.checkpoints, trainer.places, trainer.widths = [{}] * len(places), places, widths
+    trainer.hills = hills
     trainer.progress.epoch, trainer.progress.step = trainer.progress.epoch + 1, 0
     trainer.epoch(lambda: True)
 
 
 @torch.no_grad()
-def push(trainer: Trainer, places: Tensor, widths: Tensor) -> None:
-    trainer.places, trainer.widths = places, widths
-    trainer.push()
+def push(trainer: Trainer, hills: Hills, images: Tensor) -> None:
+    trainer.hills = hills
+    trainer.push(images)
 
 
 def pieces(trainer: Trainer, bare: Bare) -> Runs:
@@ -137,27 +137,32 @@ def pieces(trainer: Trainer, bare: Bare) -> Runs:
         away = torch.randn_like(theta.vector)
         place = theta.vector + AWAY * theta.vector.norm() * away / away.norm()
         trainer.add_place({}, place)
-        lists.append([p.clone() for p in theta.named(place).values()])
-    places, widths, sigmas = trainer.places, trainer.widths, trainer.widths.tolist()
+        named = theta.named(place)
+        lists.append([named[name].clone() for name, _ in bare.network.named_parameters()])
+    assert trainer.hills is not None
+    sigmas = trainer.hills.widths.tolist()
 
     def alone_5(k: int) -> Tensor:
         energy = algorithm_5(bare.network, lists[:k], sigmas[:k])
         energy.backward()
         return energy.detach()
 
-    energy = torch.no_grad()(penalty.energy)
-    theirs, ours = alone_5(HILLS[-1]), energy(theta.vector, places, widths)  # and leave gradients to add to
+    hills = {k: Hills(penalty, trainer.start) for k in (0, *HILLS)}
+    for k in HILLS:
+        hills[k].put(trainer.places[:k])
+    energy = {k: torch.no_grad()(hills[k].energy) for k in HILLS}
+    theirs, ours = alone_5(HILLS[-1]), energy[HILLS[-1]](theta.vector)  # and leave gradients to add to
     gradients = {name: p.grad for name, p in bare.network.named_parameters() if p.grad is not None}
     gradient = theta.flatten(gradients)
     torch.testing.assert_close(theirs, ours[0], rtol=1e-4, atol=0.0)
     assert (gradient - ours[1]).norm() < 1e-4 * gradient.norm()
 
-    n, hills = trainer.steps, {k: (places[:k], widths[:k]) for k in (0, *HILLS)}
+    n, images = trainer.steps, trainer.data.normalise(trainer.data.train.images[:BATCH])
     runs: Runs = {BARE: (bare.epoch, n)}
-    runs |= {("epoch", k): (partial(trainer_epoch, trainer, *hills[k]), n) for k in hills}
+    runs |= {("epoch", k): (partial(trainer_epoch, trainer, hills[k]), n) for k in hills}
     runs |= {("algorithm 5", k): (partial(bare.epoch, lists[:k], sigmas[:k]), n) for k in HILLS}
-    runs |= {("push", k): (partial(push, trainer, *hills[k]), 1) for k in HILLS}
-    runs |= {("energy", k): (partial(energy, theta.vector, *hills[k]), 1) for k in HILLS}
+    runs |= {("push", k): (partial(push, trainer, hills[k], images), 1) for k in HILLS}
+    runs |= {("energy", k): (partial(energy[k], theta.vector), 1) for k in HILLS}
     runs |= {("5 alone", k): (partial(alone_5, k), 1) for k in HILLS}
     return runs
 

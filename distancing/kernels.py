@@ -24,6 +24,24 @@ class Kernel:
 
 
 @component
+class Laplace(Kernel):
+    """k = exp(−√d / σ), with a tip that is round within σ/1000, where its slope would be infinite: as steep near the
+    checkpoint as at σ, and longer in reach than the Gaussian."""
+
+    def __call__(self, d: Tensor, sigma: Tensor) -> Tensor:
+        tip = 1e-3 * sigma
+        return torch.exp((tip - (d + tip**2).sqrt()) / sigma)
+
+
+@component
+class InverseQuadratic(Kernel):
+    """k = 1 / (1 + d / 2σ²): as curved at the top as the Gaussian, and with a push that fades with 1/√d³ only."""
+
+    def __call__(self, d: Tensor, sigma: Tensor) -> Tensor:
+        return 1 / (1 + d / (2 * sigma**2))
+
+
+@component
 class Gaussian(Kernel):
     """(2.4) k = exp(−d / 2σ²), between 0 and 1; dk/dd = −k / 2σ²."""
 

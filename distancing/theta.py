@@ -14,6 +14,7 @@ from torch.nn import functional as F
 class Theta:
     """The parameters of `module` (float32, P in all) and their gradient, each as one vector of shape [P].
 
+    Weights, the tensors of two and more dimensions, come first; biases and batch norms follow them.
     `vector` shares its memory with the module: whatever is written to it is what the module computes with.
     `gradient` gets the module's gradients by `collect_gradient` after a backward pass. Strides are kept, so
     that a module in channels_last stays so. The order within the vector is the module's own and means
@@ -21,17 +22,16 @@ class Theta:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        parameters = dict(module.named_parameters())
+        parameters = dict(sorted(module.named_parameters(), key=lambda named: named[1].dim() < 2))
+        weights = [p for p in parameters.values() if p.dim() >= 2]
+        self.weights = sum(p.numel() for p in weights)  # their number
+        self.filters = [p[0].numel() for p in weights for _ in p]  # the number of weights of each output filter
         first = next(iter(parameters.values()))
         self.vector = first.new_empty(sum(p.numel() for p in parameters.values())).detach()
         self.gradient = torch.zeros_like(self.vector)
         self.vector.grad = self.gradient  # so that torch.optim steps the whole network as one tensor
         self._parameters = list(parameters.values())
-        self._views: dict[str, tuple[torch.Size, tuple[int, ...], int]] = {}
-        offset = 0
-        for name, parameter in parameters.items():
-            self._views[name] = (parameter.shape, parameter.stride(), offset)
-            offset += parameter.numel()
+        self._views = {name: (p.shape, p.stride()) for name, p in parameters.items()}
         for parameter, value in zip(self._parameters, self.named(self.vector).values(), strict=True):
             value.copy_(parameter.detach())
             parameter.data = value
@@ -54,10 +54,10 @@ class Theta:
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """Views into `vector` [P], under the parameters' names and in their shapes."""
-        start = vector.storage_offset()  # of a row of a bank, say
+        pieces = vector.split([shape.numel() for shape, _ in self._views.values()])  # whose gradient is one vector
         return {
-            name: vector.as_strided(shape, stride, start + offset)
-            for name, (shape, stride, offset) in self._views.items()
+            name: piece.as_strided(shape, stride, piece.storage_offset())
+            for piece, (name, (shape, stride)) in zip(pieces, self._views.items(), strict=True)
         }
 
     def flatten(self, named: Mapping[str, Tensor]) -> Tensor:

@@ -15,6 +15,8 @@ from distancing.config import Config
 from distancing.data import Data, Epoch
 from distancing.distances import PIECE
 from distancing.evaluate import evaluate, loss_and_accuracy, predict
+from distancing.features import Network
+from distancing.penalty import Hills
 from distancing.phases import Phase, share, unroll
 from distancing.provenance import provenance
 from distancing.storage import RunDirectory, load, save
@@ -75,7 +77,8 @@ class Trainer:
         self.final: dict[str, Any] | None = None  # the network at the end of the run
         self.checkpoints: list[dict[str, Any]] = []
         self.places = self.theta.vector.new_empty(0, len(self.theta))  # θ_c [K, P]
-        self.widths = self.theta.vector.new_empty(0)  # σ_c [K]
+        seen = Network(self.theta, self.network, self._first_images, self.autocast)
+        self.hills = Hills(config.penalty, self.start, seen) if config.penalty else None
         self._begin_phase()
 
     # one step
@@ -90,23 +93,34 @@ class Trainer:
         theta.collect_gradient()
         with torch.no_grad():
             l2 = self.config.optimizer.l2 * theta.vector.dot(theta.vector)  # its gradient is the optimiser's part
-            penalty, cosine = self.push() if self.hills_act else (self.nothing, self.nothing)
+            penalty, cosine = self.push(images) if self.hills_act else (self.nothing, self.nothing)
             correct = (logits.argmax(1) == labels).sum()
             torch.stack((cross_entropy.detach(), l2, penalty, cosine, correct.float()), out=record)
         self.optimizer.step()
+        if self.hills_act and self.config.penalty and self.config.penalty.fixed_norm:
+            self._keep_norm()
 
-    def push(self) -> tuple[Tensor, Tensor]:
+    def push(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(2.11) Add the hills' gradient to the data's: the energy, and the cosine between the two."""
-        assert self.config.penalty is not None
+        assert self.hills is not None
         data = self.theta.gradient
-        energy, push = self.config.penalty.energy(self.theta.vector, self.places, self.widths)
+        energy, push = self.hills.energy(self.theta.vector, images)
+        self.hills.pass_time(self.theta.vector, 1 / self.steps)
         cosine = cosine_similarity(data, push)
         data += push
         return energy, cosine
 
     @property
     def hills_act(self) -> bool:
-        return self.config.penalty is not None and bool(self.checkpoints) and self.phase.penalty
+        return self.hills is not None and len(self.hills) > 0 and self.phase.penalty
+
+    def _keep_norm(self) -> None:
+        assert self.hills is not None
+        with torch.no_grad():
+            self.theta.vector.mul_(self.hills.norm / self.theta.vector.square().sum().sqrt())
+
+    def _first_images(self, n: int) -> Tensor:
+        return self.data.normalise(self.data.train.images[:n])
 
     # one epoch
 
@@ -176,17 +190,26 @@ class Trainer:
         theta, names = self.theta.vector, [checkpoint["name"] for checkpoint in self.checkpoints]
         metrics = {"parameter_norm": float(theta.square().sum().sqrt())}
         metrics |= {f"distance/{name}": d for name, d in zip(names, distances(theta, self.places), strict=True)}
-        if self.config.penalty is not None:
-            heights = self.config.penalty.heights(theta, self.places, self.widths).tolist()
+        if self.hills is not None and names:
+            heights = self.hills.heights(theta).tolist()
             metrics |= {f"hill/{name}": k for name, k in zip(names, heights, strict=True)}
+            if self.hills_change:
+                strengths = self.hills.strengths.tolist()
+                metrics |= {f"strength/{name}": s for name, s in zip(names, strengths, strict=True)}
         return metrics
+
+    @property
+    def hills_change(self) -> bool:
+        penalty = self.config.penalty
+        return penalty is not None and bool(penalty.growth or penalty.half_life)
 
     @property
     def columns(self) -> list[str]:
         """Of a row; those of checkpoints still to come are empty until then."""
         stored = [name for name, phase in list(self.plan.items())[:-1] if phase.checkpoint]
         splits = [split for split in ("validation", "test") if split in self.data.splits]
-        hills = [f"hill/{name}" for name in stored] if self.config.penalty is not None else []
+        hills = [f"hill/{name}" for name in stored] if self.hills is not None else []
+        hills += [f"strength/{name}" for name in stored] if self.hills_change else []
         return [
             "epoch", "phase", "lr",
             *(f"train/{name}" for name in ("cross_entropy", "l2", "penalty", "loss", "accuracy")),
@@ -278,9 +301,8 @@ class Trainer:
     def add_place(self, info: dict[str, Any], place: Tensor) -> None:
         self.checkpoints.append(info)
         self.places = torch.cat((self.places, place[None]))
-        if self.config.penalty is not None:
-            width = self.config.penalty.width(place, self.start)
-            self.widths = torch.cat((self.widths, width[None]))
+        if self.hills is not None:
+            self.hills.put(self.places)
 
     # the state of an unfinished run
 
@@ -295,6 +317,7 @@ class Trainer:
             "records": self.records,
             "best": self.best,
             "checkpoints": self.checkpoints,
+            "strengths": self.hills.strengths if self.hills is not None else None,
             "rows": self.rows,
             "rng": torch.get_rng_state(),  # of dropout; order and augmentation need none
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
@@ -310,6 +333,8 @@ class Trainer:
         for info in state["checkpoints"]:
             stored = load(directory.checkpoint(info["name"]), self.device)
             self.add_place(info, self.theta.flatten(stored["network"]))
+        if self.hills is not None:
+            self.hills.strengths.copy_(state["strengths"])
         torch.set_rng_state(state["rng"].cpu())
         if self.device.type == "cuda" and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)

@@ -44,14 +44,13 @@ def test_the_loss_of_one_step_is_the_thesiss() -> None:
     smoothed = torch.full((16, 10), 0.3 / 9, dtype=torch.float64)
     smoothed[torch.arange(16), labels] = 1 - 0.3
     cross_entropy = -(smoothed * logits.log_softmax(1)).sum(1).mean()
-    theta = nn.utils.parameters_to_vector(network.parameters())
+    parameters = sorted(network.parameters(), key=lambda p: p.dim() < 2)  # weights first
+    theta = nn.utils.parameters_to_vector(parameters)
     l2 = 0.02 * (theta**2).sum()
     penalty = sum(
         2 * torch.exp(-((theta - (theta.detach() + shift)) ** 2).sum() / (2 * 1.5**2)) for shift in (0.02, -0.05)
     )
-    gradients = [
-        torch.autograd.grad(part, network.parameters(), retain_graph=True) for part in (cross_entropy, l2, penalty)
-    ]
+    gradients = [torch.autograd.grad(part, parameters, retain_graph=True) for part in (cross_entropy, l2, penalty)]
     data, decay, push = (torch.cat([g.flatten() for g in each]) for each in gradients)
 
     before, record = made.theta.vector.clone(), torch.zeros(5)
@@ -76,7 +75,7 @@ def test_a_run_of_two_phases_is_algorithm_3(tmp_path: Any) -> None:
     assert distances == sorted(distances)
     assert heights == sorted(heights, reverse=True)
     for d, k in zip(distances, heights, strict=True):
-        assert k == pytest.approx(torch.tensor(-(d**2) / (2 * made.widths[0].item() ** 2)).exp().item(), rel=1e-4)
+        assert k == pytest.approx(torch.tensor(-(d**2) / (2 * made.hills.widths[0].item() ** 2)).exp().item(), rel=1e-4)
     for row in made.rows:
         assert row["train/loss"] == pytest.approx(row["train/cross_entropy"] + row["train/l2"] + row["train/penalty"])
 

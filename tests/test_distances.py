@@ -1,0 +1,175 @@
+"""The distances and kernels beside the thesis's own, against float64 references; hills that change with time."""
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_training import drive, trainer
+from torch import Tensor, nn
+
+from distancing import distances, kernels
+from distancing.distances import Distance
+from distancing.features import Network, Projection
+from distancing.kernels import Kernel
+from distancing.penalty import Hills, Penalty
+from distancing.storage import RunDirectory
+from distancing.theta import Theta
+
+IMAGES = torch.randn(12, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+DISTANCES: dict[str, Distance] = {
+    "euclidean": distances.Euclidean(),
+    "weights": distances.Euclidean(parameters="weights"),
+    "mean_square": distances.MeanSquare(),
+    "mean_square_of_weights": distances.MeanSquare(parameters="weights"),
+    "layerwise": distances.Layerwise(),
+    "layerwise_of_weights": distances.Layerwise(parameters="weights"),
+    "filter_direction": distances.FilterDirection(),
+    "probe": distances.FunctionSpace(probe=5),
+    "function_space": distances.FunctionSpace(),
+}
+
+
+def network() -> Network:
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)]
+    module = nn.Sequential(*layers).double().to(memory_format=torch.channels_last)
+    return Network(Theta(module), module, lambda n: IMAGES[:n], torch.autocast("cpu", enabled=False))
+
+
+def squared(kind: str, named: list[dict[str, Any]], modules: list[nn.Module]) -> float:
+    """d of two networks, of which the second is the checkpoint, by numpy and plain modules."""
+    a, b = ({name: value for name, value in each.items() if "weights" not in kind or value.ndim > 1} for each in named)
+    if kind in ("probe", "function_space"):
+        images = IMAGES[:5] if kind == "probe" else IMAGES
+        p, q = (torch.softmax(module.train()(images), 1).detach().numpy() for module in modules)
+        return float(((np.sqrt(p) - np.sqrt(q)) ** 2).sum(1).mean() / 2)
+    if kind == "filter_direction":
+        cosines = [(u * v).sum() / np.sqrt((u * u).sum() * (v * v).sum())
+                   for name in a if a[name].ndim > 1 for u, v in zip(a[name], b[name], strict=True)]  # fmt: skip
+        return float(sum(2 * (1 - cosine) for cosine in cosines))
+    squares = [(a[name] - b[name]) ** 2 for name in a]
+    if kind.startswith("layerwise"):
+        return float(np.mean([each.mean() for each in squares]))
+    flat = np.concatenate([each.ravel() for each in squares])
+    return float(flat.mean() if kind.startswith("mean_square") else flat.sum())
+
+
+def places(about: Network, k: int) -> tuple[Tensor, list[dict[str, Any]], list[nn.Module]]:
+    """k places around the network, as vectors, by name, and as modules."""
+    generator = torch.Generator().manual_seed(2)
+    start = about.theta.vector
+    found = start + 0.2 * torch.randn(k, len(start), generator=generator, dtype=torch.float64)
+    named = [about.theta.named(each) for each in found]
+    modules = [copy.deepcopy(about.module) for _ in found]
+    for module, values in zip(modules, named, strict=True):
+        module.load_state_dict(values, strict=False)
+    return found, [{name: value.numpy() for name, value in each.items()} for each in named], modules
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_distance_and_push(kind: str) -> None:
+    """d is as defined; the push of three hills is the slope of their energy, by central differences; nothing else of
+    the network changes; on a checkpoint there is no push."""
+    about, sigma = network(), 0.3
+    before = copy.deepcopy(about.module.state_dict())
+    found, named, modules = places(about, 4)
+    penalty = Penalty(distance=DISTANCES[kind], kernel=kernels.Gaussian(), strength=2.0, sigma=sigma)
+    hills = Hills(penalty, about.theta.vector, about)
+    hills.put(found[1:])
+    d = np.array([squared(kind, [named[0], named[i]], [modules[0], modules[i]]) for i in (1, 2, 3)])
+    energy, push = hills.energy(found[0], IMAGES)
+    heights = np.exp(-d / (2 * sigma**2))
+    np.testing.assert_allclose(energy, 2 * heights.sum(), rtol=1e-9)
+    if kind != "function_space":  # whose heights are said on the first images, and not on a batch
+        np.testing.assert_allclose(hills.heights(found[0]), heights, rtol=1e-9)
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(4):
+        way = torch.randn(len(found[0]), generator=generator, dtype=torch.float64)
+        ahead, behind = (hills.energy(found[0] + step * way, IMAGES)[0] for step in (1e-5, -1e-5))
+        assert (push @ way).item() == pytest.approx((ahead - behind).item() / 2e-5, rel=1e-5, abs=1e-9)
+    assert all(torch.equal(value, before[name]) for name, value in about.module.state_dict().items())
+    assert about.module.training
+    hills.put(found[:1].repeat(3, 1))
+    assert hills.energy(found[0], IMAGES)[1].abs().max() < 1e-12
+
+
+def test_a_random_projection_has_one_entry_a_parameter() -> None:
+    """…±1, equally many in each row, drawn by seed; its gradient is its transpose."""
+    projection = Projection(100, 8, torch.Generator().manual_seed(0), torch.device("cpu"))
+    matrix = projection(torch.eye(100).double())  # [P, F]
+    assert sorted(matrix.abs().sum(0).tolist()) == pytest.approx([12.5] * 8, abs=2)
+    assert matrix.abs().sum(1).tolist() == [1] * 100
+    assert (matrix < 0).any()
+    _, pull = projection.vjp(torch.zeros(103).double())
+    rows = torch.stack([pull(unit) for unit in torch.eye(8).double()])
+    assert torch.equal(rows[:, :100], matrix.T)
+    assert not rows[:, 100:].any()
+
+
+@pytest.mark.parametrize(("kind", "blind"), [("filter_direction", True), ("probe", True), ("euclidean", False)])
+def test_who_sees_a_scaled_filter(kind: str, blind: bool) -> None:
+    """A filter before a batch norm, ten times as large: the function is the same."""
+    about = network()
+    about.module[1].eps = 1e-16
+    hills = Hills(Penalty(distance=DISTANCES[kind], kernel=kernels.Gaussian(), strength=1.0, sigma=1.0),
+                  about.theta.vector, about)  # fmt: skip
+    hills.put(about.theta.vector[None].clone())
+    scaled = about.theta.vector.clone()
+    about.theta.named(scaled)["0.weight"][2] *= 10
+    assert (hills.heights(scaled).item() == pytest.approx(1, abs=1e-9)) == blind
+
+
+@pytest.mark.parametrize(
+    ("kernel", "k"),
+    [
+        (kernels.Laplace(), lambda d, s: math.exp(-math.sqrt(d) / s)),
+        (kernels.InverseQuadratic(), lambda d, s: 1 / (1 + d / (2 * s**2))),
+    ],
+)
+def test_kernels(kernel: Kernel, k: Any) -> None:
+    d, sigma = torch.tensor([0.0, 0.3, 2.0, 50.0]).double(), torch.tensor(1.7).double()
+    height, slope = kernel.slope(d, sigma)
+    np.testing.assert_allclose(height, [k(each, 1.7) for each in d.tolist()], atol=1.1e-3)
+    assert height[0] == 1
+    numeric = [(k(each + 1e-6, 1.7) - k(each - 1e-6, 1.7)) / 2e-6 for each in d[1:].tolist()]
+    np.testing.assert_allclose(slope[1:], numeric, rtol=2e-3)
+    assert slope.isfinite().all()
+
+
+def test_hills_grow_until_the_network_leaves_and_fade() -> None:
+    """Growth by Euler steps of ds/dt = growth · k · exp(−s·k/T); decay by the half-life; only the newest act."""
+    start = torch.zeros(3, dtype=torch.float64)
+    settings: dict[str, Any] = {"distance": distances.Euclidean(), "kernel": kernels.Gaussian(), "sigma": 1.0}
+    growing = Hills(Penalty(strength=0.5, growth=2.0, temperature=1.5, **settings), start)
+    fading = Hills(Penalty(strength=8.0, half_life=2.0, newest=1, **settings), start)
+    where, theta, s = torch.eye(3, dtype=torch.float64)[:2], torch.tensor([0.5, 0, 0], dtype=torch.float64), [0.5, 0.5]
+    k = [math.exp(-0.25 / 2), math.exp(-1.25 / 2)]
+    for hills in (growing, fading):
+        hills.put(where[:1])
+        hills.put(where)
+        for _ in range(10):
+            hills.pass_time(theta, 0.1)
+    for _ in range(10):
+        s = [si + 0.1 * 2 * ki * math.exp(-si * ki / 1.5) for si, ki in zip(s, k, strict=True)]
+    assert growing.strengths.tolist() == pytest.approx(s)
+    assert growing.energy(theta)[0].item() == pytest.approx(sum(si * ki for si, ki in zip(s, k, strict=True)))
+    assert fading.strengths.tolist() == pytest.approx([8 / math.sqrt(2)] * 2)
+    assert fading.energy(theta)[0].item() == pytest.approx(8 / math.sqrt(2) * k[1])
+
+
+def test_a_run_whose_hills_grow_keeps_its_norm_and_its_strengths(tmp_path: Any) -> None:
+    """While hills act, ‖θ‖ is that of the checkpoint; a state brings the strengths back."""
+    overrides = ("phases=distancing", "epochs=6", "penalty.growth=3", "penalty.fixed_norm=true")
+    made = drive(trainer(*overrides), tmp_path)
+    norm = made.places[0].norm().item()
+    assert [row["parameter_norm"] for row in made.rows[3:]] == pytest.approx([norm] * 3, rel=1e-4)
+    strengths = [row["strength/descend"] for row in made.rows[3:]]
+    assert strengths == sorted(strengths)
+    assert strengths[0] > made.config.penalty.strength
+    other = trainer(*overrides)
+    other.load_state_dict(made.state_dict(), RunDirectory(tmp_path))
+    assert torch.equal(other.hills.strengths, made.hills.strengths)
+    assert torch.equal(other.hills.norm, made.hills.norm)
