@@ -17,10 +17,14 @@ from distancing.ensemble.members import EnsembleError, find
 from distancing.landscape.barrier import Barrier
 from distancing.landscape.outputs import analyse, record
 from distancing.landscape.subject import LandscapeError
+from distancing.landscape.valley import Valley
 from distancing.logs import tracking
 from distancing.storage import RunDirectory, StorageError, SweepError
 
-ANALYSES: dict[str, type[Analysis]] = {"barrier": Barrier}
+ANALYSES: dict[str, type[Analysis]] = {
+    "barrier": Barrier,
+    "valley": Valley,
+}
 ERRORS = (LandscapeError, EnsembleError, ConfigError, DatasetError, StorageError, SweepError, OSError)
 
 
