@@ -28,13 +28,8 @@ from distancing.training import Diverged, Request, Trainer, distances, train
 
 REFUSED, DIVERGED = 2, 3  # exit codes; a run stopped by signal n exits with 128 + n
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-USER_ERRORS = (
-    ConfigError,
-    DatasetError,
-    StorageError,
-    LandscapeError,
-    OSError,
-)  # said in one line, without a stack trace
+# said in one line, without a stack trace
+USER_ERRORS = (ConfigError, DatasetError, StorageError, LandscapeError, OSError)
 
 
 def main(cfg: DictConfig, overrides: Sequence[str] = ()) -> tuple[int, dict[str, Any] | None]:
