@@ -16,11 +16,12 @@ from distancing.datasets import DatasetError
 from distancing.ensemble.members import EnsembleError, find
 from distancing.landscape.barrier import Barrier
 from distancing.landscape.outputs import analyse, record
+from distancing.landscape.sharpness import Sharpness
 from distancing.landscape.subject import LandscapeError
 from distancing.logs import tracking
 from distancing.storage import RunDirectory, StorageError, SweepError
 
-ANALYSES: dict[str, type[Analysis]] = {"barrier": Barrier}
+ANALYSES: dict[str, type[Analysis]] = {"barrier": Barrier, "sharpness": Sharpness}
 ERRORS = (LandscapeError, EnsembleError, ConfigError, DatasetError, StorageError, SweepError, OSError)
 
 
