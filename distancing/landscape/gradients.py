@@ -79,13 +79,17 @@ def picture(rows: Sequence[Row], random: float) -> Figure:
     epochs = np.array([row["epoch"] for row in rows], dtype=float)
     for axes, name, label, colour in zip(panels, GRADIENTS[::3], labels, COLOURS, strict=False):
         middle, low, high = (_column(rows, name + part) for part in ("", "_p10", "_p90"))
-        axes.fill_between(epochs, low, high, color=colour, alpha=0.3, lw=0, label="10 to 90 % of the steps")
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.3, lw=0, label="10 % to 90 % of the steps")
         axes.plot(epochs, middle, color=colour, marker="o", ms=3.5, label="mean" if axes is panels[0] else "median")
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)
         _phases(axes, rows, named=axes is panels[0])
+    panels[0].axhspan(
+        -random, random, color="#767676", alpha=0.5, lw=0, label="random directions, ± their deviation 1/√P"
+    )
+    for axes in panels[:2]:
         axes.legend(frameon=False, fontsize=9)
-    panels[0].axhspan(-random, random, color="#767676", alpha=0.4, lw=0)
+    figure.align_ylabels(panels)
     panels[1].set_yscale("log")
     panels[2].set(ylim=(0, None), xlabel="epoch", xlim=(0.5, len(rows) + 0.5))
     return figure

@@ -9,7 +9,7 @@ from annotated_types import Ge, Len
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
+from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
@@ -24,6 +24,7 @@ from distancing.landscape.subject import Findings, LandscapeError, Subject, Trac
 
 FLAT = 1e-4  # of the longer side: a third place nearer to the line of the others than this spans no plane
 SPLITS = "train", "test"
+TINY = 1e-12  # the least loss that has a logarithm here
 
 
 @component
@@ -75,7 +76,7 @@ class Plane(Analysis):
         return [names.index(name) for name in through]
 
     def _values(self, rows: Sequence[dict[str, float | str]]) -> dict[str, float]:
-        values = {}
+        values: dict[str, float] = {}
         for split in SPLITS:
             of = {part: [float(row[f"{split}/loss"]) for row in rows if row["part"] == part]
                   for part in ("grid", "edge", "centre")}  # fmt: skip
@@ -132,35 +133,53 @@ def picture(
     grid = [row for row in rows if row["part"] == "grid"]
     side = math.isqrt(len(grid))
     x, y = (np.array([row[axis] for row in grid], dtype=float).reshape(side, side) for axis in "xy")
-    figure = Figure(figsize=(12, 5.4), dpi=110, layout="constrained", facecolor="white")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    names = [name.rpartition("/")[2] for name in subject.names]
+    tall = min(max(np.ptp(y) / np.ptp(x), 0.3), 1.5)  # of one panel, 5 inches wide
+    beside = tall > 0.7
+    figure = Figure(figsize=(12.4, 5 * tall + 1.4) if beside else (8, 11 * tall + 1.6), dpi=110, layout="compressed")
+    panels = figure.subplots(1, 2, sharey=True) if beside else figure.subplots(2, 1, sharex=True)
+    outlined = [Stroke(linewidth=3, foreground="black"), Normal()]
     for axes, split in zip(panels, SPLITS, strict=True):
         loss = np.array([row[f"{split}/loss"] for row in grid], dtype=float).reshape(side, side)
         _contours(figure, axes, x, y, loss, f"{split} loss, nats")
-        for i, width in hills:
-            if width > where[i, 2]:  # where the hill's height is down to exp(−1/2)
-                radius = math.sqrt(width**2 - where[i, 2] ** 2)
-                axes.add_patch(Circle(where[i, :2], radius, fill=False, ec="white", ls="--", lw=1.4))
         if subject.run:
-            axes.plot(*where[:, :2].T, color="white", lw=1.6)
-        for i, (name, (x_, y_, off)) in enumerate(zip(subject.names, where, strict=True)):
-            look = {**mark(i), "ls": "", "mec": "white", "zorder": 3}
-            axes.plot(x_, y_, ms=10 if i in corners else 7, **look)
-            text = name.rpartition("/")[2] if i in corners else f"{name.rpartition('/')[2]}, {off:.2g} off"
-            note = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75}
-            axes.annotate(text, (x_, y_), (7, 7), textcoords="offset points", fontsize=9, bbox=note)
-        axes.set(
-            xlabel="distance along the first edge", aspect="equal", xlim=(x.min(), x.max()), ylim=(y.min(), y.max())
-        )
-    panels[0].set_ylabel("distance from it, in the plane")
+            axes.plot(
+                *where[:, :2].T, color="white", lw=1.6, path_effects=outlined, label="the run, from place to place"
+            )
+        label = "where a hill is down to exp(−1/2) of its height"
+        for i, width in hills:
+            if width > where[i, 2]:
+                radius = math.sqrt(width**2 - where[i, 2] ** 2)  # of the circle in which the plane cuts it
+                turn = np.linspace(0, 2 * np.pi, 200)
+                circle = where[i, 0] + radius * np.cos(turn), where[i, 1] + radius * np.sin(turn)
+                axes.plot(*circle, color="white", ls="--", lw=1.4, path_effects=outlined, label=label)
+                label = ""
+        for i, (name, (x_, y_, off)) in enumerate(zip(names, where, strict=True)):
+            axes.plot(x_, y_, ms=11 if i in corners else 8, ls="", mec="white", zorder=3, **mark(i))
+            note = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8}
+            text = name if i in corners else f"{name}, {off:.2g} off the plane"
+            axes.annotate(text, (x_, y_), (8, 8), textcoords="offset points", fontsize=9, bbox=note)
+        axes.set(aspect="equal", xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
+    along = f"way from {names[corners[0]]} towards {names[corners[1]]}, in the unit of ‖θ‖"
+    for axes in panels[-1:] if not beside else panels:
+        axes.set_xlabel(along)
+    for axes in panels if not beside else panels[:1]:
+        axes.set_ylabel("way across")
+    handles, labels = panels[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=True, facecolor="#BBBBBB")
     return figure
 
 
 def _contours(figure: Figure, axes: Axes, x: Any, y: Any, loss: NDArray[np.float64], label: str) -> None:
     """[H, W] each; levels are evenly spaced in the logarithm of the loss."""
-    low, high = np.nanmin(loss), np.nanmax(loss)
-    levels = np.geomspace(low, max(high, low * 1.01), 16)
-    filled = axes.contourf(x, y, loss, levels, norm=LogNorm(low, levels[-1]), cmap="cividis", extend="both")
-    axes.contour(x, y, loss, levels, colors="black", linewidths=0.4, alpha=0.6)
-    bar = figure.colorbar(filled, ax=axes, shrink=0.85, label=label)
-    bar.set_ticks(levels[::3], labels=[f"{level:.2g}" for level in levels[::3]])
+    found = loss[np.isfinite(loss)].clip(TINY)
+    levels = np.geomspace(found.min(), max(found.max(), 1.01 * found.min()), 16)
+    levels[0] *= 1 - 1e-6  # not to lose the extremes to rounding
+    levels[-1] *= 1 + 1e-6
+    shown = np.ma.masked_invalid(loss.clip(TINY))
+    filled = axes.contourf(x, y, shown, levels, norm=LogNorm(levels[0], levels[-1]), cmap="cividis")
+    axes.contour(x, y, shown, levels[1:-1], colors="black", linewidths=0.4, alpha=0.6)
+    bar = figure.colorbar(filled, ax=axes, label=label)
+    ticks = [float(level) for level in levels[::3]]
+    bar.set_ticks(ticks, labels=[f"{level:.2g}" for level in ticks])

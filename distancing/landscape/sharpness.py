@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from annotated_types import Ge, Lt, MinLen
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
+from torch.nn import functional as F
 
 from distancing.analysis import Analysis
 from distancing.component import component
@@ -95,7 +97,7 @@ class Sharpness(Analysis):
                 go(radius * u)
                 rises.append(loss.value() - base)
         rows = [_row("rise_random", *_mean(rises), radius) for radius, rises in random.items()]
-        u = torch.zeros_like(place)
+        u = 1e-3 * min(random) * F.normalize(u, dim=0)  # not quite 0, where the loss may be stationary
         for radius in random:
             rise, u = worst(loss, go, u, scale, radius, self.ascent_steps)
             rows.append(_row("rise_worst", rise - base, 0.0, radius))
@@ -142,26 +144,32 @@ def _label(row: Row) -> str:
 def picture(rows: Sequence[Row], names: Sequence[str], unit: str) -> Figure:
     """The rises over the radius; eigenvalues and traces place by place."""
     figure = Figure(figsize=(12, 4.2), dpi=110, layout="constrained", facecolor="white")
-    rises, largest, traces = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
+    rises, *others = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
+    lines = {"worst": "-", "random": ":"}
+    fills = {"": ("white", "of θ"), "_relative": (None, f"relative to the {unit}s' norms")}
     for i, name in enumerate(names):
-        mine = [row for row in rows if row["place"] == name]
-        for measure, line in (("rise_worst", "-"), ("rise_random", ":")):
-            points = [(row["radius"], row["value"], row["error"]) for row in mine if row["measure"] == measure]
-            radius, value, error = np.array(points, dtype=float).T
-            look = {**mark(i), "ls": line, "ms": 5}
-            rises.errorbar(radius, value, error, **look, label=name if line == "-" else None)
-        for axes, measure in ((largest, "hessian_max"), (traces, "hessian_trace")):
-            for kind, filled in (("", False), ("_relative", True)):
-                (row,) = (row for row in mine if row["measure"] == measure + kind)
-                look = {**mark(i), "ls": "", "ms": 6, "mfc": None if filled else "white"}
-                axes.errorbar(i, float(row["value"]), float(row["error"]), **look)
-    rises.set(xscale="log", yscale="log", xlabel=f"radius, relative to the {unit}s' norms")
-    rises.set_ylabel("rise of the training loss, nats")
-    rises.legend(frameon=False)
-    for axes, what in ((largest, "largest eigenvalue"), (traces, "trace")):
-        axes.set(yscale="log", xlabel="", ylabel=f"{what} of the Hessian, nats")
-        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        of = {(row["measure"], row["radius"]): (float(row["value"]), float(row["error"]))
+              for row in rows if row["place"] == name}  # fmt: skip
+        for kind, line in lines.items():
+            points = [(float(radius), *found) for (measure, radius), found in of.items() if measure == f"rise_{kind}"]
+            radius, value, error = np.array(points).T
+            rises.errorbar(radius, value, error, **mark(i), ls=line, ms=5, label=name if line == "-" else None)
+        for axes, measure in zip(others, ("hessian_max", "hessian_trace"), strict=True):
+            for kind, (colour, _) in fills.items():
+                axes.errorbar(i, *of[measure + kind, ""], **mark(i), ls="", ms=6, mfc=colour)
+    kinds = [Line2D([], [], color="black", ls=line, label=kind) for kind, line in lines.items()]
+    rises.legend(handles=[*rises.get_legend_handles_labels()[0], *kinds], frameon=False, fontsize=9)
+    rises.set(xscale="log", xlabel=f"radius, relative to the {unit}s' norms", ylabel="rise of the training loss, nats")
+    rises.set_xticks(radius, [f"{each:g}" for each in radius])
+    rises.minorticks_off()
+    for axes, what in zip(others, ("largest eigenvalue", "trace"), strict=True):
+        axes.set_ylabel(f"{what} of the Hessian, nats")
+        axes.set_xticks(range(len(names)), [name.rpartition("/")[2] for name in names], rotation=30, ha="right")
         axes.margins(x=0.15)
-    for axes in (rises, largest, traces):
+    squares = [Line2D([], [], ls="", marker="o", color="black", mfc=mfc, label=label) for mfc, label in fills.values()]
+    others[0].legend(handles=squares, frameon=False, fontsize=9)
+    for axes, measure in zip((rises, *others), ("rise", "hessian_max", "hessian_trace"), strict=True):
         axes.spines[["top", "right"]].set_visible(False)
+        if all(float(row["value"]) > 0 for row in rows if str(row["measure"]).startswith(measure)):
+            axes.set_yscale("log")
     return figure
