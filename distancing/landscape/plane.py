@@ -99,7 +99,7 @@ class Flat:
         along, other = corners[1:].double() - self.origin
         self.x = F.normalize(along, dim=0)
         self.y = other - self.x.dot(other) * self.x  # Gram and Schmidt
-        if not self.y.norm() > FLAT * max(along.norm(), other.norm()):
+        if not min(along.norm(), self.y.norm()) > FLAT * max(along.norm(), other.norm()):
             raise LandscapeError("plane.through: these three places lie on one line, which spans no plane")
         self.y = F.normalize(self.y - self.x.dot(self.y) * self.x, dim=0)  # again, for what rounding has left
 
