@@ -1,5 +1,6 @@
 """The Hessian of the loss, through its products with vectors alone: its largest eigenvalue and its trace."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -15,7 +16,8 @@ def relative(product: Product, scale: Tensor) -> Product:
 
 def largest_eigenvalue(product: Product, start: Tensor, tolerance: float) -> Iterator[tuple[float, float]]:
     """Lanczos' method from `start` [P]: after each product, the largest eigenvalue as known by then, never too large
-    but for rounding, and a bound on its distance from an eigenvalue. Ends once the bound is below tolerance · |it|.
+    but for rounding, and a bound on its distance from an eigenvalue. Ends once the bound is below tolerance · |it|,
+    or with NaN after a product that isn't finite.
 
     Three vectors and no more: without reorthogonalisation rounding makes copies of eigenvalues found already, but the
     outermost ones stay right (Paige 1980; Golub and Van Loan, section 10.3).
@@ -27,6 +29,9 @@ def largest_eigenvalue(product: Product, start: Tensor, tolerance: float) -> Ite
     while True:
         w = product(v) - beta * before
         diagonal.append(float(w.dot(v)))
+        if not math.isfinite(diagonal[-1]):
+            yield math.nan, math.nan
+            return
         w -= diagonal[-1] * v
         off = torch.tensor(beside, dtype=torch.float64)
         tridiagonal = torch.tensor(diagonal, dtype=torch.float64).diag() + off.diag(1) + off.diag(-1)

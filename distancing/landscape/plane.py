@@ -19,7 +19,7 @@ from distancing.analysis import Analysis
 from distancing.component import component
 from distancing.distances import Euclidean
 from distancing.evaluate import BATCH
-from distancing.landscape.marks import mark
+from distancing.landscape.marks import mark, short
 from distancing.landscape.subject import Findings, LandscapeError, Subject, Track
 
 FLAT = 1e-4  # of the longer side: a third place nearer to the line of the others than this spans no plane
@@ -133,7 +133,7 @@ def picture(
     grid = [row for row in rows if row["part"] == "grid"]
     side = math.isqrt(len(grid))
     x, y = (np.array([row[axis] for row in grid], dtype=float).reshape(side, side) for axis in "xy")
-    names = [name.rpartition("/")[2] for name in subject.names]
+    names = short(subject.names)
     tall = min(max(np.ptp(y) / np.ptp(x), 0.3), 1.5)  # of one panel, 5 inches wide
     beside = tall > 0.7
     figure = Figure(figsize=(12.4, 5 * tall + 1.4) if beside else (8, 11 * tall + 1.6), dpi=110, layout="compressed")

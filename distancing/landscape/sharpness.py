@@ -20,7 +20,7 @@ from distancing.component import component
 from distancing.landscape import units
 from distancing.landscape.curvature import largest_eigenvalue, relative, trace_samples
 from distancing.landscape.loss import Loss
-from distancing.landscape.marks import mark
+from distancing.landscape.marks import mark, short
 from distancing.landscape.subject import Findings, LandscapeError, Subject, Track
 
 RADII = 0.02, 0.05, 0.1, 0.2
@@ -147,13 +147,13 @@ def picture(rows: Sequence[Row], names: Sequence[str], unit: str) -> Figure:
     rises, *others = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
     lines = {"worst": "-", "random": ":"}
     fills = {"": ("white", "of θ"), "_relative": (None, f"relative to the {unit}s' norms")}
-    for i, name in enumerate(names):
+    for i, (name, label) in enumerate(zip(names, short(names), strict=True)):
         of = {(row["measure"], row["radius"]): (float(row["value"]), float(row["error"]))
               for row in rows if row["place"] == name}  # fmt: skip
         for kind, line in lines.items():
             points = [(float(radius), *found) for (measure, radius), found in of.items() if measure == f"rise_{kind}"]
             radius, value, error = np.array(points).T
-            rises.errorbar(radius, value, error, **mark(i), ls=line, ms=5, label=name if line == "-" else None)
+            rises.errorbar(radius, value, error, **mark(i), ls=line, ms=5, label=label if line == "-" else None)
         for axes, measure in zip(others, ("hessian_max", "hessian_trace"), strict=True):
             for kind, (colour, _) in fills.items():
                 axes.errorbar(i, *of[measure + kind, ""], **mark(i), ls="", ms=6, mfc=colour)
@@ -164,7 +164,7 @@ def picture(rows: Sequence[Row], names: Sequence[str], unit: str) -> Figure:
     rises.minorticks_off()
     for axes, what in zip(others, ("largest eigenvalue", "trace"), strict=True):
         axes.set_ylabel(f"{what} of the Hessian, nats")
-        axes.set_xticks(range(len(names)), [name.rpartition("/")[2] for name in names], rotation=30, ha="right")
+        axes.set_xticks(range(len(names)), short(names), rotation=30, ha="right")
         axes.margins(x=0.15)
     squares = [Line2D([], [], ls="", marker="o", color="black", mfc=mfc, label=label) for mfc, label in fills.values()]
     others[0].legend(handles=squares, frameon=False, fontsize=9)
