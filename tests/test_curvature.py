@@ -308,11 +308,11 @@ def test_what_the_steps_record(monkeypatch: pytest.MonkeyPatch) -> None:
     made.add_place({"name": "descend", "epoch": 0}, made.theta.vector + 0.02)
     steps, push = [], made.push
 
-    def watched() -> Any:
+    def watched(images: torch.Tensor) -> Any:
         g = made.theta.gradient.double().clone()
-        said = push()
+        said = push(images)
         total = made.theta.gradient.double()
-        h = config.penalty.energy(made.theta.vector.double(), made.places.double(), made.widths.double())[1]  # type: ignore[union-attr]
+        h = config.penalty.energy(made.theta.vector.double(), made.places.double(), made.hills.widths.double())[1]  # type: ignore[union-attr]
         cosine, turn = F.cosine_similarity(g, h, dim=0), F.cosine_similarity(g, total, dim=0)
         steps.append([float(cosine), float(h.norm() / g.norm()), math.degrees(math.acos(turn))])
         return said

@@ -39,7 +39,8 @@ class Loss:
 
     def product(self, v: Tensor) -> Tensor:
         """H v [P], by differentiating twice (Pearlmutter 1994)."""
-        total, along = torch.zeros_like(v), list(self.theta.named(v).values())
+        total, named = torch.zeros_like(v), self.theta.named(v)
+        along = [named[name] for name in self._parameters]
         for part in self._parts():
             parameters = list(self._parameters.values())
             gradient = torch.autograd.grad(part, parameters, create_graph=True)
