@@ -20,6 +20,7 @@ from distancing.landscape.outputs import analyse, record
 from distancing.landscape.plane import Plane
 from distancing.landscape.sharpness import Sharpness
 from distancing.landscape.subject import LandscapeError
+from distancing.landscape.valley import Valley
 from distancing.logs import tracking
 from distancing.storage import RunDirectory, StorageError, SweepError
 
@@ -28,6 +29,7 @@ ANALYSES: dict[str, type[Analysis]] = {
     "plane": Plane,
     "sharpness": Sharpness,
     "gradients": Gradients,
+    "valley": Valley,
 }
 ERRORS = (LandscapeError, EnsembleError, ConfigError, DatasetError, StorageError, SweepError, OSError)
 
