@@ -135,7 +135,7 @@ def test_the_worst_place_of_a_quadratic_loss() -> None:
     loss: Any = Quadratic(half @ half.T, theta)
     largest = float(torch.linalg.eigvalsh(scale[:, None] * loss.a * scale)[-1])
     tiny = 1e-6 * torch.ones(6, dtype=torch.float64)
-    rises = [worst(loss, lambda u: theta.vector.copy_(scale * u), tiny, scale, 0.3, steps)[0] for steps in (1, 3, 200)]
+    rises = [worst(loss, lambda u: theta.vector.copy_(scale * u), tiny, scale, 0.3, steps) for steps in (1, 3, 200)]
     assert rises == sorted(rises)
     assert rises[-1] == pytest.approx(0.3**2 * largest / 2)
 
@@ -203,17 +203,20 @@ def test_a_rescaled_network_is_as_sharp(
 
 
 def test_units(subject: Subject) -> None:
-    """A random step moves every filter by its own norm, in any layout; ‖t‖ of a filter is √n of its norm."""
+    """A random step moves every filter by its own norm, in any layout; biases and batch norms are units
+    of their own."""
     steps = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
         network = subject.members[0].network(CPU).to(memory_format=memory_format)
         theta = Theta(network)
         u = units.random_step(theta, "filter", torch.Generator().manual_seed(3))
         steps.append(theta.named(units.scale(theta, "filter") * u))
+    scale = theta.named(units.scale(theta, "filter"))
     for name, value in network.named_parameters():
         torch.testing.assert_close(steps[0][name], steps[1][name])
         if value.dim() == 1:
             assert not steps[0][name].any()
+            assert torch.equal(scale[name], value.abs())
         else:
             torch.testing.assert_close(steps[0][name].flatten(1).norm(dim=1), value.detach().flatten(1).norm(dim=1))
     u = units.random_step(theta, "element", torch.Generator().manual_seed(3))
@@ -233,7 +236,14 @@ def test_sharpness_of_a_run(subject: Subject, run: Path) -> None:
     with subject.standing(subject.places[1]):
         loss = Loss(subject.network, subject.theta, subject.data, subject.data.train, lambda: None)
         base, scale = loss.value(), units.scale(subject.theta, "filter")
+        generator, rises = torch.Generator().manual_seed(0), []
+        for _ in range(3):
+            u = units.random_step(subject.theta, "filter", generator)
+            subject.theta.vector.copy_(subject.places[1] + 0.2 * scale * u)
+            rises.append(loss.value() - base)
+        assert first.values["settle-1/rise_random_0.2"] == pytest.approx(np.mean(rises), rel=1e-3)
         for i in range(10):
+            subject.theta.vector.copy_(subject.places[1])
             u = F.normalize(units.random_step(subject.theta, "filter", torch.Generator().manual_seed(i)), dim=0)
             subject.theta.vector.copy_(subject.places[1] + 0.2 * scale * u)
             assert loss.value() - base < first.values["settle-1/rise_worst_0.2"]
