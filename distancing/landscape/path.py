@@ -70,8 +70,8 @@ def height(losses: Tensor, t: Tensor) -> tuple[float, float]:
     one image.
     """
     excess = losses - losses[0].lerp(losses[-1], t.to(losses)[:, None])
-    top = int(excess.mean(1).argmax())
-    return float(excess[top].mean()), float(excess[top].std()) / math.sqrt(losses.shape[1])
+    at_top, n = excess[int(excess.mean(1).argmax())], losses.shape[1]
+    return float(at_top.mean()), float(at_top.std()) / math.sqrt(n) if n > 1 else math.nan
 
 
 def pairs(kind: Pairs, places: int) -> list[tuple[int, int]]:
