@@ -1,0 +1,24 @@
+"""A nested config or result as one flat dict of dotted names."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Leaf = str | int | float | bool | None
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, Leaf]:
+    """{"penalty": {"sigma": 1}} → {"penalty.sigma": 1}. Of a list, those of its entries that are dicts with a "name";
+    an empty dict leaves nothing."""
+    return dict(_leaves(tree, ""))
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Leaf]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for each in node:
+            if isinstance(each, Mapping) and "name" in each:
+                yield from _leaves(each, f"{path}.{each['name']}")
+    elif node is None or isinstance(node, (str, int, float, bool)):
+        yield path, node

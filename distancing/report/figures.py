@@ -1,0 +1,277 @@
+"""One function for each figure, from numbers to a matplotlib Figure. Readable for the colour-blind, and in grey."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")  # Okabe and Ito's,
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")  # but for the last, since their yellow is no line on white
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
+MOST = len(COLOURS)  # groups in one picture
+SHADES = ("#EDEDED", "#FFFFFF")
+STYLE = {
+    "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
+    "ytick.labelsize": 7, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 3.5,
+    "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42, "savefig.facecolor": "white",
+    "figure.facecolor": "white", "legend.frameon": False, "axes.unicode_minus": True,
+}  # fmt: skip
+WIDTH = 7.0  # inches: a page's text
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Of a group: column → mean and standard deviation [epochs] over the seeds, nan where there is no value.
+    phases: name → first and last epoch, if all seeds have the same."""
+
+    mean: Mapping[str, Array]
+    sd: Mapping[str, Array]
+    phases: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A group's mean, and its standard deviation over the seeds; 0 for one seed."""
+
+    mean: float
+    sd: float
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """As PNG and as PDF, beside each other."""
+    paths = [path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.pdf")]
+    with style():
+        canvas = FigureCanvasAgg(figure)
+        canvas.print_figure(paths[0], dpi=200, metadata={"Software": None})
+        canvas.print_figure(paths[1], metadata={"CreationDate": None})
+    return paths
+
+
+def plain(words: str) -> str:
+    """Text in which a dollar is a dollar, and no formula begins."""
+    return words.replace("$", r"\$")
+
+
+def learning_curves(curves: Mapping[str, Curve], columns: Mapping[str, str]) -> Figure:
+    """A panel for each column; a line with a band of ± one standard deviation for each group.
+
+    columns: name → label of the axis. Losses are on a logarithmic axis.
+    """
+    with style():
+        rows = math.ceil(len(curves) / (2 if max(map(len, curves)) > 30 else 3))
+        figure = Figure(figsize=(WIDTH, 2.4 + 0.16 * rows), layout="constrained")
+        panels = figure.subplots(1, len(columns), squeeze=False, sharex=True)[0]
+        for axes, (column, label) in zip(panels, columns.items(), strict=True):
+            log = all(np.nanmin(each.mean[column], initial=np.inf) > 0 for each in curves.values() if column in each.mean)
+            log = log and not column.endswith("accuracy")
+            for i, (name, each) in enumerate(curves.items()):
+                if column in each.mean:
+                    _band(axes, each, column, i, name)
+            axes.set(xlabel="epoch", ylabel=label, yscale="log" if log else "linear")
+            if column.endswith("accuracy"):
+                _accuracy_limits(axes, [each.mean[column] for each in curves.values() if column in each.mean])
+            _shade(axes, [each.phases for each in curves.values()])
+        _legend(figure, panels[0], 2 if max(map(len, curves)) > 30 else 3)
+    return figure
+
+
+def _band(axes: Axes, curve: Curve, column: str, i: int, name: str) -> None:
+    mean, sd = curve.mean[column], np.nan_to_num(curve.sd[column])
+    there = np.isfinite(mean)
+    epochs = np.flatnonzero(there) + 1
+    mean, sd = mean[there], sd[there]
+    axes.plot(epochs, mean, color=COLOURS[i % MOST], ls=LINES[i % MOST], marker=MARKS[i % MOST],
+              markevery=(min(i, len(epochs) // 8), max(1, len(epochs) // 6)), label=plain(name), zorder=3)  # fmt: skip
+    low = np.maximum(mean - sd, mean / 10) if (mean > 0).all() else mean - sd  # on a logarithmic axis, too
+    axes.fill_between(epochs, low, mean + sd, color=COLOURS[i % MOST], alpha=0.18, lw=0, zorder=2)
+
+
+def _accuracy_limits(axes: Axes, means: Sequence[Array]) -> None:
+    """What is below the lower quarter of all values, the first epochs, is cut off: the differences are at the top."""
+    values = np.concatenate(means)
+    values = values[np.isfinite(values)]
+    low = float(np.quantile(values, 0.25))
+    top = float(values.max())
+    if top - low < 0.5 * (top - float(values.min())):
+        axes.set_ylim(low - 0.5 * (top - low + 0.1), top + 0.3 * (top - low + 0.1))
+
+
+def _shade(axes: Axes, phases: Sequence[tuple[tuple[str, int, int], ...]]) -> None:
+    """The phases, where all curves have the same; else where each one changes is marked by a thin line."""
+    if len(set(phases)) != 1:
+        for border in {first - 0.5 for each in phases for _, first, _ in each[1:]}:
+            axes.axvline(border, color="#999999", lw=0.5, ls=":", zorder=1)
+        return
+    room = WIDTH * 72 / 3 / max(1, sum(last - first + 1 for _, first, last in phases[0]))  # points for an epoch
+    for i, (name, first, last) in enumerate(phases[0]):
+        axes.axvspan(first - 0.5, last + 0.5, color=SHADES[i % 2], lw=0, zorder=0)
+        if room * (last - first + 1) > 4.2 * len(name):
+            axes.annotate(plain(name), ((first + last) / 2, 1), xycoords=("data", "axes fraction"), ha="center",
+                          va="bottom", fontsize=6.5, color="#444444", annotation_clip=False)  # fmt: skip
+    if phases[0]:
+        axes.set_xlim(0.5, phases[0][-1][2] + 0.5)
+
+
+def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), handlelength=3)
+
+
+def heat_map(
+    cells: Mapping[tuple[float, float], Point], x: str, y: str, metric: str, percent: bool,
+    mark: tuple[str, float] | None = None, lower_is_better: bool = False,
+) -> Figure:  # fmt: skip
+    """The mean in each cell, and the standard deviation below it. x, y, metric: labels with their units.
+
+    mark: the name and value of a baseline, as a line in the scale.
+    """
+    with style():
+        xs, ys = (sorted({key[i] for key in cells}) for i in (0, 1))
+        values = np.full((len(ys), len(xs)), np.nan)
+        for (a, b), point in cells.items():
+            values[ys.index(b), xs.index(a)] = point.mean
+        figure = Figure(figsize=(min(WIDTH, 1.7 + 0.62 * len(xs)), 0.9 + 0.45 * len(ys)), layout="constrained")
+        axes = figure.subplots()
+        shown = axes.imshow(values, cmap="cividis_r" if lower_is_better else "cividis", origin="lower", aspect="auto")
+        axes.set_xticks(range(len(xs)), [f"{each:g}" for each in xs])
+        axes.set_yticks(range(len(ys)), [f"{each:g}" for each in ys])
+        axes.set(xlabel=x, ylabel=y)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        bar = figure.colorbar(shown, ax=axes, label=metric)
+        bar.outline.set_visible(False)  # type: ignore[operator]  # a patch
+        if mark and bar.vmin <= mark[1] <= bar.vmax:
+            bar.ax.axhline(mark[1], color="white", lw=3)
+            bar.ax.axhline(mark[1], color="black", lw=1.2)
+        if mark:
+            axes.set_title(plain(f"{mark[0]}: {_said(mark[1], percent)}"), loc="left")
+        for (a, b), point in cells.items():
+            colour = shown.cmap(shown.norm(point.mean))
+            dark = float(np.dot(colour[:3], (0.2126, 0.7152, 0.0722))) < 0.45
+            said = f"{_said(point.mean, percent)}" + (f"\n±{_said(point.sd, percent)}" if point.sd else "")
+            axes.text(xs.index(a), ys.index(b), said, ha="center", va="center", fontsize=6.5, linespacing=1.1,
+                      color="white" if dark else "black")  # fmt: skip
+    return figure
+
+
+def _said(value: float, percent: bool) -> str:
+    return f"{value:.1f}" if percent or abs(value) >= 10 else f"{value:.3f}"
+
+
+def against(
+    lines: Mapping[str, Mapping[float | str, Point]], x: str, y: str, mark: tuple[str, Point] | None = None
+) -> Figure:
+    """The metric against one setting, a line with error bars for each combination of the others.
+
+    Numbers that span more than a factor of 20 are on a logarithmic axis; words are places without a line between.
+    mark: the baseline, a horizontal line with a band.
+    """
+    with style():
+        figure = Figure(figsize=(3.5, 2.5 + 0.14 * (len(lines) + (mark is not None))), layout="constrained")
+        axes = figure.subplots()
+        places = list(dict.fromkeys(place for line in lines.values() for place in line))
+        words = any(isinstance(place, str) for place in places)
+        spread = [float(place) for place in places] if not words else []
+        log = bool(spread) and min(spread) > 0 and max(spread) / min(spread) >= 20
+        for i, (name, line) in enumerate(lines.items()):
+            xs = [places.index(place) if words else float(place) for place in line]
+            shift = (i - (len(lines) - 1) / 2) * (0.08 if words else 0)
+            at = np.array(xs) + shift
+            axes.errorbar(at, [point.mean for point in line.values()], [point.sd for point in line.values()],
+                          color=COLOURS[i % MOST], ls="none" if words else LINES[i % MOST], marker=MARKS[i % MOST],
+                          capsize=2, elinewidth=0.8, label=plain(name), zorder=3)  # fmt: skip
+        if mark:
+            axes.axhline(mark[1].mean, color="#555555", lw=1, ls=(0, (2, 2)), label=plain(mark[0]), zorder=1)
+            axes.axhspan(mark[1].mean - mark[1].sd, mark[1].mean + mark[1].sd, color="#DDDDDD", lw=0, zorder=0)
+        axes.set(xlabel=x, ylabel=y)
+        if log:
+            axes.set_xscale("log")
+        if words:
+            axes.set_xticks(range(len(places)), [plain(str(place)) for place in places], rotation=20, ha="right")
+            axes.margins(x=0.15)
+        elif len(places) <= 8:
+            axes.set_xticks(spread, [f"{each:g}" for each in spread])
+            axes.minorticks_off()
+        handles, labels = axes.get_legend_handles_labels()
+        if len(labels) > 1:
+            figure.legend(handles, labels, loc="outside lower center", ncols=1, handlelength=3)
+    return figure
+
+
+def distances(curve: Curve, title: str) -> Figure:
+    """Of one group: above the distance to each checkpoint, below the height of each hill, over the epochs."""
+    with style():
+        rows = {"distance/": "distance ‖θ − θ$_c$‖", "hill/": "height of the hill k(θ, θ$_c$)"}
+        there = {prefix: [column for column in curve.mean if column.startswith(prefix)] for prefix in rows}
+        there = {prefix: found for prefix, found in there.items() if found}
+        figure = Figure(figsize=(4.6, 0.7 + 1.6 * len(there)), layout="constrained")
+        panels = figure.subplots(len(there), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (prefix, columns) in zip(panels, there.items(), strict=True):
+            for i, column in enumerate(columns[:MOST]):
+                _band(axes, curve, column, i, f"to {column.removeprefix(prefix)}" if len(columns) else "")
+            axes.set(ylabel=rows[prefix])
+            axes.set_ylim(bottom=0)
+            if prefix == "hill/":
+                axes.set_ylim(top=max(1.05, axes.get_ylim()[1]))
+            _shade(axes, [curve.phases])
+        for axes in panels[1:]:  # the names of the phases once
+            for words in list(axes.texts):
+                words.remove()
+        panels[-1].set_xlabel("epoch")
+        figure.suptitle(plain(title), fontsize=8)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", handlelength=3)
+    return figure
+
+
+def cost(points: Mapping[str, tuple[Point, Point]], x: str, y: str) -> Figure:
+    """A metric against what it costs, a point with error bars in both directions for each group."""
+    with style():
+        figure = Figure(figsize=(3.5, 2.5 + 0.14 * len(points)), layout="constrained")
+        axes = figure.subplots()
+        for i, (name, (a, b)) in enumerate(points.items()):
+            axes.errorbar(a.mean, b.mean, b.sd, a.sd, color=COLOURS[i % MOST], marker=MARKS[i % MOST], ls="none", ms=5,
+                          capsize=2, elinewidth=0.8, label=plain(name))  # fmt: skip
+        axes.set(xlabel=x, ylabel=y)
+        axes.margins(0.1)
+        _legend(figure, axes, 1)
+    return figure
+
+
+def members(groups: Mapping[str, Mapping[str, tuple[Point, Point]]], metrics: Mapping[str, str]) -> Figure:
+    """A row for each group, a panel for each metric: an open mark for the members' mean, a full one for their average.
+
+    groups: name → metric → (members, ensemble). metrics: name → label with its unit.
+    """
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.95 + 0.24 * len(groups)), layout="constrained")
+        panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        rows = np.arange(len(groups))
+        kinds = (("mean of the members", "white", 0.13), ("their average", COLOURS[0], -0.13))
+        for axes, (metric, label) in zip(panels, metrics.items(), strict=True):
+            for kind, (name, face, shift) in enumerate(kinds):
+                points = [each[metric][kind] for each in groups.values()]
+                axes.errorbar([p.mean for p in points], rows + shift, xerr=[p.sd for p in points], ls="none", marker="o",
+                              color=COLOURS[0], mfc=face, ms=4.5, capsize=2, elinewidth=0.8, label=name)  # fmt: skip
+            axes.set(xlabel=label, yticks=rows, yticklabels=[plain(name) for name in groups])
+            axes.grid(axis="y", color="#E4E4E4", lw=0.5)
+            axes.set_axisbelow(True)
+        panels[0].invert_yaxis()
+        _legend(figure, panels[0], 2)
+    return figure
