@@ -1,4 +1,4 @@
-"""A nested config or result as one flat dict of dotted names."""
+"""Settings by their dotted names: of a nested config or result, and as they were typed."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,3 +22,10 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Leaf]]:
                 yield from _leaves(each, f"{path}.{each['name']}")
     elif node is None or isinstance(node, (str, int, float, bool)):
         yield path, node
+
+
+def typed(override: str) -> tuple[str, str]:
+    """`+penalty.sigma=1` → penalty.sigma, 1; `~phases.settle` → phases.settle, deleted."""
+    key, equals, value = override.partition("=")
+    value = value if equals else "deleted" if override.startswith("~") else ""
+    return key.lstrip("+~").partition("@")[0], value.strip("'\"")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from distancing.flat import flat
 from distancing.storage import RunDirectory, write
 
 Row = Mapping[str, Any]
@@ -34,6 +36,7 @@ class Metrics:
         self._file = open(directory.metrics, "a", newline="")  # noqa: SIM115 (closed in close)
         self._csv = csv.DictWriter(self._file, columns, lineterminator="\n")
         self._events = SummaryWriter(str(directory.path))
+        self._events.add_custom_scalars(_layout(columns))
         for row in rows:
             self.add(row)
 
@@ -52,12 +55,56 @@ class Metrics:
         for name, figure in figures.items():
             self._events.add_figure(name, figure)
 
+    def add_hparams(self, settings: Mapping[str, Any], final: Mapping[str, Any] | None, epoch: int) -> None:
+        """For TensorBoard's table of hyperparameters: the run's settings by their dotted names, and the metrics of its
+        `final` network, as scalars `final/SPLIT/…`; None of a run that diverged.
+
+        SummaryWriter's own add_hparams would make a second run of them. Nor does this say which columns the table has:
+        TensorBoard would take the word of one run for all, and a run without a penalty has no σ.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        for name, value in flat((final or {}).get("metrics", {})).items():
+            if isinstance(value, (int, float)):
+                self._events.add_scalar(f"final/{name.replace('.', '/')}", value, epoch)
+        said = {name: str(value) if value is None or isinstance(value, bool) else value
+                for name, value in settings.items()}  # fmt: skip
+        _, start, end = hparams(said, {})
+        for summary in (start, end):
+            self._events.file_writer.add_summary(summary)
+
     def flush(self) -> None:
         self._events.flush()
 
     def close(self) -> None:
         self._file.close()
         self._events.close()
+
+
+def _layout(columns: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """What TensorBoard shows together, under "custom scalars"."""
+    parts = ("train/cross_entropy", "train/l2", "train/penalty", "train/loss")
+    charts = {
+        "loss": {
+            "of each split": [each for each in columns if each in (parts[0], "validation/loss", "test/loss")],
+            "its parts in training": [each for each in columns if each in parts],
+        },
+        "accuracy": {"of each split": [each for each in columns if each.endswith("/accuracy")]},
+        "distances": {
+            "to the checkpoints": [each for each in columns if each.startswith("distance/")],
+            "norm": [each for each in columns if each == "parameter_norm"],
+        },
+        "hills": {
+            "heights": [each for each in columns if each.startswith("hill/")],
+            "gradient cosine": [each for each in columns if each == "gradient_cosine"],
+        },
+    }
+    return {
+        category: {
+            title: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]] for title, tags in several.items() if tags
+        }
+        for category, several in charts.items()
+    }
 
 
 class ProgressBar:

@@ -10,6 +10,7 @@ from distancing.report.groups import text
 from distancing.report.runs import ReportError, Run
 
 NAME_LENGTH = 150  # of a link, in characters
+COLUMNS = "events.out.tfevents.columns"  # of TensorBoard's table of hyperparameters
 
 
 def command(run: Run) -> str:
@@ -32,15 +33,17 @@ def script(run: Run) -> str:
 
 
 def link(found: Answer, folder: Path) -> int:
-    """Fill `folder` with a link to each run that has begun, named by its settings and its seed; how many there are.
+    """Fill `folder` with a link to each run that has begun, named by its settings and its seed, and say in it which
+    columns TensorBoard's table of hyperparameters shall have; how many runs there are.
 
-    Links of an earlier call are replaced. Raises ReportError if anything else is in the way.
+    What an earlier call left is replaced. Raises ReportError if anything else is in the way.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for each in folder.iterdir():
-        if not each.is_symlink():
+    before = list(folder.iterdir())
+    for each in before:
+        if not each.is_symlink() and each.name != COLUMNS:
             raise ReportError(f"{folder} holds {each.name}, which is no link: --tensorboard needs a folder of its own")
-    for each in folder.iterdir():
+    for each in before:
         each.unlink()
     made = 0
     for group in found.groups:
@@ -54,4 +57,31 @@ def link(found: Answer, folder: Path) -> int:
                 path = folder / f"{name},{run.path.name.rpartition('-')[2]}"
             path.symlink_to(os.path.relpath(run.path.resolve(), folder.resolve()))
             made += 1
+    _write_columns(found, folder)
     return made
+
+
+def _write_columns(found: Answer, folder: Path) -> None:
+    """What varies, and the metrics asked for: an event of TensorBoard's hparams plugin, which has one such for all."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, hparams_config_pb
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    shown = []
+    for key in (*found.keys, "seed"):
+        values = {run.seed for each in found.groups for run in each.runs} if key == "seed" else set(found.values(key))
+        numbers = [float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+        if len(numbers) == len(values):
+            shown.append(HParam(key, Discrete(numbers)))
+        else:  # as the runs say it, with Python's words
+            shown.append(HParam(key, Discrete([str(value) for value in values], dtype=str)))
+    summary = hparams_config_pb(shown, [Metric(_tag(name), display_name=name) for name in found.metrics])
+    with open(folder / COLUMNS, "wb") as file:
+        writer = RecordWriter(file)
+        writer.write(Event(wall_time=0, file_version="brain.Event:2").SerializeToString())
+        writer.write(Event(wall_time=0, step=0, summary=summary).SerializeToString())
+
+
+def _tag(metric: str) -> str:
+    """The scalar's name in TensorBoard: test.loss is that of the final network."""
+    return f"final/{metric.replace('.', '/')}" if metric.count(".") == 1 else metric.replace(".", "/")

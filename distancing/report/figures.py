@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -63,8 +65,9 @@ def save(figure: Figure, path: Path) -> list[Path]:
 
 
 def plain(words: str) -> str:
-    """Text in which a dollar is a dollar, and no formula begins."""
-    return words.replace("$", r"\$")
+    """Text in which a dollar is a dollar, and only our own indices are set as such."""
+    words = words.replace("$", r"\$")
+    return words.replace("θ_c", "θ$_c$").replace("θ_0", "θ$_0$")
 
 
 def learning_curves(curves: Mapping[str, Curve], columns: Mapping[str, str]) -> Figure:
@@ -73,20 +76,20 @@ def learning_curves(curves: Mapping[str, Curve], columns: Mapping[str, str]) -> 
     columns: name → label of the axis. Losses are on a logarithmic axis.
     """
     with style():
-        rows = math.ceil(len(curves) / (2 if max(map(len, curves)) > 30 else 3))
-        figure = Figure(figsize=(WIDTH, 2.4 + 0.16 * rows), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
         panels = figure.subplots(1, len(columns), squeeze=False, sharex=True)[0]
         for axes, (column, label) in zip(panels, columns.items(), strict=True):
-            log = all(np.nanmin(each.mean[column], initial=np.inf) > 0 for each in curves.values() if column in each.mean)
+            log = all(
+                np.nanmin(each.mean[column], initial=np.inf) > 0 for each in curves.values() if column in each.mean
+            )
             log = log and not column.endswith("accuracy")
             for i, (name, each) in enumerate(curves.items()):
                 if column in each.mean:
                     _band(axes, each, column, i, name)
-            axes.set(xlabel="epoch", ylabel=label, yscale="log" if log else "linear")
-            if column.endswith("accuracy"):
-                _accuracy_limits(axes, [each.mean[column] for each in curves.values() if column in each.mean])
+            axes.set(xlabel="epoch", ylabel=plain(label), yscale="log" if log else "linear")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             _shade(axes, [each.phases for each in curves.values()])
-        _legend(figure, panels[0], 2 if max(map(len, curves)) > 30 else 3)
+        _legend(figure, panels[0], _columns(curves, figure))
     return figure
 
 
@@ -99,16 +102,6 @@ def _band(axes: Axes, curve: Curve, column: str, i: int, name: str) -> None:
               markevery=(min(i, len(epochs) // 8), max(1, len(epochs) // 6)), label=plain(name), zorder=3)  # fmt: skip
     low = np.maximum(mean - sd, mean / 10) if (mean > 0).all() else mean - sd  # on a logarithmic axis, too
     axes.fill_between(epochs, low, mean + sd, color=COLOURS[i % MOST], alpha=0.18, lw=0, zorder=2)
-
-
-def _accuracy_limits(axes: Axes, means: Sequence[Array]) -> None:
-    """What is below the lower quarter of all values, the first epochs, is cut off: the differences are at the top."""
-    values = np.concatenate(means)
-    values = values[np.isfinite(values)]
-    low = float(np.quantile(values, 0.25))
-    top = float(values.max())
-    if top - low < 0.5 * (top - float(values.min())):
-        axes.set_ylim(low - 0.5 * (top - low + 0.1), top + 0.3 * (top - low + 0.1))
 
 
 def _shade(axes: Axes, phases: Sequence[tuple[tuple[str, int, int], ...]]) -> None:
@@ -127,10 +120,20 @@ def _shade(axes: Axes, phases: Sequence[tuple[tuple[str, int, int], ...]]) -> No
         axes.set_xlim(0.5, phases[0][-1][2] + 0.5)
 
 
+def _columns(names: Collection[str], figure: Figure) -> int:
+    """As many columns of a legend as fit; the figure grows by their rows."""
+    width, height = figure.get_size_inches()
+    longest, n = max(map(len, names)), len(names)
+    columns = max(1, int(width / (0.75 + 0.062 * longest)))
+    figure.set_size_inches(width, height + 0.16 * math.ceil(n / columns))
+    return columns
+
+
 def _legend(figure: Figure, axes: Axes, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), handlelength=3)
+        lines = [each.lines[0] if isinstance(each, ErrorbarContainer) else each for each in handles]
+        figure.legend(lines, labels, loc="outside lower center", ncols=min(columns, len(labels)), handlelength=3)
 
 
 def heat_map(
@@ -151,10 +154,10 @@ def heat_map(
         shown = axes.imshow(values, cmap="cividis_r" if lower_is_better else "cividis", origin="lower", aspect="auto")
         axes.set_xticks(range(len(xs)), [f"{each:g}" for each in xs])
         axes.set_yticks(range(len(ys)), [f"{each:g}" for each in ys])
-        axes.set(xlabel=x, ylabel=y)
+        axes.set(xlabel=plain(x), ylabel=plain(y))
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        bar = figure.colorbar(shown, ax=axes, label=metric)
+        bar = figure.colorbar(shown, ax=axes, label=plain(metric))
         bar.outline.set_visible(False)  # type: ignore[operator]  # a patch
         if mark and bar.vmin <= mark[1] <= bar.vmax:
             bar.ax.axhline(mark[1], color="white", lw=3)
@@ -179,16 +182,18 @@ def against(
 ) -> Figure:
     """The metric against one setting, a line with error bars for each combination of the others.
 
-    Numbers that span more than a factor of 20 are on a logarithmic axis; words are places without a line between.
+    Numbers that are spaced by factors rather than by steps are on a logarithmic axis; words have no line between them.
     mark: the baseline, a horizontal line with a band.
     """
     with style():
-        figure = Figure(figsize=(3.5, 2.5 + 0.14 * (len(lines) + (mark is not None))), layout="constrained")
+        figure = Figure(figsize=(3.5, 2.5), layout="constrained")
         axes = figure.subplots()
         places = list(dict.fromkeys(place for line in lines.values() for place in line))
         words = any(isinstance(place, str) for place in places)
         spread = [float(place) for place in places] if not words else []
-        log = bool(spread) and min(spread) > 0 and max(spread) / min(spread) >= 20
+        log = (
+            len(spread) > 2 and min(spread) > 0 and _uneven(np.log(sorted(spread))) < _uneven(np.array(sorted(spread)))
+        )
         for i, (name, line) in enumerate(lines.items()):
             xs = [places.index(place) if words else float(place) for place in line]
             shift = (i - (len(lines) - 1) / 2) * (0.08 if words else 0)
@@ -199,7 +204,7 @@ def against(
         if mark:
             axes.axhline(mark[1].mean, color="#555555", lw=1, ls=(0, (2, 2)), label=plain(mark[0]), zorder=1)
             axes.axhspan(mark[1].mean - mark[1].sd, mark[1].mean + mark[1].sd, color="#DDDDDD", lw=0, zorder=0)
-        axes.set(xlabel=x, ylabel=y)
+        axes.set(xlabel=plain(x), ylabel=plain(y))
         if log:
             axes.set_xscale("log")
         if words:
@@ -208,49 +213,52 @@ def against(
         elif len(places) <= 8:
             axes.set_xticks(spread, [f"{each:g}" for each in spread])
             axes.minorticks_off()
-        handles, labels = axes.get_legend_handles_labels()
-        if len(labels) > 1:
-            figure.legend(handles, labels, loc="outside lower center", ncols=1, handlelength=3)
+        _legend(figure, axes, _columns([*lines, *([mark[0]] if mark else [])], figure))
     return figure
+
+
+def _uneven(values: Array) -> float:
+    """How different the steps between these ascending values are, relative to their mean."""
+    steps = np.diff(values)
+    return float(steps.std() / steps.mean())
 
 
 def distances(curve: Curve, title: str) -> Figure:
     """Of one group: above the distance to each checkpoint, below the height of each hill, over the epochs."""
     with style():
-        rows = {"distance/": "distance ‖θ − θ$_c$‖", "hill/": "height of the hill k(θ, θ$_c$)"}
+        rows = {"distance/": "distance ‖θ − θ_c‖", "hill/": "height k(θ, θ_c)"}
         there = {prefix: [column for column in curve.mean if column.startswith(prefix)] for prefix in rows}
         there = {prefix: found for prefix, found in there.items() if found}
-        figure = Figure(figsize=(4.6, 0.7 + 1.6 * len(there)), layout="constrained")
+        figure = Figure(figsize=(3.5, 0.9 + 1.5 * len(there)), layout="constrained")
         panels = figure.subplots(len(there), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (prefix, columns) in zip(panels, there.items(), strict=True):
             for i, column in enumerate(columns[:MOST]):
                 _band(axes, curve, column, i, f"to {column.removeprefix(prefix)}" if len(columns) else "")
-            axes.set(ylabel=rows[prefix])
-            axes.set_ylim(bottom=0)
-            if prefix == "hill/":
-                axes.set_ylim(top=max(1.05, axes.get_ylim()[1]))
+            axes.set(ylabel=plain(rows[prefix]))
+            top = max(1.0 if prefix == "hill/" else 0.0, axes.get_ylim()[1])
+            axes.set_ylim(-0.04 * top, 1.04 * top)  # a mark at 0 is whole
             _shade(axes, [curve.phases])
         for axes in panels[1:]:  # the names of the phases once
             for words in list(axes.texts):
                 words.remove()
         panels[-1].set_xlabel("epoch")
+        panels[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.suptitle(plain(title), fontsize=8)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper", handlelength=3)
+        _legend(figure, panels[0], 4)
     return figure
 
 
 def cost(points: Mapping[str, tuple[Point, Point]], x: str, y: str) -> Figure:
     """A metric against what it costs, a point with error bars in both directions for each group."""
     with style():
-        figure = Figure(figsize=(3.5, 2.5 + 0.14 * len(points)), layout="constrained")
+        figure = Figure(figsize=(3.5, 2.5), layout="constrained")
         axes = figure.subplots()
         for i, (name, (a, b)) in enumerate(points.items()):
             axes.errorbar(a.mean, b.mean, b.sd, a.sd, color=COLOURS[i % MOST], marker=MARKS[i % MOST], ls="none", ms=5,
                           capsize=2, elinewidth=0.8, label=plain(name))  # fmt: skip
-        axes.set(xlabel=x, ylabel=y)
+        axes.set(xlabel=plain(x), ylabel=plain(y))
         axes.margins(0.1)
-        _legend(figure, axes, 1)
+        _legend(figure, axes, _columns(points, figure))
     return figure
 
 
@@ -269,7 +277,7 @@ def members(groups: Mapping[str, Mapping[str, tuple[Point, Point]]], metrics: Ma
                 points = [each[metric][kind] for each in groups.values()]
                 axes.errorbar([p.mean for p in points], rows + shift, xerr=[p.sd for p in points], ls="none", marker="o",
                               color=COLOURS[0], mfc=face, ms=4.5, capsize=2, elinewidth=0.8, label=name)  # fmt: skip
-            axes.set(xlabel=label, yticks=rows, yticklabels=[plain(name) for name in groups])
+            axes.set(xlabel=plain(label), yticks=rows, yticklabels=[plain(name) for name in groups])
             axes.grid(axis="y", color="#E4E4E4", lw=0.5)
             axes.set_axisbelow(True)
         panels[0].invert_yaxis()

@@ -1,6 +1,7 @@
 """All the figures that the runs allow: which groups and settings are in them, and what is said below them."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,19 @@ def _some(found: Answer, allowed: Callable[[Group], bool] = lambda _: True) -> t
     return [each for each in found.groups if each in kept], said
 
 
+def _names(found: Answer, groups: Sequence[Group]) -> dict[Group, str]:
+    """Short ones for a picture: the settings in which these groups differ, by the last part of their names."""
+    keys = [key for key in found.keys if len({each.settings[key] for each in groups}) > 1]
+    last = Counter(key.rpartition(".")[2] for key in found.keys)
+    short = {key: end if last[end := key.rpartition(".")[2]] == 1 else key for key in keys}
+    names: dict[Group, str] = {}
+    for each in groups:
+        said = [f"{short[key]}={text(each.settings[key])}" for key in keys if each.settings[key] is not None]
+        name = ", ".join(said) or each.name
+        names[each] = f"{name} ({len(names) + 1})" if name in names.values() else name
+    return names
+
+
 def _point(found: Answer, group: Group, metric: str) -> Point | None:
     values = found.mean_sd(group, metric)
     return Point(values[0], values[1] or 0.0) if values else None
@@ -90,7 +104,8 @@ def _phases(names: Sequence[str]) -> tuple[tuple[str, int, int], ...]:
 
 def _learning_curves(found: Answer) -> Iterator[Picture]:
     groups, chosen = _some(found)
-    drawn = {each.name: _curve(found, each, PANELS) for each in groups}
+    names = _names(found, groups)
+    drawn = {names[each]: _curve(found, each, PANELS) for each in groups}
     drawn = {name: curve for name, curve in drawn.items() if curve.mean}
     there = [column for column in PANELS if any(column in curve.mean for curve in drawn.values())]
     if not there:
@@ -137,7 +152,7 @@ def _numeric(found: Answer, key: str) -> bool:
 def _key_label(found: Answer, key: str) -> str:
     units = {run.config.get("penalty.sigma_unit") for group in found.groups for run in group.runs} - {None}
     unit = SIGMA_UNITS.get(str(units.pop()), "") if key == "penalty.sigma" and len(units) == 1 else KEY_UNITS.get(key)
-    return figures.plain(f"{key}, {unit}" if unit else key)
+    return f"{key}, {unit}" if unit else key
 
 
 def _slice(found: Answer, keys: Sequence[str], metric: str) -> tuple[list[Group], str]:
@@ -218,7 +233,8 @@ def _place(value: Leaf) -> float | str:
 def _cost(found: Answer) -> Iterator[Picture]:
     metric = next((name for name in found.metrics if name.endswith("accuracy")), "test.accuracy")
     groups, chosen = _some(found)
-    points = {each.name: (a, b) for each in groups
+    names = _names(found, groups)
+    points = {names[each]: (a, b) for each in groups
               if (a := _point(found, each, "seconds")) and (b := _point(found, each, metric))}  # fmt: skip
     if len(points) < 2:
         return
@@ -234,6 +250,7 @@ def _members(found: Answer) -> Iterator[Picture]:
     wanted = ("test.accuracy", "test.nll")
     drawn: dict[str, dict[str, tuple[Point, Point]]] = {}
     groups, chosen = _some(found, lambda each: _point(found, each, f"ensemble.{wanted[0]}") is not None)
+    names = _names(found, groups)
     for each in groups:
         pairs = {}
         for metric in wanted:
@@ -241,7 +258,7 @@ def _members(found: Answer) -> Iterator[Picture]:
             if a and b:
                 pairs[metric] = (a, b)
         if len(pairs) == len(wanted):
-            drawn[each.name] = pairs
+            drawn[names[each]] = pairs
     if drawn:
         caption = (
             "A run's members by themselves, and the average of their probabilities: mean over the seeds ± one standard "
@@ -254,4 +271,3 @@ def _members(found: Answer) -> Iterator[Picture]:
 def file_name(picture: Picture) -> str:
     """Without what a file system or a shell might take amiss."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in picture.name)
-

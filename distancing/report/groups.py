@@ -95,7 +95,9 @@ class Settings:
             if not equals:
                 raise ReportError(f"{flag} {each}: KEY=VALUE belongs here, penalty.sigma=0.3 say")
             if key not in self:
-                raise ReportError(f"{flag} {each}: no run has a setting {key}; typed were {', '.join(self.typed) or '–'}")
+                raise ReportError(
+                    f"{flag} {each}: no run has a setting {key}; typed were {', '.join(self.typed) or '–'}"
+                )
             found.append((key, value))
         return found
 
@@ -196,6 +198,8 @@ def order(groups: Iterable[Group], by: Sequence[str]) -> list[Group]:
     def place(group: Group) -> list[Any]:
         first = [group.settings.get(key) for key in by]
         rest = [value for key, value in group.settings.items() if key not in by]
-        return [(value is not None, isinstance(value, str), value if value is not None else 0) for value in first + rest]
+        return [
+            (value is not None, isinstance(value, str), value if value is not None else 0) for value in first + rest
+        ]
 
     return sorted(groups, key=place)

@@ -29,9 +29,9 @@ UNITS = {
     "mutual_information": "nats", "seconds": "s", "images_per_second": "images/s",
 }  # fmt: skip
 NAMES = {
-    "nll": "NLL", "ece": "ECE", "brier": "Brier score", "correlation": "c/v", "cross_entropy": "cross entropy",
-    "seconds": "time", "distance": "distance ‖θ − θ_c‖", "parameter_norm": "‖θ‖", "hill": "height of the hill",
-    "mutual_information": "mutual information", "images_per_second": "speed",
+    "train": "training", "nll": "NLL", "ece": "ECE", "brier": "Brier score", "correlation": "c/v", "seconds": "time",
+    "cross_entropy": "cross entropy", "mutual_information": "mutual information", "images_per_second": "speed",
+    "distance": "distance ‖θ − θ_c‖", "parameter_norm": "‖θ‖", "hill": "height of the hill",
 }  # fmt: skip
 HIGHER_IS_BETTER = ("accuracy", "images_per_second")
 TAIL = 1 << 16  # bytes of metrics.csv: more than a row has

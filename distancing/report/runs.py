@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from distancing.flat import Leaf, flat
+from distancing.flat import Leaf, flat, typed
 from distancing.storage import Listed, RunDirectory, StorageError, SweepDirectory, SweepError, find_sweep
 
 State = Literal["finished", "diverged", "failed", "damaged", "unfinished", "missing"]
@@ -36,7 +36,7 @@ class Run:
     result: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.typed = dict(_typed(override) for override in self.overrides)
+        self.typed = dict(map(typed, self.overrides))
 
     @property
     def seed(self) -> int | None:
@@ -45,13 +45,6 @@ class Run:
             return int(str(seed))
         except ValueError:
             return None
-
-
-def _typed(override: str) -> tuple[str, str]:
-    """`+penalty.sigma=1` → penalty.sigma, 1; `~penalty` → penalty, deleted."""
-    key, equals, value = override.partition("=")
-    value = value if equals else "deleted" if override.startswith("~") else ""
-    return key.lstrip("+~").partition("@")[0], value.strip("'\"")
 
 
 def collect(what: Iterable[str]) -> tuple[list[Run], list[str]]:
@@ -131,8 +124,8 @@ def read(listed: Listed, damage: list[str]) -> Run:
         state = "failed"
     else:
         state = "unfinished" if _is_run(listed.path) else "missing"
-    typed = tuple(map(str, overrides)) if overrides is not None else listed.overrides
-    return Run(listed.path, state, typed, flat(config or {}), result or {})
+    said_then = tuple(map(str, overrides)) if overrides is not None else listed.overrides
+    return Run(listed.path, state, said_then, flat(config or {}), result or {})
 
 
 def _yaml(path: Path, kind: type, damage: list[str]) -> Any:

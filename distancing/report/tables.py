@@ -51,7 +51,9 @@ def _mean(found: Answer, group: Group, metric: str) -> str:
     if values is None:
         return "–"
     mean, sd, n = values
-    said = number(mean, unit(metric)) if sd is None else f"{number(mean, unit(metric))} ± {number(sd, unit(metric), mean)}"
+    said = (
+        number(mean, unit(metric)) if sd is None else f"{number(mean, unit(metric))} ± {number(sd, unit(metric), mean)}"
+    )
     return said if n == group.states["finished"] else f"{said} (n={n})"
 
 
