@@ -161,7 +161,7 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "S
 
 def _hparams(directory: RunDirectory) -> dict[str, Any]:
     """The resolved settings that can change the numbers, and the choices behind them that were typed (penalty=none)."""
-    tree = OmegaConf.to_container(OmegaConf.load(directory.config))
+    tree: Any = OmegaConf.to_container(OmegaConf.load(directory.config))
     settings: dict[str, Any] = {k: v for k, v in flat(tree).items() if k not in NOT_HASHED}
     choices = dict(map(typed, OmegaConf.load(directory.overrides)))
     return settings | {k: v for k, v in choices.items() if settings.get(k) is None and k not in ("sweep", *NOT_HASHED)}

@@ -71,7 +71,7 @@ class Metrics:
                 for name, value in settings.items()}  # fmt: skip
         _, start, end = hparams(said, {})
         for summary in (start, end):
-            self._events.file_writer.add_summary(summary)
+            self._events._get_file_writer().add_summary(summary)
 
     def flush(self) -> None:
         self._events.flush()

@@ -61,15 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _draw(found: Answer, folder: Path | None, html: Path | None, what: str) -> None:
-    from distancing.report.figures import save  # matplotlib is slow to import
-    from distancing.report.gallery import file_name, gallery
+    from distancing.report.gallery import file_name, gallery  # matplotlib is slow to import
     from distancing.report.page import page
 
     pictures = list(gallery(found))
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         for picture in pictures:
-            save(picture.figure, folder / file_name(picture))
+            (folder / f"{file_name(picture)}.png").write_bytes(picture.png)
+            (folder / f"{file_name(picture)}.pdf").write_bytes(picture.pdf)
     if html:
         _write(html, page(found, pictures, what))
 

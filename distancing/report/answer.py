@@ -16,8 +16,8 @@ Numbers = dict[Run, dict[str, float]]
 
 @dataclasses.dataclass
 class Answer:
-    """groups: in the order of the table. hidden: groups that `--best` left out. keys: the settings that the table shows,
-    of which `by` come first. compared: metric → group → its comparison with the baseline.
+    """groups: in the order of the table. hidden: groups that `--best` left out. keys: the settings that the table
+    shows, of which `by` come first. compared: metric → group → its comparison with the baseline.
     damage: a line for each damaged file. notes: what a reader must know.
     """
 
@@ -134,7 +134,7 @@ def _baseline(groups: list[Group], settings: Settings, said: Sequence[str], wher
 
 
 def _metrics(asked: Sequence[str], numbers: Numbers, damage: list[str]) -> list[str]:
-    """Those asked for, or the usual ones; columns of metrics.csv are read now. Raises ReportError for an unknown one."""
+    """Those asked for, or the usual ones; columns of metrics.csv are read now. Raises ReportError for unknown ones."""
     known = of_run.metrics_of(numbers)
     if not known:  # nothing has finished: the table says so, without numbers
         return []

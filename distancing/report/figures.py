@@ -1,10 +1,11 @@
 """One function for each figure, from numbers to a matplotlib Figure. Readable for the colour-blind, and in grey."""
 
 import contextlib
+import io
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,7 +22,7 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")  # but for the last, since thei
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 MOST = len(COLOURS)  # groups in one picture
 SHADES = ("#EDEDED", "#FFFFFF")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
     "ytick.labelsize": 7, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 3.5,
     "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42, "savefig.facecolor": "white",
@@ -54,14 +55,15 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
-    """As PNG and as PDF, beside each other."""
-    paths = [path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.pdf")]
+def render(figure: Figure) -> tuple[bytes, bytes]:
+    """As PNG and as PDF."""
+    png, pdf = io.BytesIO(), io.BytesIO()
     with style():
         canvas = FigureCanvasAgg(figure)
-        canvas.print_figure(paths[0], dpi=200, metadata={"Software": None})
-        canvas.print_figure(paths[1], metadata={"CreationDate": None})
-    return paths
+        canvas.print_figure(png, dpi=200, metadata={"Software": None})
+        figure.set_layout_engine("none")  # it stays as it was laid out
+        canvas.print_figure(pdf, format="pdf", metadata={"CreationDate": None})
+    return png.getvalue(), pdf.getvalue()
 
 
 def plain(words: str) -> str:
@@ -138,11 +140,11 @@ def _legend(figure: Figure, axes: Axes, columns: int) -> None:
 
 def heat_map(
     cells: Mapping[tuple[float, float], Point], x: str, y: str, metric: str, percent: bool,
-    mark: tuple[str, float] | None = None, lower_is_better: bool = False,
+    baseline: float | None = None, lower_is_better: bool = False,
 ) -> Figure:  # fmt: skip
     """The mean in each cell, and the standard deviation below it. x, y, metric: labels with their units.
 
-    mark: the name and value of a baseline, as a line in the scale.
+    baseline: its value, a line in the scale.
     """
     with style():
         xs, ys = (sorted({key[i] for key in cells}) for i in (0, 1))
@@ -158,14 +160,14 @@ def heat_map(
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         bar = figure.colorbar(shown, ax=axes, label=plain(metric))
-        bar.outline.set_visible(False)  # type: ignore[operator]  # a patch
-        if mark and bar.vmin <= mark[1] <= bar.vmax:
-            bar.ax.axhline(mark[1], color="white", lw=3)
-            bar.ax.axhline(mark[1], color="black", lw=1.2)
-        if mark:
-            axes.set_title(plain(f"{mark[0]}: {_said(mark[1], percent)}"), loc="left")
+        bar.outline.set_visible(False)
+        if baseline is not None:
+            axes.set_title(f"baseline: {_said(baseline, percent)}", loc="left")
+            if np.nanmin(values) <= baseline <= np.nanmax(values):
+                bar.ax.axhline(baseline, color="white", lw=3)
+                bar.ax.axhline(baseline, color="black", lw=1.2)
         for (a, b), point in cells.items():
-            colour = shown.cmap(shown.norm(point.mean))
+            (colour,) = shown.to_rgba(np.array([point.mean]))
             dark = float(np.dot(colour[:3], (0.2126, 0.7152, 0.0722))) < 0.45
             said = f"{_said(point.mean, percent)}" + (f"\n±{_said(point.sd, percent)}" if point.sd else "")
             axes.text(xs.index(a), ys.index(b), said, ha="center", va="center", fontsize=6.5, linespacing=1.1,
@@ -177,13 +179,11 @@ def _said(value: float, percent: bool) -> str:
     return f"{value:.1f}" if percent or abs(value) >= 10 else f"{value:.3f}"
 
 
-def against(
-    lines: Mapping[str, Mapping[float | str, Point]], x: str, y: str, mark: tuple[str, Point] | None = None
-) -> Figure:
+def against(lines: Mapping[str, Mapping[float | str, Point]], x: str, y: str, baseline: Point | None = None) -> Figure:
     """The metric against one setting, a line with error bars for each combination of the others.
 
     Numbers that are spaced by factors rather than by steps are on a logarithmic axis; words have no line between them.
-    mark: the baseline, a horizontal line with a band.
+    baseline: a horizontal line with a band.
     """
     with style():
         figure = Figure(figsize=(3.5, 2.5), layout="constrained")
@@ -201,9 +201,10 @@ def against(
             axes.errorbar(at, [point.mean for point in line.values()], [point.sd for point in line.values()],
                           color=COLOURS[i % MOST], ls="none" if words else LINES[i % MOST], marker=MARKS[i % MOST],
                           capsize=2, elinewidth=0.8, label=plain(name), zorder=3)  # fmt: skip
-        if mark:
-            axes.axhline(mark[1].mean, color="#555555", lw=1, ls=(0, (2, 2)), label=plain(mark[0]), zorder=1)
-            axes.axhspan(mark[1].mean - mark[1].sd, mark[1].mean + mark[1].sd, color="#DDDDDD", lw=0, zorder=0)
+        if baseline:
+            low, high = baseline.mean - baseline.sd, baseline.mean + baseline.sd
+            axes.axhline(baseline.mean, color="#555555", lw=1, ls=(0, (2, 2)), label="baseline", zorder=1)
+            axes.axhspan(low, high, color="#DDDDDD", lw=0, zorder=0)
         axes.set(xlabel=plain(x), ylabel=plain(y))
         if log:
             axes.set_xscale("log")
@@ -213,7 +214,7 @@ def against(
         elif len(places) <= 8:
             axes.set_xticks(spread, [f"{each:g}" for each in spread])
             axes.minorticks_off()
-        _legend(figure, axes, _columns([*lines, *([mark[0]] if mark else [])], figure))
+        _legend(figure, axes, _columns([*lines, *(["baseline"] if baseline else [])], figure))
     return figure
 
 
@@ -275,8 +276,9 @@ def members(groups: Mapping[str, Mapping[str, tuple[Point, Point]]], metrics: Ma
         for axes, (metric, label) in zip(panels, metrics.items(), strict=True):
             for kind, (name, face, shift) in enumerate(kinds):
                 points = [each[metric][kind] for each in groups.values()]
-                axes.errorbar([p.mean for p in points], rows + shift, xerr=[p.sd for p in points], ls="none", marker="o",
-                              color=COLOURS[0], mfc=face, ms=4.5, capsize=2, elinewidth=0.8, label=name)  # fmt: skip
+                axes.errorbar([p.mean for p in points], rows + shift, xerr=[p.sd for p in points], ls="none",
+                              marker="o", color=COLOURS[0], mfc=face, ms=4.5, capsize=2, elinewidth=0.8,
+                              label=name)  # fmt: skip
             axes.set(xlabel=plain(label), yticks=rows, yticklabels=[plain(name) for name in groups])
             axes.grid(axis="y", color="#E4E4E4", lw=0.5)
             axes.set_axisbelow(True)

@@ -1,5 +1,6 @@
 """All the figures that the runs allow: which groups and settings are in them, and what is said below them."""
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from distancing.report.groups import Group, text
 from distancing.report.metrics import columns, curves, higher_is_better, label, scale
 
 PANELS = ("train/cross_entropy", "test/loss", "test/accuracy")
+MOST_KEYS = 3  # of those that vary; `--by` says which
 KEY_UNITS = {"penalty.strength": "nats", "batch_size": "images", "epochs": ""}
 SIGMA_UNITS = {"norm": "‖θ_c‖", "travelled": "‖θ_c − θ_0‖"}
 
@@ -27,6 +29,18 @@ class Picture:
     name: str
     caption: str
     figure: Figure
+
+    @functools.cached_property
+    def rendered(self) -> tuple[bytes, bytes]:
+        return figures.render(self.figure)
+
+    @property
+    def png(self) -> bytes:
+        return self.rendered[0]
+
+    @property
+    def pdf(self) -> bytes:
+        return self.rendered[1]
 
 
 def gallery(found: Answer) -> Iterator[Picture]:
@@ -171,7 +185,7 @@ def _slice(found: Answer, keys: Sequence[str], metric: str) -> tuple[list[Group]
 def _heat_maps(found: Answer, metric: str) -> Iterator[Picture]:
     keys = [key for key in found.by if _numeric(found, key)]
     keys = keys if len(keys) > 1 else [key for key in found.keys if _numeric(found, key)]
-    for x, y in itertools.combinations(keys[:4], 2):
+    for x, y in itertools.combinations(keys[:MOST_KEYS], 2):
         groups, fixed = _slice(found, (x, y), metric)
         cells = {
             (float(str(each.settings[x])), float(str(each.settings[y]))): point
@@ -183,11 +197,10 @@ def _heat_maps(found: Answer, metric: str) -> Iterator[Picture]:
         caption = f"{label(metric)}: mean over the seeds, and standard deviation below it"
         caption += f"; at {fixed}, where the best is." if fixed else "."
         baseline = _point(found, found.baseline, metric) if found.baseline else None
-        mark = (found.baseline.name, baseline.mean) if found.baseline and baseline else None
-        caption += " The line in the scale is the baseline." if mark else ""
+        caption += f" The line in the scale is the baseline, {found.baseline.name}." if found.baseline else ""
         figure = figures.heat_map(
-            cells, _key_label(found, x), _key_label(found, y), label(metric), scale(metric) != 1, mark,
-            not higher_is_better(metric),
+            cells, _key_label(found, x), _key_label(found, y), label(metric), scale(metric) != 1,
+            baseline.mean if baseline else None, not higher_is_better(metric),
         )  # fmt: skip
         yield Picture(f"heat_map-{metric}-{x}-{y}", caption, figure)
 
@@ -195,7 +208,7 @@ def _heat_maps(found: Answer, metric: str) -> Iterator[Picture]:
 def _against(found: Answer, metric: str) -> Iterator[Picture]:
     """Against each key of `--by`, or each that varies and has numbers, or without any those with words."""
     keys = found.by or [key for key in found.keys if _numeric(found, key)] or found.keys
-    for key in keys[:4]:
+    for key in keys[:MOST_KEYS]:
         points = {each: point for each in found.groups
                   if each.settings.get(key) is not None and (point := _point(found, each, metric))}  # fmt: skip
         lines: dict[tuple[tuple[str, Leaf], ...], list[Group]] = {}
@@ -217,12 +230,11 @@ def _against(found: Answer, metric: str) -> Iterator[Picture]:
             name = ", ".join(f"{others[i][0]}={text(others[i][1])}" for i in differing) or "mean ± sd"
             drawn[name] = {_place(each.settings[key]): points[each] for each in lines[others]}
         baseline = _point(found, found.baseline, metric) if found.baseline not in points and found.baseline else None
-        mark = (found.baseline.name, baseline) if found.baseline and baseline else None
         caption = f"{label(metric)} against {key}: mean over the seeds ± one standard deviation."
         if len(several) > len(kept):
             caption += f" The {len(kept)} lines with the best points of {len(several)}."
-        caption += f" Dashed, with a band: the baseline {mark[0]}." if mark else ""
-        figure = figures.against(drawn, _key_label(found, key), label(metric), mark)
+        caption += f" Dashed, with a band: the baseline, {found.baseline.name}." if found.baseline and baseline else ""
+        figure = figures.against(drawn, _key_label(found, key), label(metric), baseline)
         yield Picture(f"against-{metric}-{key}", caption, figure)
 
 
@@ -240,8 +252,8 @@ def _cost(found: Answer) -> Iterator[Picture]:
         return
     devices = sorted({str(run.result.get("device")) for each in groups for run in each.finished})
     caption = (
-        f"{label(metric)} against the run's time, evaluation included, on {', '.join(devices)}: mean over the seeds ± one "
-        f"standard deviation.{chosen}"
+        f"{label(metric)} against the run's time, evaluation included, on {', '.join(devices)}: mean over the seeds "
+        f"± one standard deviation.{chosen}"
     )
     yield Picture("cost", caption, figures.cost(points, "time of a run, s", label(metric)))
 

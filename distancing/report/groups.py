@@ -118,7 +118,7 @@ def _is(value: Leaf, wanted: str) -> bool:
     asked = _parsed(wanted.strip())
     if value is None:
         return asked is None or wanted in ("none", "–")
-    return value == asked and isinstance(value, bool) == isinstance(asked, bool) or text(value) == wanted
+    return (value == asked and isinstance(value, bool) == isinstance(asked, bool)) or text(value) == wanted
 
 
 def group(runs: Sequence[Run], settings: Settings) -> tuple[list[Group], int]:
@@ -181,7 +181,7 @@ def keys(groups: Sequence[Group], settings: Settings) -> list[str]:
     found: list[str] = []
     told: list[tuple[Any, ...]] = [()] * len(runs)
     for key in (*settings.typed, *settings.resolved):
-        if key in found or len(set(told)) == len(runs) and key not in settings.typed:
+        if key in found or (len(set(told)) == len(runs) and key not in settings.typed):
             continue
         values = [settings.value(run, key) for run in runs]
         more = [(*before, value) for before, value in zip(told, values, strict=True)]

@@ -4,7 +4,6 @@ import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,8 +47,8 @@ def numbers(run: Run) -> dict[str, float]:
             found[name] = value * scale(name)
     for split, members in _members(run.result).items():
         for metric in members[0]:
-            values = [each.get(metric) for each in members]
-            if all(isinstance(value, (int, float)) for value in values):
+            values = [each[metric] for each in members if isinstance(each.get(metric), (int, float))]
+            if len(values) == len(members):
                 name = f"members.{split}.{metric}"
                 found[name] = scale(name) * math.fsum(values) / len(values)
     distances = (run.result.get("final") or {}).get("distances")

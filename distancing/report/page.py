@@ -1,15 +1,11 @@
-"""One HTML file with the tables, the figures and every run's command. It needs no network, no script and no other file."""
+"""One HTML file with the table, the figures and every run's command; without a script, a network or another file."""
 
 import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-
 from distancing.report.answer import Answer
 from distancing.report.commands import commit, script
-from distancing.report.figures import style
 from distancing.report.gallery import Picture
 from distancing.report.tables import cells, columns, headline
 
@@ -55,19 +51,14 @@ def _table(found: Answer) -> str:
         kind = ' class="baseline"' if group is found.baseline else ""
         rows.append(f'<tr{kind}>{"".join(said)}<td><a href="#group-{i}">runs</a></td></tr>\n')
     notes = "".join(f"<li>{escape(note)}</li>" for note in found.notes)
-    return (
-        f'<div class="wide"><table><thead><tr>{head}<th></th></tr></thead>\n<tbody>{"".join(rows)}</tbody></table></div>'
-        f"<ul>{notes}</ul>"
-    )
+    table = f"<table><thead><tr>{head}<th></th></tr></thead>\n<tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="wide">{table}</div><ul>{notes}</ul>'
 
 
 def _figures(pictures: Sequence[Picture]) -> str:
     found = []
     for i, picture in enumerate(pictures):
-        png = io.BytesIO()
-        with style():
-            FigureCanvasAgg(picture.figure).print_figure(png, dpi=150, metadata={"Software": None})
-        data, caption = base64.b64encode(png.getvalue()).decode(), escape(picture.caption)
+        data, caption = base64.b64encode(picture.png).decode(), escape(picture.caption)
         found.append(f'<figure id="figure-{i}"><img src="data:image/png;base64,{data}" alt="{caption}">'
                      f"<figcaption>{caption}</figcaption></figure>\n")  # fmt: skip
     return "".join(found)

@@ -23,8 +23,8 @@ class ReportError(Exception):
 
 @dataclass(eq=False)
 class Run:
-    """state: `failed` left an error.txt and no result, `damaged` has a file that can't be read, `unfinished` runs, waits
-        or was stopped, `missing` is in a sweep's list and left nothing yet.
+    """state: `failed` left an error.txt and no result, `damaged` has a file that can't be read, `unfinished` runs,
+        waits or was stopped, `missing` is in a sweep's list and left nothing yet.
     overrides: as typed. typed: the same as setting → value. config: the resolved settings; empty if there are none.
     result: result.json; empty if there is none.
     """

@@ -73,7 +73,8 @@ def _compared(found: Answer, group: Group, metric: str) -> list[str]:
     comparison = found.compared[metric].get(group)
     if comparison is None:
         return ["baseline" if group is found.baseline else "–", ""]
-    difference = number(comparison.difference, unit(metric))
+    own = found.mean_sd(group, metric)
+    difference = number(comparison.difference, unit(metric), own and own[0])
     difference = difference if difference.startswith("−") else f"+{difference}"
     return [difference, "" if comparison.holm is None else p_value(comparison.holm)]
 
