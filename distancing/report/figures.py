@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -196,11 +197,14 @@ def against(lines: Mapping[str, Mapping[float | str, Point]], x: str, y: str, ba
         )
         for i, (name, line) in enumerate(lines.items()):
             xs = [places.index(place) if words else float(place) for place in line]
-            shift = (i - (len(lines) - 1) / 2) * (0.08 if words else 0)
-            at = np.array(xs) + shift
-            axes.errorbar(at, [point.mean for point in line.values()], [point.sd for point in line.values()],
-                          color=COLOURS[i % MOST], ls="none" if words else LINES[i % MOST], marker=MARKS[i % MOST],
-                          capsize=2, elinewidth=0.8, label=plain(name), zorder=3)  # fmt: skip
+            drawn = axes.errorbar(
+                xs, [point.mean for point in line.values()], [point.sd for point in line.values()],
+                color=COLOURS[i % MOST], ls="none" if words else LINES[i % MOST], marker=MARKS[i % MOST],
+                capsize=1.5, elinewidth=0.7, label=plain(name), zorder=3,
+            )  # fmt: skip
+            aside = ScaledTranslation((i - (len(lines) - 1) / 2) * 2 / 72, 0, figure.dpi_scale_trans)  # 2 points each
+            for artist in drawn.get_children():
+                artist.set_transform(axes.transData + aside)
         if baseline:
             low, high = baseline.mean - baseline.sd, baseline.mean + baseline.sd
             axes.axhline(baseline.mean, color="#555555", lw=1, ls=(0, (2, 2)), label="baseline", zorder=1)
@@ -224,7 +228,7 @@ def _uneven(values: Array) -> float:
     return float(steps.std() / steps.mean())
 
 
-def distances(curve: Curve, title: str) -> Figure:
+def distances(curve: Curve) -> Figure:
     """Of one group: above the distance to each checkpoint, below the height of each hill, over the epochs."""
     with style():
         rows = {"distance/": "distance ‖θ − θ_c‖", "hill/": "height k(θ, θ_c)"}
@@ -234,7 +238,7 @@ def distances(curve: Curve, title: str) -> Figure:
         panels = figure.subplots(len(there), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (prefix, columns) in zip(panels, there.items(), strict=True):
             for i, column in enumerate(columns[:MOST]):
-                _band(axes, curve, column, i, f"to {column.removeprefix(prefix)}" if len(columns) else "")
+                _band(axes, curve, column, i, column.removeprefix(prefix))
             axes.set(ylabel=plain(rows[prefix]))
             top = max(1.0 if prefix == "hill/" else 0.0, axes.get_ylim()[1])
             axes.set_ylim(-0.04 * top, 1.04 * top)  # a mark at 0 is whole
@@ -244,8 +248,8 @@ def distances(curve: Curve, title: str) -> Figure:
                 words.remove()
         panels[-1].set_xlabel("epoch")
         panels[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        figure.suptitle(plain(title), fontsize=8)
-        _legend(figure, panels[0], 4)
+        names = [column.removeprefix("distance/") for column in there.get("distance/", [])[:MOST]]
+        _legend(figure, panels[0], _columns(names or [""], figure))
     return figure
 
 
@@ -280,6 +284,7 @@ def members(groups: Mapping[str, Mapping[str, tuple[Point, Point]]], metrics: Ma
                               marker="o", color=COLOURS[0], mfc=face, ms=4.5, capsize=2, elinewidth=0.8,
                               label=name)  # fmt: skip
             axes.set(xlabel=plain(label), yticks=rows, yticklabels=[plain(name) for name in groups])
+            axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.grid(axis="y", color="#E4E4E4", lw=0.5)
             axes.set_axisbelow(True)
         panels[0].invert_yaxis()

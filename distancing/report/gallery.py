@@ -72,14 +72,19 @@ def _some(found: Answer, allowed: Callable[[Group], bool] = lambda _: True) -> t
 def _names(found: Answer, groups: Sequence[Group]) -> dict[Group, str]:
     """Short ones for a picture: the settings in which these groups differ, by the last part of their names."""
     keys = [key for key in found.keys if len({each.settings[key] for each in groups}) > 1]
-    last = Counter(key.rpartition(".")[2] for key in found.keys)
-    short = {key: end if last[end := key.rpartition(".")[2]] == 1 else key for key in keys}
+    short = _short(found)
     names: dict[Group, str] = {}
     for each in groups:
         said = [f"{short[key]}={text(each.settings[key])}" for key in keys if each.settings[key] is not None]
         name = ", ".join(said) or each.name
         names[each] = f"{name} ({len(names) + 1})" if name in names.values() else name
     return names
+
+
+def _short(found: Answer) -> dict[str, str]:
+    """penalty.sigma → sigma, where no other setting of the table is called so."""
+    last = Counter(key.rpartition(".")[2] for key in found.keys)
+    return {key: end if last[end := key.rpartition(".")[2]] == 1 else key for key in found.keys}
 
 
 def _point(found: Answer, group: Group, metric: str) -> Point | None:
@@ -151,7 +156,7 @@ def _distances(found: Answer) -> Iterator[Picture]:
             "Distance to each checkpoint, and the height k of its hill where there are hills, after each epoch: mean "
             f"over the seeds ± one standard deviation.{which}{first}"
         )
-        yield Picture("distances", caption, figures.distances(curve, group.name))
+        yield Picture("distances", caption, figures.distances(curve))
 
 
 def _places(group: Group) -> list[str]:
@@ -226,8 +231,12 @@ def _against(found: Answer, metric: str) -> Iterator[Picture]:
         kept = [others for others in lines if others in kept]  # in the table's order
         differing = [i for i in range(len(kept[0])) if len({others[i] for others in kept}) > 1]
         drawn: dict[str, Mapping[float | str, Point]] = {}
+        short = _short(found)
         for others in kept:
-            name = ", ".join(f"{others[i][0]}={text(others[i][1])}" for i in differing) or "mean ± sd"
+            name = (
+                ", ".join(f"{short[others[i][0]]}={text(others[i][1])}" for i in differing if others[i][1] is not None)
+                or "mean ± sd"
+            )
             drawn[name] = {_place(each.settings[key]): points[each] for each in lines[others]}
         baseline = _point(found, found.baseline, metric) if found.baseline not in points and found.baseline else None
         caption = f"{label(metric)} against {key}: mean over the seeds ± one standard deviation."
