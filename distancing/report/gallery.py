@@ -121,6 +121,10 @@ def _phases(names: Sequence[str]) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
+def _shaded(curve: Curve) -> str:
+    return f"Shaded: {', '.join(name for name, _, _ in curve.phases)}. " if curve.phases else ""
+
+
 def _learning_curves(found: Answer) -> Iterator[Picture]:
     groups, chosen = _some(found)
     names = _names(found, groups)
@@ -132,7 +136,7 @@ def _learning_curves(found: Answer) -> Iterator[Picture]:
     shaded = len({curve.phases for curve in drawn.values()}) == 1
     caption = (
         "Learning curves: mean over the seeds, with a band of ± one standard deviation. "
-        + ("The phases are shaded. " if shaded else "Phases differ: dotted lines show where one begins. ")
+        + (_shaded(next(iter(drawn.values()))) if shaded else "Phases differ: dotted lines show where one begins. ")
         + "The training cross entropy is the mean while training."
         + chosen
     )
@@ -150,11 +154,11 @@ def _distances(found: Answer) -> Iterator[Picture]:
         if not curve.mean:
             return
         named = sum(column.startswith("distance/") for column in wanted)
-        first = f" The first {figures.MOST} of {named} checkpoints." if named > figures.MOST else ""
-        which = f" {group.name}: the best of those with checkpoints." if len(found.groups) > 1 else ""
+        first = f"The first {figures.MOST} of {named} checkpoints." if named > figures.MOST else ""
+        which = f"{group.name}, the best with checkpoints. " if len(found.groups) > 1 else ""
         caption = (
             "Distance to each checkpoint, and the height k of its hill where there are hills, after each epoch: mean "
-            f"over the seeds ± one standard deviation.{which}{first}"
+            f"over the seeds ± one standard deviation. {_shaded(curve)}{which}{first}"
         )
         yield Picture("distances", caption, figures.distances(curve))
 
