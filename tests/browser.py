@@ -90,7 +90,7 @@ class Page:
     def open(self, url: str) -> None:
         self._ask("Page.navigate", self._session, url=url)
 
-    def text(self, *wanted: str, seconds: float = 60) -> str:
+    def text(self, *wanted: str, seconds: float = 30) -> str:
         """What the page says, as soon as all of `wanted` are in it; or at the end of the time."""
         end = time.monotonic() + seconds
         while True:
