@@ -211,6 +211,12 @@ def test_groups(tmp_path: Path) -> None:
     assert "left out: 1 runs with the settings and the seed of another one" in found.notes
     assert not {"penalty._target_", "penalty.strength", "name", "seed"} & set(found.keys)
     assert NOT_COMPARED == NOT_HASHED
+    for name in ("resnet8", "resnet14"):  # sorted as they came, and not as words
+        folder.add(
+            name, "seed=0", f"model={name}", model={"_target_": "distancing.models.ResNet", "depth": int(name[6:])}
+        )
+    models = [each.settings["model"] for each in answer([str(folder.sweep.path)]).groups]
+    assert [model for model in models if model] == ["resnet8", "resnet14"]
 
 
 ODD = r"a&b_c%d$e#f{g}h~i^j\k<b>l</b>\"m'|n,o*é θ"

@@ -192,14 +192,19 @@ def keys(groups: Sequence[Group], settings: Settings) -> list[str]:
     return found
 
 
-def order(groups: Iterable[Group], by: Sequence[str]) -> list[Group]:
-    """Sorted by these settings, then by the others; numbers before words, what isn't there first."""
+def order(groups: Sequence[Group], by: Sequence[str]) -> list[Group]:
+    """Sorted by these settings, then by the others: what isn't there first, then numbers, then words as they first came
+    (resnet8 before resnet14)."""
+    keys = list(dict.fromkeys([*by, *(key for each in groups for key in each.settings)]))
+    came = {key: list(dict.fromkeys(each.settings.get(key) for each in groups)) for key in keys}
 
-    def place(group: Group) -> list[Any]:
-        first = [group.settings.get(key) for key in by]
-        rest = [value for key, value in group.settings.items() if key not in by]
-        return [
-            (value is not None, isinstance(value, str), value if value is not None else 0) for value in first + rest
-        ]
+    def place(group: Group) -> list[tuple[int, float]]:
+        return [_rank(group.settings.get(key), came[key]) for key in keys]
 
     return sorted(groups, key=place)
+
+
+def _rank(value: Leaf, came: Sequence[Leaf]) -> tuple[int, float]:
+    if value is None:
+        return 0, 0
+    return (2, came.index(value)) if isinstance(value, str) else (1, float(value))
