@@ -76,16 +76,15 @@ def plain(words: str) -> str:
 def learning_curves(curves: Mapping[str, Curve], columns: Mapping[str, str]) -> Figure:
     """A panel for each column; a line with a band of ± one standard deviation for each group.
 
-    columns: name → label of the axis. Losses are on a logarithmic axis.
+    columns: name → label of the axis. Losses that fall to a fifth or less are on a logarithmic axis.
     """
     with style():
         figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
         panels = figure.subplots(1, len(columns), squeeze=False, sharex=True)[0]
         for axes, (column, label) in zip(panels, columns.items(), strict=True):
-            log = all(
-                np.nanmin(each.mean[column], initial=np.inf) > 0 for each in curves.values() if column in each.mean
-            )
-            log = log and not column.endswith("accuracy")
+            drawn = [each.mean[column] for each in curves.values() if column in each.mean]
+            low, high = min(map(np.nanmin, drawn)), max(map(np.nanmax, drawn))
+            log = not column.endswith("accuracy") and 0 < 5 * low < high
             for i, (name, each) in enumerate(curves.items()):
                 if column in each.mean:
                     _band(axes, each, column, i, name)

@@ -165,8 +165,7 @@ def _bags(runs: Sequence[Run]) -> Iterator[list[Run]]:
     """Runs on bags that follow their seeds are alike; runs on one bag or another are not."""
     parts: dict[Leaf, list[Run]] = defaultdict(list)
     for run in runs:
-        bag = run.config.get(BAG) if run.config.get("dataset.bootstrap") else None
-        parts[bag].append(run)
+        parts[run.config.get(BAG)].append(run)
     own = [run for bag, part in parts.items() for run in part if bag is not None and bag == run.seed]
     if len(own) > 1:
         yield own

@@ -58,7 +58,10 @@ def _table(found: Answer) -> str:
 def _figures(pictures: Sequence[Picture]) -> str:
     found = []
     for i, picture in enumerate(pictures):
-        data, caption = base64.b64encode(picture.png).decode(), escape(picture.caption)
+        data, caption = (
+            base64.b64encode(picture.png).decode(),
+            escape(picture.caption[:1].upper() + picture.caption[1:]),
+        )
         found.append(f'<figure id="figure-{i}"><img src="data:image/png;base64,{data}" alt="{caption}">'
                      f"<figcaption>{caption}</figcaption></figure>\n")  # fmt: skip
     return "".join(found)
