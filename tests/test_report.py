@@ -147,6 +147,8 @@ def test_selecting(folder: Folder, tmp_path: Path) -> None:
     assert len(table(runs, "--where", "penalty.sigma=0.1,3", tmp=tmp_path)) == 2
     assert len(table(runs, "--where", "penalty.sigma=none", tmp=tmp_path)) == 1
     assert [r["finished"] for r in table(runs, "--where", "seed=1", tmp=tmp_path)] == ["1", "0", "1"]
+    (row,) = table(runs, "--where", "penalty.sigma=3", "--where", "seed=0", "--by", "penalty.strength", tmp=tmp_path)
+    assert (row["penalty.strength"], row["finished"]) == ("1", "1")
     (best,) = table(runs, "--best", "1", "--metric", "test.loss", tmp=tmp_path)  # the lowest
     assert best["test.loss mean [nats]"].startswith("0.08")
     (one,) = table(f"{runs}/a*", "--metric", "distance/descend", "--metric", "seconds", tmp=tmp_path)  # a column's last

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from distancing.flat import Leaf
 from distancing.report import metrics as of_run
-from distancing.report.groups import Group, Settings, group, order, text
+from distancing.report.groups import Group, Settings, first, group, order, text
 from distancing.report.runs import STATES, ReportError, Run, State, collect, versions
 from distancing.report.significance import TEST, Comparison, holm, mean_sd, paired
 
@@ -83,8 +83,8 @@ def answer(
     for key in by:
         if key not in settings or key == "seed":
             raise ReportError(f"--by {key}: no setting of these runs; what varies is {', '.join(_keys(groups)) or '–'}")
-        for each in groups:
-            each.settings.setdefault(key, settings.value(each.runs[0], key))
+        for each in shown:
+            each.settings.setdefault(key, settings.value(first(each), key))
     numbers = {run: of_run.numbers(run) for run in runs}
     metrics = _metrics(metrics, numbers, damage)
     compared = _compare(shown, reference, metrics, numbers)

@@ -143,11 +143,11 @@ def group(runs: Sequence[Run], settings: Settings) -> tuple[list[Group], int]:
             found.append(Group({}, list(of_seed.values())))
     for key in keys(found, settings):
         for each in found:
-            each.settings[key] = settings.value(_first(each), key)
+            each.settings[key] = settings.value(first(each), key)
     return found, repeated
 
 
-def _first(group: Group) -> Run:
+def first(group: Group) -> Run:
     return next((run for run in group.runs if run.config), group.runs[0])
 
 
@@ -176,7 +176,7 @@ def _bags(runs: Sequence[Run]) -> Iterator[list[Run]]:
 
 def keys(groups: Sequence[Group], settings: Settings) -> list[str]:
     """The settings that vary: those that were typed, and as many others as are needed to tell the groups apart."""
-    runs = [_first(each) for each in groups]
+    runs = [first(each) for each in groups]
     found: list[str] = []
     told: list[tuple[Any, ...]] = [()] * len(runs)
     for key in (*settings.typed, *settings.resolved):
