@@ -15,7 +15,10 @@ from distancing.config import ConfigError, construct
 from distancing.datasets import DatasetError
 from distancing.ensemble.members import EnsembleError, find
 from distancing.landscape.barrier import Barrier
+from distancing.landscape.gradients import Gradients
 from distancing.landscape.outputs import analyse, record
+from distancing.landscape.plane import Plane
+from distancing.landscape.sharpness import Sharpness
 from distancing.landscape.subject import LandscapeError
 from distancing.landscape.valley import Valley
 from distancing.logs import tracking
@@ -23,6 +26,9 @@ from distancing.storage import RunDirectory, StorageError, SweepError
 
 ANALYSES: dict[str, type[Analysis]] = {
     "barrier": Barrier,
+    "plane": Plane,
+    "sharpness": Sharpness,
+    "gradients": Gradients,
     "valley": Valley,
 }
 ERRORS = (LandscapeError, EnsembleError, ConfigError, DatasetError, StorageError, SweepError, OSError)
