@@ -136,6 +136,8 @@ def test_what_is_not_known_stays() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), Mix(), nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
     (group,) = groups(network, (1, 2, 2))
     assert group.axes == (("3.weight", 0), ("3.bias", 0), ("5.weight", 1))
+    pixels = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Flatten(), nn.Linear(12, 2))  # four inputs for each channel
+    assert groups(pixels, (1, 2, 2)) == []
 
 
 # runs
