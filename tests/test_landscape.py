@@ -361,6 +361,20 @@ def test_what_can_not_be_asked_is_said(run: Path, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "x").exists()
 
 
+def test_the_highest_of_all_pairs_is_named() -> None:
+    t = torch.linspace(0, 1, 3, dtype=torch.float64)
+
+    def hill(top: float) -> Profile:
+        losses = torch.tensor([0, top, 0]).double()[:, None] * torch.tensor([0.5, 1.5]).double()
+        return Profile(t, {"train": losses, "test": 2 * losses}, dict.fromkeys(("train", "test"), t))
+
+    pairs = {("a", "b"): {"line": hill(1)}, ("b", "c"): {"line": hill(3)}, ("c", "d"): {"line": hill(2)}}
+    values = lines.heights(pairs)
+    assert (values["train_height_max"], values["test_height_max"]) == (3, 6)
+    assert values["test_height_max_se"] == values["test_height_se/b_to_c"] == pytest.approx(3)
+    assert next(iter(values)) == "train_height_max"
+
+
 def test_many_pairs_are_drawn_eight_in_a_row() -> None:
     t = torch.linspace(0, 1, 3, dtype=torch.float64)
     flat = Profile(t, dict.fromkeys(("train", "test"), torch.ones(3, 4)), dict.fromkeys(("train", "test"), t))
