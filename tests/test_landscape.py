@@ -337,7 +337,10 @@ def test_what_can_not_be_asked_is_said(run: Path, tmp_path: Path, capsys: pytest
         others[name] = str(only_run(tmp_path / name))
     capsys.readouterr()
     for arguments, said in (
-        ([alone, "--only", "barrier", "--folder", str(tmp_path / "x")], "barrier needs 2 places at least, and there are 1"),
+        (
+            [alone, "--only", "barrier", "--folder", str(tmp_path / "x")],
+            "barrier needs 2 places at least, and there are 1",
+        ),
         ([str(run), others["wide"], "--folder", str(tmp_path / "x")], "are networks of different architectures"),
         ([str(run), others["other"], "--folder", str(tmp_path / "x")], "dataset.seed=0, but"),
         ([others["dropout"]], "has dropout, so that its loss is a random number"),

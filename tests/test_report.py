@@ -523,7 +523,7 @@ def test_tensorboard_in_a_browser(sweep: Path, tmp_path: Path, monkeypatch: pyte
             assert [each for each in wanted if each not in said] == []
             window.open("about:blank")
             window.open(f"http://localhost:{port}/#custom_scalars")
-            wanted = ["its parts in training", "to the checkpoints", "heights", "gradient cosine"]
+            wanted = ["its parts in training", "to the checkpoints", "heights", "gradients"]
             said = window.text(*wanted)
             assert [each for each in wanted if each not in said] == []
             window.open("about:blank")
