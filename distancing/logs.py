@@ -126,7 +126,7 @@ def _layout(columns: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
         "hills": {
             "heights": [each for each in columns if each.startswith("hill/")],
             "strengths": [each for each in columns if each.startswith("strength/")],
-            "beside the data's gradient": [each for each in columns if each.startswith("gradient_")],
+            "gradients": [each for each in columns if each.startswith("gradient_")],
         },
     }
     return {

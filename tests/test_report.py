@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import logging
 import math
@@ -263,6 +264,10 @@ def test_damaged_files_are_named(folder: Folder, tmp_path: Path, capsys: pytest.
     said = capsys.readouterr().out
     for name in ("a0/metrics.csv", "a2/.hydra/config.yaml", "none0/result.json", "none1/result.json", "b3/result.json"):
         assert len(re.findall(f"^  {folder.path}/{name}", said, re.MULTILINE)) >= 1, name
+    assert said.count("a0/metrics.csv: the last row is half-written") == 1
+    assert cli([str(folder.sweep.path), "--figures", str(tmp_path / "all")]) == 0  # read for these alone
+    assert capsys.readouterr().out.count("a0/metrics.csv: the last row is half-written") == 1
+    assert "a1/metrics.csv: the last row is half-written" in said
     assert "runs.jsonl: 1 of 13 lines can't be read" in said
     assert "a0/metrics.csv" in check_page((tmp_path / "all/index.html").read_text())
 
@@ -331,6 +336,16 @@ def test_figures(folder: Folder) -> None:
     assert {text.get_text() for text in heat.texts} == {"92.0\n±2.0", "50.0", "85.0\n±7.1", "75.0\n±7.1"}
     cost = data(drawn["cost"])
     assert cost["penalty=none"] == [(pytest.approx(9.0333, rel=1e-4), pytest.approx(90.333, rel=1e-4))]
+
+
+def test_a_heat_map_is_at_the_best_of_the_other_settings(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "runs")
+    for i, (sigma, batch, label) in enumerate(itertools.product((1, 2), (3, 4), "xy")):
+        overrides = ("seed=0", f"penalty.sigma={sigma}", f"batch_size={batch}", f"label={label}")
+        folder.add(f"run{i}", *overrides, accuracy=0.5 if label == "x" else 0.6, batch_size=batch, label=label)
+    (heat,) = (each for each in gallery(answer([str(folder.path)], ["test.accuracy"])) if "heat" in each.name)
+    assert "at label=y, where the best is" in heat.caption
+    assert heat.figure.axes[0].images[0].get_array().tolist() == [pytest.approx([60, 60])] * 2
 
 
 def test_a_picture_holds_the_best_groups(tmp_path: Path) -> None:
@@ -508,7 +523,7 @@ def test_tensorboard_in_a_browser(sweep: Path, tmp_path: Path, monkeypatch: pyte
             assert [each for each in wanted if each not in said] == []
             window.open("about:blank")
             window.open(f"http://localhost:{port}/#custom_scalars")
-            wanted = ["its parts in training", "to the checkpoints", "heights", "gradient cosine"]
+            wanted = ["its parts in training", "to the checkpoints", "heights", "gradients"]
             said = window.text(*wanted)
             assert [each for each in wanted if each not in said] == []
             window.open("about:blank")

@@ -26,10 +26,10 @@ from distancing.storage import RunDirectory, StorageError, SweepError
 
 ANALYSES: dict[str, type[Analysis]] = {
     "barrier": Barrier,
+    "valley": Valley,
     "plane": Plane,
     "sharpness": Sharpness,
     "gradients": Gradients,
-    "valley": Valley,
 }
 ERRORS = (LandscapeError, EnsembleError, ConfigError, DatasetError, StorageError, SweepError, OSError)
 

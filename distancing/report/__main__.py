@@ -50,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.tensorboard:
             made = link(found, args.tensorboard)
             console.print(f"{made} runs: tensorboard --logdir {args.tensorboard}", markup=False)
-        if found.damage:
-            console.print(f"{len(found.damage)} damaged files:", style="red")
-            for line in found.damage:
+        if damaged := found.damaged:
+            console.print(f"{len(damaged)} damaged files:", style="red")
+            for line in damaged:
                 console.print(f"  {line}", markup=False)
     except (ReportError, OSError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)

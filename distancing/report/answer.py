@@ -44,6 +44,11 @@ class Answer:
         return sorted(means, key=lambda each: means[each], reverse=of_run.higher_is_better(metric))
 
     @property
+    def damaged(self) -> list[str]:
+        """Each line once: a file may have been read twice."""
+        return list(dict.fromkeys(self.damage))
+
+    @property
     def all_groups(self) -> list[Group]:
         return [*self.groups, *self.hidden]
 

@@ -10,7 +10,7 @@ from distancing.report.runs import ReportError, Run, State
 
 BAG = "dataset.bootstrap_seed"
 # what can't change a run's numbers; distancing.config has the same list, but needs torch
-NOT_COMPARED = ("name", "runs", "overwrite", "checkpoint_every", "dataset.root", "dataset.download")
+NOT_COMPARED = ("name", "analysis", "runs", "overwrite", "checkpoint_every", "dataset.root", "dataset.download")
 NO_SETTINGS = ("seed", "sweep", *NOT_COMPARED)
 Condition = tuple[str, str]  # setting, and the value or values that it may have
 
@@ -53,8 +53,8 @@ class Settings:
     """What each run's settings are, as one would type them: `penalty=gaussian` rather than the classes behind it."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self.typed = list(dict.fromkeys(key for run in runs for key in run.typed if key not in NO_SETTINGS))
-        self.resolved = list(dict.fromkeys(key for run in runs for key in run.config if key not in NO_SETTINGS))
+        self.typed = list(dict.fromkeys(key for run in runs for key in run.typed if counts(key)))
+        self.resolved = list(dict.fromkeys(key for run in runs for key in run.config if counts(key)))
         parents = {key.rsplit(".", i)[0] for key in self.resolved for i in range(1, key.count(".") + 1)}
         self._choices = {key for key in self.typed if key in parents or key not in self.resolved}
         # the choice behind resolved settings, for runs in which it is the default and nobody typed it
@@ -147,18 +147,22 @@ def group(runs: Sequence[Run], settings: Settings) -> tuple[list[Group], int]:
     return found, repeated
 
 
+def counts(key: str) -> bool:
+    """Is it a setting that can change a run's numbers, other than its seed?"""
+    return key not in NO_SETTINGS and key.partition(".")[0] not in NO_SETTINGS
+
+
 def first(group: Group) -> Run:
     return next((run for run in group.runs if run.config), group.runs[0])
 
 
 def _resolved(run: Run) -> Any:
-    apart = (*NOT_COMPARED, "seed", BAG)
-    kept = {key: value for key, value in run.config.items() if key not in apart}
+    kept = {key: value for key, value in run.config.items() if counts(key) and key != BAG}
     return frozenset(kept.items()), tuple(key for key in kept if key.startswith("phases."))  # their order matters
 
 
 def _typed(run: Run) -> Any:
-    return frozenset((key, value) for key, value in run.typed.items() if key not in (*NO_SETTINGS, BAG))
+    return frozenset((key, value) for key, value in run.typed.items() if counts(key) and key != BAG)
 
 
 def _bags(runs: Sequence[Run]) -> Iterator[list[Run]]:

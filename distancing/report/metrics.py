@@ -137,7 +137,10 @@ def curves(run: Run, wanted: Sequence[str], damage: list[str]) -> tuple[dict[str
     there: list[str] = []
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = csv.reader(file)
+            text = file.read()
+            if not text.endswith("\n"):  # the last number may be a part of one
+                damage.append(f"{path}: the last row is half-written")
+            rows = csv.reader(text[: text.rfind("\n") + 1].splitlines())
             names = next(rows, [])
             there = [name for name in wanted if name in names]
             places, phase = [names.index(name) for name in there], names.index("phase")

@@ -76,5 +76,5 @@ def _runs(found: Answer) -> str:
 
 
 def _damage(found: Answer) -> str:
-    lines = "".join(f"<li>{escape(line)}</li>" for line in found.damage)
+    lines = "".join(f"<li>{escape(line)}</li>" for line in found.damaged)
     return f'<ul class="damage">{lines}</ul>' if lines else ""
