@@ -176,6 +176,12 @@ class Torchvision(Dataset):
     download: bool = True
     reader: ClassVar[str]  # torchvision.datasets' name for it
 
+    @model_validator(mode="after")
+    def _root_is_a_folder(self) -> Self:
+        if not self.root.strip() or not self.root.isprintable():
+            raise ValueError(f"root={self.root!r} is no folder's name")
+        return self
+
     def read(self) -> tuple[Arrays, Arrays]:
         import torchvision
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from distancing.config import Config, ConfigError, check
+from distancing.data import Data
 from distancing.datasets import DatasetError
 from distancing.ensemble import show
 from distancing.ensemble.judge import judge
@@ -26,6 +27,7 @@ from distancing.storage import RunDirectory, StorageError
 from distancing.summary import summary
 from distancing.training import Diverged, Request, Trainer, distances, train
 
+MOST = 1500  # letters of a line that says what is wrong
 REFUSED, DIVERGED = 2, 3  # exit codes; a run stopped by signal n exits with 128 + n
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 USER_ERRORS = (
@@ -54,7 +56,10 @@ def main(cfg: DictConfig, overrides: Sequence[str] = ()) -> tuple[int, dict[str,
 
 
 def refuse(message: str) -> int:
-    """Say what is wrong; the exit code."""
+    """Say what is wrong, in one line whatever is in it; the exit code."""
+    message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(message.split("\n")))
+    if len(message) > MOST:
+        message = f"{message[: MOST // 2]} … {message[-MOST // 2 :]}"
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", markup=False)
     return REFUSED
 
@@ -81,7 +86,7 @@ def run(
     device = config.torch_device
     reproducible()
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    trainer = Trainer(config, config.dataset.load(device, memory_format), device)
+    trainer = _trainer(config, config.dataset.load(device, memory_format), device)
     with directory:
         if config.overwrite:
             directory.clear()
@@ -99,6 +104,16 @@ def run(
     result = _look(config, directory, console, result)
     _tell(result, directory, console)
     return result
+
+
+def _trainer(config: Config, data: Data, device: torch.device) -> Trainer:
+    """Raises ConfigError for a network that doesn't fit into the memory."""
+    try:
+        return Trainer(config, data, device)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+            raise ConfigError(f"model: {config.model} doesn't fit into the memory of this machine") from error
+        raise
 
 
 def _look(config: Config, directory: RunDirectory, console: Console, result: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distancing.config import Config
+from distancing.config import LARGE, Config
 from distancing.data import Data, Epoch
 from distancing.distances import PIECE
 from distancing.evaluate import evaluate, loss_and_accuracy, predict
@@ -143,7 +143,8 @@ class Trainer:
 
     def _lr(self, step: int) -> float:
         t = self.progress.epoch - self.progress.schedule_start + step / self.steps
-        return self.config.scheduler(self.config.optimizer.lr, t, self.progress.schedule_epochs)
+        rate = self.config.scheduler(self.config.optimizer.lr, t, self.progress.schedule_epochs)
+        return rate if rate < LARGE else math.inf  # torch refuses what no float32 can hold; this diverges
 
     def _check_finite(self, steps: int) -> None:
         finite = self.records[:steps].isfinite().all(1).cpu()

@@ -1,0 +1,224 @@
+"""Hundreds of wrong invocations, made from the settings' own types: each is refused in one line, and leaves nothing.
+
+What is wrong is so by construction: nothing here asks the code that is tested what it would accept.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import importlib
+import math
+import pickle
+import struct
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torchvision
+from conftest import ROOT, command_line, compose
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from distancing.config import LARGE, LONG, LONGEST, SMALL, Config
+from distancing.phases import Cycle, Phase
+from distancing.storage import SweepDirectory
+from distancing.sweep.__main__ import main as sweep_cli
+
+# the settings, and what is wrong for each
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """key, of this type, once these groups are chosen."""
+
+    key: str
+    type: Any
+    chosen: tuple[str, ...] = ()
+
+
+def of_class(cls: type, path: str, *chosen: str) -> Iterator[Setting]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        yield Setting(f"{path}.{field.name}", hints[field.name], chosen)
+
+
+def of_node(node: Any, path: str, *chosen: str) -> Iterator[Setting]:
+    """Of the component that a YAML describes, and of those within it."""
+    module, _, name = node["_target_"].rpartition(".")
+    inner = {key for key, value in node.items() if isinstance(value, dict) and "_target_" in value}
+    for setting in of_class(getattr(importlib.import_module(module), name), path, *chosen):
+        if setting.key.rpartition(".")[2] not in inner:
+            yield setting
+    for key in inner:
+        yield from of_node(node[key], f"{path}.{key}", *chosen)
+
+
+def all_settings() -> Iterator[Setting]:
+    from omegaconf import OmegaConf
+
+    hints = typing.get_type_hints(Config, include_extras=True)
+    groups = {"dataset", "model", "optimizer", "scheduler", "penalty", "phases", "analysis"}
+    for field in dataclasses.fields(Config):
+        if field.name not in groups | {"hash"}:
+            yield Setting(field.name, hints[field.name])
+    for group in sorted(groups):
+        for choice in sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")):
+            chosen = f"{group}=[{choice}]" if group == "analysis" else f"{group}={choice}"
+            node = OmegaConf.to_container(compose(chosen, "epochs=100"))[group]
+            if group == "phases":
+                for name, phase in node.items():
+                    if "phases" in phase:
+                        yield Setting(f"phases.{name}.times", typing.get_type_hints(Cycle)["times"], (chosen,))
+                        for inner in phase["phases"]:
+                            yield from of_class(Phase, f"phases.{name}.phases.{inner}", chosen)
+                    else:
+                        yield from of_class(Phase, f"phases.{name}", chosen)
+            elif group == "analysis":
+                for name, each in node.items():
+                    yield from of_node(each, f"analysis.{name}", chosen)
+            elif node is not None:
+                yield from of_node(node, group, chosen)
+
+
+def quoted(text: str) -> str:
+    return f"'{text}'"
+
+
+# text that neither Hydra's grammar nor a shell has a meaning for, once it is quoted; with what breaks lines and terminals
+ODD = st.text(st.sampled_from("aZ09 _-.:,=/|#%&*()[]{}<>?!@^~\t\n\r\x07\x1b\x7f\u202e\u2028\u200bäθ漢😀\ud800"), min_size=1, max_size=40)  # fmt: skip
+WORDS = st.sampled_from(
+    ["abc", "None", "1,5", "1_000", "٣", "0x10", "true ", "½", "一", ".nan", "NaN", "--1", "x" * 300]
+)
+TEXT = st.one_of(WORDS, ODD.map(lambda text: f"x{text}"))
+HUGE = st.sampled_from([10**30, -(10**30), 2**63, 2**64, 10**12, 10**400, LONG + 1, -LONG - 1])
+
+
+def parts(annotation: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """The plain types that an annotation allows, each with its bounds."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        inner, *bounds = typing.get_args(annotation)
+        for kind, more in parts(inner):
+            yield kind, (*more, *bounds)
+    elif origin in (typing.Union, types.UnionType):
+        for each in typing.get_args(annotation):
+            yield from parts(each)
+    else:
+        yield annotation, ()
+
+
+def bad(setting: Setting) -> SearchStrategy[str]:
+    """Values, as they are typed, that can't be this setting's."""
+    allowed = dict(parts(setting.type))
+    plain = {typing.get_origin(kind) or kind for kind in allowed}
+    found = []
+    if bool not in plain:
+        found += [st.sampled_from(["true", "false"])]
+    if types.NoneType not in plain:
+        found += [st.just("null")]
+    if list not in plain:
+        found += [st.sampled_from(["[]", "[1,2]", "[null]", "[[1],{a: 1}]"])]
+    if dict not in plain:
+        found += [st.sampled_from(["{}", "{a: 1}", "{_target_: os.abort}", "{1: {2: 3}}"])]
+    if str not in plain:  # a literal's words are none of these
+        found += [TEXT.map(quoted), st.just("''"), st.just("'???'")]
+    if not plain & {int, float}:
+        found += [st.integers(-9, 9).map(str), st.sampled_from(["1.5", "nan", "inf", "-inf", "1e400"]), HUGE.map(str)]
+    for kind, bounds in allowed.items():
+        if kind in (int, float):
+            found += [numbers(kind, bounds)]
+    if str in plain:
+        special = "/\0" if setting.key == "name" else ""
+        letters = st.sampled_from("\t\n\r\x07\x1b\x7f\u202e\u2028\u200b\ud800" + special.replace("\0", " :θ·"[:2]))
+        found += [st.just("''"), st.tuples(TEXT, letters).map("".join).map(quoted)]
+        if setting.key == "name":
+            found += [st.integers(101, 5000).map(lambda n: "x" * n)]
+    return st.one_of(found)
+
+
+def numbers(kind: type, bounds: tuple[Any, ...]) -> SearchStrategy[str]:
+    """Numbers that are not of this kind, or are out of its bounds."""
+    found: list[SearchStrategy[Any]] = [HUGE, st.sampled_from(["nan", "NAN", "inf", "-inf", "1e400", "-1e999"])]
+    if kind is int:
+        found += [
+            st.floats(-1e6, 1e6).filter(lambda x: x != round(x)).map(repr),
+            st.sampled_from(["1.0", "0.0", "1e3"]),
+        ]
+    else:
+        found += [st.sampled_from([LARGE * 1.1, -LARGE * 10, 1e300, SMALL / 10, 5e-324]).map(repr)]
+    for bound in bounds:
+        low, high = (getattr(bound, name, None) for name in ("ge", "le"))
+        above, below = (getattr(bound, name, None) for name in ("gt", "lt"))
+        if low is not None or above is not None:
+            least = low if low is not None else above
+            found += [st.integers(1, 10**9).map(lambda n, least=least: least - n)]
+            found += [st.just(above)] if above is not None else []
+        if high is not None or below is not None:
+            most = high if high is not None else below
+            found += [st.integers(1, 10**9).map(lambda n, most=most: most + n)]
+            found += [st.just(below)] if below is not None else []
+    return st.one_of(found).map(str)
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`python train.py ARGUMENTS` in an empty folder must be refused as it should be; the line."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def check(*arguments: str, say: tuple[str, ...] = ()) -> str:
+        capfd.readouterr()
+        code = command_line(*arguments)
+        said = capfd.readouterr()
+        assert code == 2, said.err
+        lines = said.err.split("\n")
+        assert lines[1:] == [""], said.err
+        line = lines[0]
+        assert line.startswith("error: ")
+        assert line.isprintable()
+        assert len(line) < 2000
+        assert "Traceback" not in line + said.out
+        assert not say or any(each in line for each in say), line
+        assert not list(here.iterdir())
+        return line
+
+    return check
+
+
+def many(n: int) -> Any:
+    return settings(
+        max_examples=n, derandomize=True, database=None, deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )  # fmt: skip
+
+
+SETTINGS = list(all_settings())
+
+
+def test_every_setting_is_here() -> None:
+    """…of every group, phase, kernel and distance: this many, and more with each new one."""
+    keys = {setting.key for setting in SETTINGS}
+    assert {"seed", "penalty.kernel", "penalty.distance.parameters", "phases.cycle.phases.escape.jump"} - keys == {
+        "penalty.kernel"  # a component, whose own settings these are
+    }
+    assert len(SETTINGS) > 200
+
+
+def test_wrong_values(refused: Callable[..., str]) -> None:
+    seen = set()
+
+    @many(230)
+    @given(st.sampled_from(SETTINGS).flatmap(lambda setting: st.tuples(st.just(setting), bad(setting))))
+    def check(drawn: tuple[Setting, str]) -> None:
+        setting, value = drawn
+        seen.add(drawn)
+        refused(*setting.chosen, f"{setting.key}={value}", say=(setting.key, setting.key.rpartition(".")[2]))
+
+    check()
+    assert len(seen) >= 220
