@@ -150,8 +150,13 @@ def _go_on(trainer: Trainer, directory: RunDirectory, console: Console) -> None:
     state = directory.load_state(trainer.device, warn=lambda line: console.print(f"warning: {line}", markup=False))
     if state is None:
         return
-    made_by = state.pop("provenance")
-    trainer.load_state_dict(state, directory)
+    try:
+        made_by = state.pop("provenance")
+        trainer.load_state_dict(state, directory)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        line = (str(error).splitlines() or ["?"])[0]
+        raise StorageError(f"{directory.path}/state holds no state of this run ({line}); overwrite=true starts over") \
+            from error  # fmt: skip
     progress = trainer.progress
     console.print(f"{directory.path}: goes on after epoch {progress.epoch}, step {progress.step}")
     _tell_changes(made_by, console)

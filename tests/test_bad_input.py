@@ -222,3 +222,139 @@ def test_wrong_values(refused: Callable[..., str]) -> None:
 
     check()
     assert len(seen) >= 220
+
+
+NAMES = st.from_regex(r"zz[a-z_]{0,20}", fullmatch=True)
+COMPONENTS = ("dataset", "model", "optimizer", "scheduler", "penalty", "penalty.distance", "penalty.kernel")
+UNKNOWN = st.one_of(
+    st.tuples(st.sampled_from(COMPONENTS), NAMES).map(lambda each: f"{each[0]}.{each[1]}=1"),
+    st.tuples(st.sampled_from(("descend", "escape")), NAMES).map(lambda each: f"phases.{each[0]}.{each[1]}=true"),
+    NAMES.map(lambda name: f"{name}=1"),
+    NAMES.map(lambda name: f"+{name}={{a: 1}}"),
+    NAMES.map(lambda name: f"model={name}"),
+    NAMES.map(lambda name: f"+sweep={name}"),
+    NAMES.map(lambda name: f"+analysis={name}"),
+    NAMES.map(lambda name: f"seed=${{{name}}}"),
+    NAMES.map(lambda name: f"dataset.root=${{oc.env:{name.upper()}}}"),
+    st.tuples(st.sampled_from(COMPONENTS), NAMES).map(lambda each: f"{each[0]}._target_=distancing.{each[1]}.X"),
+    st.sampled_from(COMPONENTS).map(lambda group: f"{group}._target_=os.system"),
+    st.sampled_from(
+        ["model._target_=distancing.models.Model", "dataset._target_=distancing.datasets.Torchvision",
+         "penalty.kernel._target_=distancing.kernels.Kernel", "optimizer._target_=distancing..X", "~optimizer",
+         "~phases", "~penalty.kernel", "~seed", "~dataset._target_", "seed=???", "seed=${seed}", "model=[mlp,resnet8]"]
+    ),
+)  # fmt: skip
+
+
+def test_unknown_and_missing_settings(refused: Callable[..., str]) -> None:
+    seen = set()
+
+    @many(45)
+    @given(UNKNOWN)
+    def check(override: str) -> None:
+        seen.add(override)
+        refused(override)
+
+    check()
+    assert len(seen) >= 40
+
+
+def test_settings_that_cannot_be_together(refused: Callable[..., str], tmp_path: Path) -> None:
+    file = tmp_path / "a file"
+    file.write_text("")
+    count = st.integers(1, 1000)
+    of_digits = "dataset.train_images={} dataset.folds=null"
+    impossible = st.one_of(
+        st.tuples(count, count).map(lambda n: f"epochs={sum(n) + 1} phases.descend.epochs={n[0]} phases.escape.epochs={n[1]}"),
+        count.map(lambda n: f"phases=cycles phases.cycle.times={n} epochs={2 * n}"),
+        st.integers(LONGEST, 10**15).map(lambda n: f"phases=cycles phases.cycle.times={min(n, LONG)} epochs={n}"),
+        st.integers(51, 300).map(lambda n: f"+phases.{'x' * n}.checkpoint=true"),
+        st.sampled_from(["+phases.final.epochs=3", "+phases.a+b.epochs=3", "+phases.ä/ö.penalty=true",
+                         "phases=cycles phases.cycle.phases=null", "phases=cycles phases.cycle.phases={}",
+                         "phases=cycles +phases.settle-1.epochs=1"]),
+        count.map(lambda n: f"phases.escape.patience={n}"),
+        st.tuples(st.integers(2, 100), count).map(lambda n: f"dataset.folds={n[0]} dataset.fold={n[0] + n[1] - 1}"),
+        st.integers(145, LONG).map(lambda n: f"dataset.folds={n} dataset.fold=0"),
+        st.floats(1e-9, 0.006).map(lambda x: f"dataset.validation_fraction={x!r}"),
+        st.floats(0.994, 1, exclude_max=True).map(lambda x: f"dataset.validation_fraction={x!r}"),
+        st.integers(1438, LONG).map(lambda n: of_digits.format(n)),
+        st.integers(1, 9).map(lambda n: of_digits.format(n)),
+        st.integers(1438, LONG).map(lambda n: f"batch_size={n}"),
+        st.floats(0.91, 1, exclude_max=True).map(lambda x: f"label_smoothing={x!r}"),
+        st.integers(1, 1000).filter(lambda n: n <= 2 or (n - 2) % 6).map(lambda n: f"model.depth={n}"),
+        st.floats(1e-3, 10).map(lambda x: f"penalty.temperature={x!r}"),
+        st.just("penalty=elementwise penalty.growth=1"),
+        st.just("optimizer=nesterov optimizer.momentum=0"),
+        st.sampled_from(["cifar10", "mnist", "fashion_mnist", "cifar100"]).flatmap(lambda name: st.sampled_from(
+            [str(file), str(tmp_path), "/proc/self", "/root/../nowhere", "x" * 300, "/" + "y/" * 2000, "ä 漢"]
+        ).map(lambda root: f"dataset={name} dataset.download=false dataset.root='{root}'")),
+        st.sampled_from([str(file), "/proc/nowhere", "x" * 300, "y/" * 3000]).map(lambda runs: f"runs={runs} epochs=2"),
+    )  # fmt: skip
+    seen = set()
+
+    @many(60)
+    @given(impossible)
+    def check(overrides: str) -> None:
+        seen.add(overrides)
+        refused(*overrides.replace("ä 漢", "ä漢").replace("a file", "a\0file").split() if False else _split(overrides))
+
+    check()
+    assert len(seen) >= 50
+
+
+def _split(overrides: str) -> list[str]:
+    import shlex
+
+    return [
+        each if "'" not in overrides else each for each in shlex.split(overrides.replace("'", '"').replace('"', "'"))
+    ]
+
+
+# sweeps
+
+SWEEP_FILES = [
+    "sweeper: {params: {seed: [0, 1}",
+    "\tsweeper: 1",
+    "- a\n- b",
+    "sweeper: {params: [1, 2]}",
+    "sweeper: {params: {seed: [0, abc]}}",
+    "sweeper: {params: {seed: [0, -1]}}",
+    "sweeper: {params: {seed: 'interval(0, 1)'}}",
+    "sweeper: {params: {optimizer.lr: [0.1, .nan]}}",
+    "sweeper: {params: {optimizer.lr: [0.1, 1.0e+39]}}",
+    "sweeper: {params: {optimizer.lr: {a: 1}}}",
+    "sweeper: {params: {zzz: [0, 1]}}",
+    "sweeper: {params: {model: [resnet8, zzz]}}",
+    "sweeper: {params: {'se ed': [0, 1]}}",
+    "sweeper: {params: {seed: ['${zzz}', 1]}}",
+    "sweeper: {params: {name: ['a\\nb', c]}}",
+    "sweeper: {params: {seed: [0, 1]}, cases: [a, b]}",
+    "sweeper: {params: {seed: [0, 1]}, cases: {a: 3}}",
+    "sweeper: {params: {seed: [0, 1]}, exclude: {a: {zzz: 1}}}",
+    "sweeper: {params: {seed: [0, 1]}, exclude: {a: {seed: [0, 1]}}}",
+    "sweeper: {zzz: 1}",
+    "sweeper: {_target_: os.abort}",
+    "sweeper: 3",
+    "zzz: 3",
+    "launcher: {_target_: os.abort}",
+    "sweeper: {params: {1: 2}}",
+    "sweeper: {params: {hydra.sweep.dir: [a, b]}}",
+    "sweeper: {params: {seed: !!python/object/apply:os.abort []}}",
+    "sweeper: {params: {seed: [0, 1], model._target_: os.abort}}",
+]
+
+
+@pytest.mark.parametrize("text", SWEEP_FILES)
+def test_sweep_files(text: str, refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "conf/sweep").mkdir(parents=True)
+    (tmp_path / "conf/sweep/mine.yaml").write_text(
+        f"# @package hydra\nmode: MULTIRUN\n{text}\n" if text[0] not in "\t-" else text
+    )
+    refused("+sweep=mine", f"--config-dir={tmp_path}/conf")
+
+
+def test_a_sweep_file_of_bytes(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "conf/sweep").mkdir(parents=True)
+    for content in (b"\xff\xfe\x00", b"a: \x07\x1b", bytes(range(256)), b"[" * 2000):
+        (tmp_path / "conf/sweep/mine.yaml").write_bytes(content)
+        refused("+sweep=mine", f"--config-dir={tmp_path}/conf")
