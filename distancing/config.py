@@ -31,7 +31,7 @@ from distancing.phases import Cycle, Phase, share, stored, unroll
 from distancing.schedules import Schedule
 
 # what can't change a run's numbers, and so isn't part of its name
-NOT_HASHED = ("name", "analysis", "runs", "overwrite", "checkpoint_every", "dataset.root", "dataset.download")
+NOT_HASHED = ("name", "analysis", "verify", "runs", "overwrite", "checkpoint_every", "dataset.root", "dataset.download")
 
 
 SMALL, LARGE, LONG = 1e-38, 1e38, 2**32  # what a float32 holds, with room for a factor; and the largest integer
@@ -66,6 +66,7 @@ class Config:
     name: str
     runs: str
     overwrite: bool
+    verify: bool = False  # not in the frozen configs of older runs
     hash: str  # of all settings that can change the numbers
 
     @model_validator(mode="after")
@@ -223,7 +224,9 @@ def config_hash(tree: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping):
             items = ((k, canonical(v, f"{path}.{k}".lstrip("."))) for k, v in value.items())
             kept = [(k, v) for k, v in items if f"{path}.{k}".lstrip(".") not in NOT_HASHED]
-            return kept if path == "phases" else dict(sorted(kept, key=lambda item: str(item[0])))  # the order of the phases is their meaning
+            return (
+                kept if path == "phases" else dict(sorted(kept, key=lambda item: str(item[0])))
+            )  # the order of the phases is their meaning
         if isinstance(value, list):
             return [canonical(v, path) for v in value]
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -26,9 +26,10 @@ from distancing.provenance import provenance
 from distancing.storage import RunDirectory, StorageError
 from distancing.summary import summary
 from distancing.training import Diverged, Request, Trainer, distances, train
+from distancing.verify import difference
 
 MOST = 1500  # letters of a line that says what is wrong
-REFUSED, DIVERGED = 2, 3  # exit codes; a run stopped by signal n exits with 128 + n
+REFUSED, DIVERGED, NOT_THE_SAME = 2, 3, 4  # exit codes; a run stopped by signal n exits with 128 + n
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 USER_ERRORS = (
     ConfigError,
@@ -52,6 +53,8 @@ def main(cfg: DictConfig, overrides: Sequence[str] = ()) -> tuple[int, dict[str,
         result = run(config, RunDirectory(config.directory), frozen)
     except USER_ERRORS as error:
         return refuse(in_a_line(error)), None
+    if config.verify and not result["verified"]:
+        return NOT_THE_SAME, result
     return DIVERGED if result["status"] == "diverged" else 0, result
 
 
@@ -80,7 +83,7 @@ def run(
     """
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if not config.overwrite and (result := directory.read_result()):
-        result = _look(config, directory, console, result)
+        result = _verify(config, directory, console, _look(config, directory, console, result))
         _tell(result, directory, console, "already ended; overwrite=true starts over")
         return result
     device = config.torch_device
@@ -101,7 +104,7 @@ def run(
         result = directory.read_result() or result  # said now as it will be said again
         if result["status"] == "finished":
             directory.drop_states()
-    result = _look(config, directory, console, result)
+    result = _verify(config, directory, console, _look(config, directory, console, result))
     _tell(result, directory, console)
     return result
 
@@ -125,6 +128,21 @@ def _look(config: Config, directory: RunDirectory, console: Console, result: dic
         found, made = analyse(config.analysis, members, directory.landscape, config.torch_device, track)
         if any(found[name] != (result["analysis"] or {}).get(name) for name in found):
             record(directory, found, made)
+    return directory.read_result() or result
+
+
+def _verify(config: Config, directory: RunDirectory, console: Console, result: dict[str, Any]) -> dict[str, Any]:
+    """The result with whether the run was the same a second time, if that is asked, and wasn't answered before."""
+    if not config.verify or result.get("verified") is not None:
+        return result
+    device = config.torch_device
+    reproducible()
+    data = config.dataset.load(device, torch.channels_last if config.channels_last else torch.contiguous_format)
+    different = difference(config, data, device, directory, result)
+    console.print(f"verified: not the same a second time: {different}" if different else "verified: the same a second "
+                  "time, bit for bit", markup=False)  # fmt: skip
+    with directory:
+        directory.write_result({**(directory.read_result() or result), "verified": not different})
     return directory.read_result() or result
 
 
@@ -194,7 +212,7 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "S
             "the same command goes on from there"
         )
         raise SystemExit(128 + stop.received)
-    return {**_result(trainer, diverged), "ensemble": ensemble, "analysis": None}
+    return {**_result(trainer, diverged), "ensemble": ensemble, "analysis": None, "verified": None}
 
 
 def _ensemble(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:

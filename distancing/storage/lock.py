@@ -20,10 +20,11 @@ GONE = 120.0  # seconds without one, after which a machine is taken for lost: mo
 class Lock:
     """`.lock`, which is held by flock, and `.owner`, which says by whom, and is touched every BEAT seconds.
 
-    The system lets a flock go when its process dies, however it dies. Between machines it holds on NFS, CephFS, GPFS and
-    on Lustre with `flock`; a file system where it doesn't hold at all is refused. Where it holds on each machine alone
-    (NFS with `local_lock=flock`, Lustre with `localflock`), another machine is kept out by the owner's signs of life: it
-    waits until there was none for GONE seconds. Only two machines that come within the same moment aren't told apart.
+    The system lets a flock go when its process dies, however it dies. Between machines it holds on NFS, CephFS, GPFS
+    and on Lustre with `flock`; a file system where it doesn't hold at all is refused. Where it holds on each machine
+    alone (NFS with `local_lock=flock`, Lustre with `localflock`), another machine is kept out by the owner's signs of
+    life: it waits until there was none for GONE seconds. Only two machines that come within the same moment aren't
+    told apart.
     """
 
     def __init__(self, folder: Path, wait: float) -> None:
