@@ -202,7 +202,10 @@ def read_config(path: Path) -> Config:
         raise ConfigError(f"{path} can't be read: {(str(error).splitlines() or ['?'])[0]}") from error
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{path} is no config")
-    return check(cfg)
+    try:
+        return check(cfg)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def composition_error(error: Exception) -> str:

@@ -126,7 +126,7 @@ class RunDirectory:
 
     def checkpoint(self, name: str) -> Path:
         """Raises StorageError for a name, from a file that a stranger may have written, that leads elsewhere."""
-        if not re.fullmatch(r"[\w-]{1,100}", str(name)):
+        if not (isinstance(name, str) and re.fullmatch(r"[\w-]{1,100}", name)):
             raise StorageError(f"{self.path} names a checkpoint {str(name)[:80]!r}, which none can be")
         return self.path / "checkpoints" / f"{name}.pt"
 
