@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from yaml import YAMLError
 
 from distancing.analysis import Analysis
 from distancing.component import component
-from distancing.datasets import Dataset
+from distancing.datasets import Dataset, Torchvision
 from distancing.distances import Distance
 from distancing.kernels import Kernel
 from distancing.models import Model
@@ -30,7 +31,11 @@ from distancing.phases import Cycle, Phase, share, stored, unroll
 from distancing.schedules import Schedule
 
 # what can't change a run's numbers, and so isn't part of its name
-NOT_HASHED = ("name", "analysis", "runs", "overwrite", "checkpoint_every", "dataset.root", "dataset.download")
+NOT_HASHED = ("name", "analysis", "verify", "runs", "overwrite", "checkpoint_every", "dataset.root", "dataset.download")
+
+
+SMALL, LARGE, LONG = 1e-38, 1e38, 2**32  # what a float32 holds, with room for a factor; and the largest integer
+LONGEST = 10**6  # epochs and steps: states are named by six digits of each
 
 
 class ConfigError(Exception):
@@ -49,7 +54,7 @@ class Config:
     phases: dict[str, Phase | Cycle]
     analysis: dict[str, Analysis]
     seed: Annotated[NonNegativeInt, Lt(2**32)]
-    epochs: PositiveInt
+    epochs: Annotated[PositiveInt, Lt(LONGEST)]
     batch_size: PositiveInt
     label_smoothing: Annotated[float, Ge(0), Lt(1)]
     device: Literal["auto", "cpu", "cuda", "mps"]
@@ -61,12 +66,17 @@ class Config:
     name: str
     runs: str
     overwrite: bool
+    verify: bool = False  # not in the frozen configs of older runs
     hash: str  # of all settings that can change the numbers
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if not re.fullmatch(r"[\w.+-]{1,100}", self.name):
             raise ValueError(f"name={self.name!r} may have 1 to 100 letters, digits and . _ + -")
+        if not self.runs.strip() or not self.runs.isprintable():
+            raise ValueError(f"runs={self.runs!r} is no folder's name")
+        if self.batch_size > self.dataset.available:
+            raise ValueError(f"batch_size={self.batch_size} is above the {self.dataset.available} training images")
         for name, cycle in self.phases.items():
             if isinstance(cycle, Cycle) and cycle.times > self.epochs:
                 raise ValueError(f"phases.{name}.times={cycle.times} does not fit into epochs={self.epochs}")
@@ -145,6 +155,7 @@ TARGETS: dict[str, type] = {
     "penalty.distance": Distance,
     "penalty.kernel": Kernel,
 }
+ABSTRACT = {Torchvision, Analysis, *TARGETS.values()} - {Penalty}  # what a component is, but none itself
 
 
 def check(cfg: DictConfig) -> Config:
@@ -154,6 +165,7 @@ def check(cfg: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).split("\n")[0]) from error
     assert isinstance(tree, dict)
+    _plain(tree, "")
     settings: dict[str, Any] = {str(key): value for key, value in tree.items()}
     settings["hash"] = config_hash(settings)
     for key, value in settings.items():
@@ -167,15 +179,33 @@ def check(cfg: DictConfig) -> Config:
     return config
 
 
+def _plain(node: Any, path: str) -> None:
+    """Raises ConfigError for what is neither text, nor a truth value, nor a number that the arithmetic can hold."""
+    if isinstance(node, (dict, list)):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            _plain(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(node, (int, float)):
+        size = abs(node)
+        if size > LONG if isinstance(node, int) else SMALL > size > 0 or math.inf > size > LARGE:
+            shown = repr(node) if size < 10**50 or isinstance(node, float) else "…"
+            limit = LONG if isinstance(node, int) else f"{SMALL} to {LARGE}"
+            raise ConfigError(f"{path}={shown}: no number here may be as large or as small as that: {limit}")
+    elif not isinstance(node, (str, type(None))):
+        raise ConfigError(f"{path}={node!r}: a number, text, true, false or null belongs here")
+
+
 def read_config(path: Path) -> Config:
     """The settings that a run was frozen with. Raises ConfigError if they can't be read, or aren't any."""
     try:
         cfg = OmegaConf.load(path)
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} can't be read: {(str(error).splitlines() or ['?'])[0]}") from error
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{path} is no config")
-    return check(cfg)
+    try:
+        return check(cfg)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def composition_error(error: Exception) -> str:
@@ -197,7 +227,9 @@ def config_hash(tree: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping):
             items = ((k, canonical(v, f"{path}.{k}".lstrip("."))) for k, v in value.items())
             kept = [(k, v) for k, v in items if f"{path}.{k}".lstrip(".") not in NOT_HASHED]
-            return kept if path == "phases" else dict(sorted(kept))  # the order of the phases is their meaning
+            return (
+                kept if path == "phases" else dict(sorted(kept, key=lambda item: str(item[0])))
+            )  # the order of the phases is their meaning
         if isinstance(value, list):
             return [canonical(v, path) for v in value]
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -218,9 +250,9 @@ def _component(node: Any, path: str, base: type) -> Any:
         if not module.startswith("distancing."):
             raise ImportError(target)
         cls = getattr(importlib.import_module(module), name)
-        if not issubclass(cls, base):
+        if not issubclass(cls, base) or cls in ABSTRACT:
             raise TypeError(target)
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path}._target_={target}: only a {base.__name__} of this package may be constructed here"
         ) from error

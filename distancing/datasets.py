@@ -1,5 +1,6 @@
 """Which images there are, and how they are divided. The test set decides nothing."""
 
+import hashlib
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -175,19 +176,38 @@ class Torchvision(Dataset):
     root: str = "data"
     download: bool = True
     reader: ClassVar[str]  # torchvision.datasets' name for it
+    digests: ClassVar[tuple[str, ...]] = ()  # of the training and the test part, where torchvision checks no files
+
+    @model_validator(mode="after")
+    def _root_is_a_folder(self) -> Self:
+        if not self.root.strip() or not self.root.isprintable():
+            raise ValueError(f"root={self.root!r} is no folder's name")
+        return self
 
     def read(self) -> tuple[Arrays, Arrays]:
         import torchvision
 
         reader = getattr(torchvision.datasets, self.reader)
         try:
-            return _arrays(reader(self.root, train=True, download=self.download)), _arrays(
-                reader(self.root, train=False, download=self.download)
-            )
+            train, test = (_arrays(reader(self.root, train=train, download=self.download)) for train in (True, False))
+            self._check(train, self.available, self.digests[:1])
+            self._check(test, 10_000, self.digests[1:])
         except Exception as error:  # torchvision raises whatever its reader or the network raised
             hint = "" if self.download else "; dataset.download=true would fetch it"
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise DatasetError(f"dataset.root={self.root}: can't read {self.reader}: {reason}{hint}") from error
+        return train, test
+
+    def _check(self, arrays: Arrays, n: int, digest: tuple[str, ...]) -> None:
+        """Raises ValueError for files that torchvision reads, and that hold something else."""
+        images, labels = arrays
+        shape = (n, *self.image_shape[1:], self.image_shape[0])
+        if images.shape != shape or labels.shape != (n,):
+            raise ValueError(f"images {images.shape} and labels {labels.shape} instead of {shape} and {(n,)}")
+        if labels.min() < 0 or labels.max() >= self.classes:
+            raise ValueError(f"labels from {labels.min()} to {labels.max()} for {self.classes} classes")
+        if digest and hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16] != digest[0]:
+            raise ValueError("the checksum of its images and labels is wrong")
 
 
 def _arrays(dataset: Any) -> Arrays:
@@ -202,6 +222,7 @@ class MNIST(Torchvision):
     image_shape = (1, 28, 28)
     available = 60_000
     reader = "MNIST"
+    digests = ("d18cfd466eb143ac", "a0863a96c44e5666")
 
 
 @component

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from distancing.config import NOT_HASHED, Config, ConfigError, check
+from distancing.data import Data
 from distancing.datasets import DatasetError
 from distancing.ensemble import show
 from distancing.ensemble.judge import judge
@@ -26,8 +27,10 @@ from distancing.provenance import provenance
 from distancing.storage import RunDirectory, StorageError
 from distancing.summary import summary
 from distancing.training import Diverged, Request, Trainer, distances, train
+from distancing.verify import difference
 
-REFUSED, DIVERGED = 2, 3  # exit codes; a run stopped by signal n exits with 128 + n
+MOST = 1500  # letters of a line that says what is wrong
+REFUSED, DIVERGED, NOT_THE_SAME = 2, 3, 4  # exit codes; a run stopped by signal n exits with 128 + n
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 # said in one line, without a stack trace
 USER_ERRORS = (ConfigError, DatasetError, StorageError, LandscapeError, OSError)
@@ -46,11 +49,16 @@ def main(cfg: DictConfig, overrides: Sequence[str] = ()) -> tuple[int, dict[str,
         result = run(config, RunDirectory(config.directory), frozen)
     except USER_ERRORS as error:
         return refuse(in_a_line(error)), None
+    if config.verify and not result["verified"]:
+        return NOT_THE_SAME, result
     return DIVERGED if result["status"] == "diverged" else 0, result
 
 
 def refuse(message: str) -> int:
-    """Say what is wrong; the exit code."""
+    """Say what is wrong, in one line whatever is in it; the exit code."""
+    message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(message.split("\n")))
+    if len(message) > MOST:
+        message = f"{message[: MOST // 2]} … {message[-MOST // 2 :]}"
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", markup=False)
     return REFUSED
 
@@ -71,13 +79,13 @@ def run(
     """
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if not config.overwrite and (result := directory.read_result()):
-        result = _look(config, directory, console, result)
+        result = _verify(config, directory, console, _look(config, directory, console, result))
         _tell(result, directory, console, "already ended; overwrite=true starts over")
         return result
     device = config.torch_device
     reproducible()
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    trainer = Trainer(config, config.dataset.load(device, memory_format), device)
+    trainer = _trainer(config, config.dataset.load(device, memory_format), device)
     with directory:
         if config.overwrite:
             directory.clear()
@@ -92,9 +100,19 @@ def run(
         result = directory.read_result() or result  # said now as it will be said again
         if result["status"] == "finished":
             directory.drop_states()
-    result = _look(config, directory, console, result)
+    result = _verify(config, directory, console, _look(config, directory, console, result))
     _tell(result, directory, console)
     return result
+
+
+def _trainer(config: Config, data: Data, device: torch.device) -> Trainer:
+    """Raises ConfigError for a network that doesn't fit into the memory."""
+    try:
+        return Trainer(config, data, device)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+            raise ConfigError(f"model: {config.model} doesn't fit into the memory of this machine") from error
+        raise
 
 
 def _look(config: Config, directory: RunDirectory, console: Console, result: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +124,21 @@ def _look(config: Config, directory: RunDirectory, console: Console, result: dic
         found, made = analyse(config.analysis, members, directory.landscape, config.torch_device, track)
         if any(found[name] != (result["analysis"] or {}).get(name) for name in found):
             record(directory, found, made)
+    return directory.read_result() or result
+
+
+def _verify(config: Config, directory: RunDirectory, console: Console, result: dict[str, Any]) -> dict[str, Any]:
+    """The result with whether the run was the same a second time, if that is asked, and wasn't answered before."""
+    if not config.verify or result.get("verified") is not None:
+        return result
+    device = config.torch_device
+    reproducible()
+    data = config.dataset.load(device, torch.channels_last if config.channels_last else torch.contiguous_format)
+    different = difference(config, data, device, directory, result)
+    console.print(f"verified: not the same a second time: {different}" if different else "verified: the same a second "
+                  "time, bit for bit", markup=False)  # fmt: skip
+    with directory:
+        directory.write_result({**(directory.read_result() or result), "verified": not different})
     return directory.read_result() or result
 
 
@@ -131,8 +164,13 @@ def _go_on(trainer: Trainer, directory: RunDirectory, console: Console) -> None:
     state = directory.load_state(trainer.device, warn=lambda line: console.print(f"warning: {line}", markup=False))
     if state is None:
         return
-    made_by = state.pop("provenance")
-    trainer.load_state_dict(state, directory)
+    try:
+        made_by = state.pop("provenance")
+        trainer.load_state_dict(state, directory)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        line = (str(error).splitlines() or ["?"])[0]
+        raise StorageError(f"{directory.path}/state holds no state of this run ({line}); overwrite=true starts over") \
+            from error  # fmt: skip
     progress = trainer.progress
     console.print(f"{directory.path}: goes on after epoch {progress.epoch}, step {progress.step}")
     _tell_changes(made_by, console)
@@ -173,7 +211,7 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "S
             "the same command goes on from there"
         )
         raise SystemExit(128 + stop.received)
-    return {**_result(trainer, diverged), "ensemble": ensemble, "analysis": None}
+    return {**_result(trainer, diverged), "ensemble": ensemble, "analysis": None, "verified": None}
 
 
 def _hparams(directory: RunDirectory) -> dict[str, Any]:

@@ -81,18 +81,20 @@ class Metrics:
 
 
 def add_to_events(
-    directory: RunDirectory, scalars: Mapping[str, Sequence[float]], pictures: Mapping[str, NDArray[Any]]
+    directory: RunDirectory, name: str, scalars: Mapping[str, Sequence[float]], pictures: Mapping[str, NDArray[Any]]
 ) -> None:
-    """What is found out about a run after its end."""
-    events = _events(directory)
+    """What is found out about a run after its end, in a file of this name, instead of what an earlier process wrote."""
+    for file in directory.path.glob(f"events.out.tfevents.*.{name}"):
+        file.unlink()
+    events = _events(directory, f".{name}")
     _add(events, scalars, pictures)
     events.close()
 
 
-def _events(directory: RunDirectory) -> "SummaryWriter":
+def _events(directory: RunDirectory, suffix: str = "") -> "SummaryWriter":
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and not needed for a finished run
 
-    return SummaryWriter(str(directory.path))
+    return SummaryWriter(str(directory.path), filename_suffix=suffix)
 
 
 def _add(events: "SummaryWriter", scalars: Mapping[str, Sequence[float]], pictures: Mapping[str, NDArray[Any]]) -> None:

@@ -1,5 +1,6 @@
 """The plan of a run: a named dict of phases, and how they share its epochs."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -49,8 +50,8 @@ def unroll(phases: Mapping[str, Phase | Cycle]) -> dict[str, Phase]:
         else:
             rounds = range(1, phase.times + 1)
             plan += [(f"{inner}-{i}", each) for i in rounds for inner, each in phase.phases.items()]
-    names = [name for name, _ in plan]
-    if twice := {name for name in names if names.count(name) > 1}:
+    times = Counter(name for name, _ in plan)
+    if twice := {name for name in times if times[name] > 1}:
         raise ValueError(f"two phases are named {', '.join(sorted(twice))}")
     return dict(plan)
 

@@ -33,7 +33,10 @@ class Step(Schedule):
     gamma: PositiveFloat
 
     def __call__(self, lr: float, t: float, length: int) -> float:  # noqa: ARG002
-        return lr * self.gamma ** math.floor(t / self.step_size)
+        try:
+            return lr * self.gamma ** math.floor(t / self.step_size)
+        except OverflowError:
+            return math.inf
 
 
 @component

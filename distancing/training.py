@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distancing.config import Config
+from distancing.config import LARGE, Config
 from distancing.data import Data, Epoch
 from distancing.distances import PIECE
 from distancing.evaluate import evaluate, loss_and_accuracy, predict
@@ -19,7 +19,7 @@ from distancing.features import Network
 from distancing.penalty import Hills
 from distancing.phases import Phase, share, unroll
 from distancing.provenance import provenance
-from distancing.storage import RunDirectory, load, save
+from distancing.storage import RunDirectory, StorageError, load, save
 from distancing.theta import Theta, filter_direction
 
 # what each step leaves in `records`; read once an epoch, so that no step waits for the device
@@ -148,7 +148,8 @@ class Trainer:
 
     def _lr(self, step: int) -> float:
         t = self.progress.epoch - self.progress.schedule_start + step / self.steps
-        return self.config.scheduler(self.config.optimizer.lr, t, self.progress.schedule_epochs)
+        rate = self.config.scheduler(self.config.optimizer.lr, t, self.progress.schedule_epochs)
+        return rate if rate < LARGE else math.inf  # torch refuses what no float32 can hold; this diverges
 
     def _check_finite(self, steps: int) -> None:
         finite = self.records[:steps].isfinite().all(1).cpu()
@@ -316,6 +317,7 @@ class Trainer:
         cuda = self.device.type == "cuda"
         return {
             "provenance": provenance(),
+            "config_hash": self.config.hash,
             "progress": dataclasses.asdict(self.progress),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -329,7 +331,9 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any], directory: RunDirectory) -> None:
-        """Raises KeyError if an entry is missing, StorageError if a checkpoint's file is damaged."""
+        """Raises StorageError for a state of another run, or if a checkpoint's file is damaged or of another run."""
+        if state.get("config_hash", self.config.hash) != self.config.hash:
+            raise StorageError(f"{directory.path} holds the state of another run, {state['config_hash']}")
         self.progress = Progress(**state["progress"])
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -337,6 +341,8 @@ class Trainer:
         self.best, self.rows = state["best"], state["rows"]
         for info in state["checkpoints"]:
             stored = load(directory.checkpoint(info["name"]), self.device)
+            if stored["config_hash"] != self.config.hash:
+                raise StorageError(f"{directory.checkpoint(info['name'])} is the checkpoint of another run")
             self.add_place(info, self.theta.flatten(stored["network"]))
         if self.hills is not None:
             self.hills.strengths.copy_(state["strengths"])

@@ -1,9 +1,6 @@
 """However often a run is stopped, it ends bit for bit as the one that never was."""
 
 import contextlib
-import csv
-import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -13,10 +10,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import crash
 import pytest
 import torch
 from conftest import TINY, only_run, start
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from crash import outcome
 
 from distancing.storage import load
 
@@ -24,75 +22,34 @@ from distancing.storage import load
 RUN = [*TINY, "model=mobilenetv2", "model.width=0.1", "model.dropout=0.3", "epochs=9", "checkpoint_every=2",
        "scheduler=cosine", "optimizer.lr=0.05", "phases.descend.patience=2", "label_smoothing=0.1",
        "penalty.sigma_unit=norm", "phases.cycle.phases.settle.jump=0.5"]  # fmt: skip
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["distancing.experiment", "torch.utils.tensorboard", "sklearn.datasets"])
-
-
-def outcome(run: Path) -> dict[str, Any]:
-    """Everything that a run leaves, but for times and places."""
-    result = json.loads((run / "result.json").read_text())
-    rows = list(csv.DictReader((run / "metrics.csv").open()))
-    stored = {path.name: load(path) for path in sorted((run / "checkpoints").glob("*.pt"))}
-    logits = {path.name: load(path)["logits"] for path in sorted((run / "checkpoints/logits").glob("*.pt"))}
-    for each in (result, *rows):
-        each.pop("seconds")
-    del result["images_per_second"]
-    tensors = {f"{name}/{key}": value for name, each in stored.items() for key, value in each.pop("network").items()}
-    tensors |= {f"logits/{name}/{key}": value for name, each in logits.items() for key, value in each.items()}
-    bits = {name: value.numpy().tobytes() for name, value in tensors.items()}
-    events = EventAccumulator(str(run), {"scalars": 0}).Reload()
-    scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    del scalars["seconds"]
-    return {"result": result, "rows": rows, "stored": stored, "bits": bits, "scalars": scalars}
-
-
-def child(folder: str, overrides: list[str]) -> None:
-    os.chdir(folder)
-    torch.set_num_threads(1)
-    raise SystemExit(start(*RUN, *overrides))
 
 
 def begin(folder: Path, *overrides: str) -> ForkServerProcess:
-    process = PROCESSES.Process(target=child, args=(str(folder), list(overrides)))
-    process.start()
-    return process
+    return crash.begin(folder, [*RUN, *overrides])
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
-    """What the run ends with, and the seconds that it takes."""
-    for _ in range(2):  # the first one also starts the server
-        folder, begun = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
-        process = begin(folder)
-        process.join()
-        assert process.exitcode == 0
-    return outcome(only_run(folder / "runs")), time.monotonic() - begun
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the run ends with."""
+    return crash.undisturbed(tmp_path_factory.mktemp("undisturbed"), RUN)[0]
 
 
-def test_killed_at_random_moments(undisturbed: tuple[dict[str, Any], float], tmp_path: Path) -> None:
-    expected, seconds = undisturbed
-    generator = random.Random(0)
-    kills = 0
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    """`python tests/crash.py` in short."""
+    expected, seconds = crash.undisturbed(tmp_path, crash.RUN)
+    generator, kills = random.Random(0), 0
     for trial in range(3):
         folder = tmp_path / str(trial)
         folder.mkdir()
-        while True:
-            process = begin(folder)
-            process.join(timeout=generator.uniform(0.1, 1) * seconds)
-            if process.exitcode is not None:
-                break
-            process.kill()
-            process.join()
-            kills += 1
-        assert process.exitcode == 0
+        kills += len(crash.killed(folder, crash.RUN, seconds, generator))
         assert outcome(only_run(folder / "runs")) == expected
     assert kills >= 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
-def test_stopped_by_a_signal(number: signal.Signals, undisturbed: tuple[dict[str, Any], float], tmp_path: Path) -> None:
+def test_stopped_by_a_signal(number: signal.Signals, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     """The state after the current step is saved; the exit code says that the run hasn't ended."""
-    expected, _ = undisturbed
+    expected = undisturbed
     process = begin(tmp_path)
     while not list(tmp_path.glob("runs/*/metrics.csv")):
         time.sleep(0.01)
@@ -108,10 +65,10 @@ def test_stopped_by_a_signal(number: signal.Signals, undisturbed: tuple[dict[str
     assert outcome(only_run(tmp_path / "runs")) == expected
 
 
-def test_every_single_step_can_be_the_last(undisturbed: tuple[dict[str, Any], float], tmp_path: Path,
+def test_every_single_step_can_be_the_last(undisturbed: dict[str, Any], tmp_path: Path,
                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """Stopped after each step, 27 times over; then with the newest state damaged, which costs one more step."""
-    expected, _ = undisturbed
+    expected = undisturbed
     torch.set_num_threads(1)
 
     def stop(self: Any, *_: Any) -> None:

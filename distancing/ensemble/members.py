@@ -32,7 +32,10 @@ class Member:
         dataset = self.config.dataset
         network = self.config.model.build(dataset.image_shape, dataset.classes).to(device)
         try:
-            network.load_state_dict(load(self.file, device)["network"])
+            stored = load(self.file, device)
+            if stored["config_hash"] != self.config.hash:
+                raise KeyError(f"made with the config {stored['config_hash']}, and not {self.config.hash}")
+            network.load_state_dict(stored["network"])
         except (KeyError, RuntimeError, TypeError) as error:
             raise StorageError(f"{self.file} is no network of its run's: {str(error).splitlines()[0]}") from error
         return network
@@ -99,7 +102,7 @@ def of_run(run: Path) -> list[Path]:
         places = [*result["checkpoints"], *([result["final"]] if result["final"] else [])]
         if len(places) > 1 and places[-1]["epoch"] == places[-2]["epoch"]:
             places.pop()  # the final network is the last checkpoint
-        return [run / place["file"] for place in places]
+        return [RunDirectory(run).checkpoint(place["name"]) for place in places]
     found = [(load(file)["epoch"], file.name, file) for file in (run / "checkpoints").glob("*.pt")]
     return [file for *_, file in sorted(found)]
 

@@ -69,11 +69,14 @@ def keep(findings: Findings, folder: Path, name: str, asked: Mapping[str, Any]) 
 
 
 def record(run: RunDirectory, found: Mapping[str, Mapping[str, float]], made: Sequence[str]) -> None:
-    """Put what was found into an ended run's result.json, and what was made into TensorBoard. Hold the run's lock."""
+    """Put what was found into TensorBoard, where it was made or isn't there yet, and at last into an ended run's
+    result.json: if that says so, all is written. Hold the run's lock."""
     if result := run.read_result():
-        run.write_result({**result, "analysis": {**(result["analysis"] or {}), **found}})
-        if made:
-            add_to_events(run, *for_tensorboard({name: found[name] for name in made}, run.landscape))
+        known = result["analysis"] or {}
+        for name in found:
+            if name in made or known.get(name) != found[name]:
+                add_to_events(run, name, *for_tensorboard({name: found[name]}, run.landscape))
+        run.write_result({**result, "analysis": {**known, **found}})
 
 
 def for_tensorboard(

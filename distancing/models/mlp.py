@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from typing import Annotated
 
+from annotated_types import Le
 from pydantic import PositiveInt
 from torch import nn
 
@@ -14,8 +16,8 @@ from distancing.models.base import Model
 class MLP(Model):
     """`depth` hidden layers of `width` units with ReLU between the flattened image and the logits."""
 
-    depth: PositiveInt = 2
-    width: PositiveInt = 128
+    depth: Annotated[PositiveInt, Le(1000)] = 2
+    width: Annotated[PositiveInt, Le(100_000)] = 128
 
     def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
         widths = [math.prod(image_shape), *[self.width] * self.depth]

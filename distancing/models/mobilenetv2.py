@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from pydantic import PositiveFloat
 from torch import nn
 
@@ -17,7 +17,7 @@ class MobileNetV2(Model):
     width: multiplies the channels (the paper's α). dropout: before the last layer; the thesis names none.
     """
 
-    width: PositiveFloat = 1.0
+    width: Annotated[PositiveFloat, Le(100)] = 1.0
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -1,9 +1,10 @@
 """Residual networks for small images (He et al. 2016, section 4.2; the thesis's 2.2.3)."""
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Le
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,9 +24,9 @@ class ResNet(Model):
     (`conv`, He's option B) or takes every second pixel and fills the new channels with zeros (`pad`, A).
     """
 
-    depth: PositiveInt
-    width: PositiveInt = 16
-    stages: PositiveInt = 3
+    depth: Annotated[PositiveInt, Le(10_000)]
+    width: Annotated[PositiveInt, Le(10_000)] = 16
+    stages: Annotated[PositiveInt, Le(6)] = 3
     shortcut: Literal["conv", "pad"] = "conv"
 
     @model_validator(mode="after")

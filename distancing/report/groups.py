@@ -10,7 +10,16 @@ from distancing.report.runs import ReportError, Run, State
 
 BAG = "dataset.bootstrap_seed"
 # what can't change a run's numbers; distancing.config has the same list, but needs torch
-NOT_COMPARED = ("name", "analysis", "runs", "overwrite", "checkpoint_every", "dataset.root", "dataset.download")
+NOT_COMPARED = (
+    "name",
+    "analysis",
+    "verify",
+    "runs",
+    "overwrite",
+    "checkpoint_every",
+    "dataset.root",
+    "dataset.download",
+)
 NO_SETTINGS = ("seed", "sweep", *NOT_COMPARED)
 Condition = tuple[str, str]  # setting, and the value or values that it may have
 

@@ -1,16 +1,16 @@
 """A run on disk: its directory, and every file's name."""
 
-import fcntl
+import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
-
 from distancing.storage.files import StorageError, load, save, seal, write
+from distancing.storage.lock import Lock
 
 if TYPE_CHECKING:
     import torch
@@ -39,15 +39,12 @@ class RunDirectory:
         self.config, self.overrides = self.path / ".hydra/config.yaml", self.path / ".hydra/overrides.yaml"
         self.error = self.path / "error.txt"
         self.landscape = self.path / "landscape"
-        self._lock = filelock.FileLock(self.path / ".lock", timeout=wait)
+        self._lock = Lock(self.path, wait)
 
     def __enter__(self) -> "RunDirectory":
         """Raises StorageError if another process is at work here."""
         self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except filelock.Timeout:
-            raise StorageError(f"{self.path} is in use: another process is training this run") from None
+        self._lock.acquire()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,15 +52,8 @@ class RunDirectory:
 
     @property
     def in_use(self) -> bool:
-        """Another process holds the lock. Only asks: a shared lock, and at once."""
-        try:
-            with open(self.path / ".lock") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except FileNotFoundError:
-            return False
-        return False
+        """Another process holds the lock. Only asks."""
+        return self._lock.held()
 
     def clear(self) -> None:
         """Remove what a run has left here, and nothing else."""
@@ -135,6 +125,9 @@ class RunDirectory:
     # what stays
 
     def checkpoint(self, name: str) -> Path:
+        """Raises StorageError for a name, from a file that a stranger may have written, that leads elsewhere."""
+        if not (isinstance(name, str) and re.fullmatch(r"[\w-]{1,100}", name)):
+            raise StorageError(f"{self.path} names a checkpoint {str(name)[:80]!r}, which none can be")
         return self.path / "checkpoints" / f"{name}.pt"
 
     def save_logits(self, name: str, logits: dict[str, "torch.Tensor"]) -> None:
@@ -153,7 +146,8 @@ class RunDirectory:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Numbers that are not finite, for which JSON has no word, become null."""
-        text = json.dumps(_nulled(result), indent=2, allow_nan=False) + "\n"
+        result = _nulled(result)
+        text = json.dumps({**result, "checksum": _checksum(result)}, indent=2, allow_nan=False) + "\n"
         write(self.path / "result.json", text.encode())
 
     def read_result(self) -> dict[str, Any] | None:
@@ -161,11 +155,21 @@ class RunDirectory:
         path = self.path / "result.json"
         try:
             result: dict[str, Any] = json.loads(path.read_text())
-            return result
+            if result.pop("checksum", None) not in (None, _checksum(result)):  # None: of an older version
+                raise ValueError("its checksum is wrong")
+            for place in (*(result.get("checkpoints") or ()), *filter(None, [result.get("final")])):
+                if place["file"] != str(self.checkpoint(place["name"]).relative_to(self.path)):
+                    raise ValueError(f"{place['file']} is not the file of {place['name']}")
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StorageError) as error:
             raise StorageError(f"{path} is damaged ({error}); overwrite=true starts over") from error
+        return result
+
+
+def _checksum(result: dict[str, Any]) -> str:
+    """Of what is in it, however it is written."""
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _nulled(value: Any) -> Any:

@@ -61,16 +61,39 @@ class SweepDirectory:
         write(self._list, "".join(f"{line}\n" for line in lines).encode())
 
     def runs(self) -> list[Listed]:
-        """The list; a line that can't be read is left out."""
-        found = []
-        for line in self._list.read_text().splitlines() if self._list.exists() else ():
-            try:
+        """The list. Raises SweepError for a line that can't be read, or that leads away from here: the runs lie in the
+        folder that sweeps/NAME lies in, or else in the current one."""
+        found, number, homes = [], 0, (self.path.resolve().parent.parent, Path.cwd())
+        try:
+            lines = self._list.read_text().splitlines() if self._list.exists() else []
+            for number, line in enumerate(lines, 1):
                 entry = json.loads(line)
                 path = Path(os.path.normpath(self.path / entry["run"]))
+                if not any(path.resolve().is_relative_to(home) for home in homes):
+                    raise SweepError(f"{self._list}, line {number}: {path} is not in {homes[0]}")
                 found.append(Listed(path, tuple(map(str, entry["overrides"])), int(entry["epochs"])))
-            except (ValueError, KeyError, TypeError):
-                continue
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise SweepError(f"{self._list}, line {number}, can't be read: {str(error) or repr(error)}") from error
         return found
+
+    def check_trust(self) -> None:
+        """Raises SweepError if others could have written what is executed from here: shell lines in launcher.json, and
+        submitit's pickles in jobs/."""
+        for path, forbidden in ((self.path, 0o002), (self._launcher, 0o002), (self.jobs, 0o022)):
+            try:
+                facts = path.stat()
+            except FileNotFoundError:
+                continue
+            if facts.st_uid != os.getuid():
+                raise SweepError(f"{path} belongs to another user, who would say what runs as you")
+            if facts.st_mode & forbidden:
+                raise SweepError(f"{path} can be written by others, who would say what runs as you: chmod go-w {path}")
+
+    def make_jobs(self) -> Path:
+        """jobs/, in which nobody else may write. Raises SweepError if others may."""
+        self.jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.check_trust()
+        return self.jobs
 
     def write_launcher(self, kind: str, settings: dict[str, Any]) -> None:
         write(self._launcher, json.dumps({"kind": kind, "settings": settings}, indent=2).encode())
@@ -80,7 +103,7 @@ class SweepDirectory:
         try:
             found = json.loads(self._launcher.read_text())
             return str(found["kind"]), dict(found["settings"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise SweepError(f"{self._launcher} does not say where the runs were started: {error}") from error
 
 

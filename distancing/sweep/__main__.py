@@ -45,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             cancel(find_sweep(args.sweep), console)
     except (SweepError, OSError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
-        return 2
+        from distancing.experiment import refuse  # slow to import, and only needed now
+
+        return refuse(str(error))
     except KeyboardInterrupt:
         return 130
     return 0
@@ -115,6 +116,7 @@ def retry(sweep: SweepDirectory, console: Console) -> None:
     from distancing.config import ConfigError, construct
     from distancing.sweep.launch import KINDS, start
 
+    sweep.check_trust()
     kind, settings = sweep.read_launcher()
     try:
         place = construct(KINDS[kind], settings, "launcher")

@@ -35,7 +35,7 @@ class Local:
 
         code: of which copy of the package. Ctrl-C stops the runs too, after their current step.
         """
-        sweep.jobs.mkdir(parents=True, exist_ok=True)
+        sweep.make_jobs()
         here = {"launcher": "local", "host": socket.gethostname(), "pid": os.getpid()}
         logs = {run: sweep.jobs / f"{run.name}.log" for run in runs}
         for run, log in logs.items():

@@ -80,7 +80,7 @@ class Slurm:
         import submitit
         from submitit.core.utils import FailedJobError
 
-        executor = submitit.SlurmExecutor(sweep.jobs, python=self.python)
+        executor = submitit.SlurmExecutor(sweep.make_jobs(), python=self.python)
         path = [f"export PYTHONPATH={shlex.quote(str(code.resolve()))}${{PYTHONPATH:+:$PYTHONPATH}}"] if code else []
         threads = [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{self.cpus_per_task}}}"] if self.cpus_per_task else []
         parameters = {

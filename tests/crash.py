@@ -1,0 +1,146 @@
+"""`python tests/crash.py --kills 200`: a run that is killed at random moments, and started again each time, ends with
+the bits of one that was left alone.
+
+The moments are drawn evenly over the life of a run: its start, training, saving, changes of phase, the ensemble and
+the analysis at its end. Says where the kills fell, and exits with 1 if a single run ended otherwise.
+"""
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import TINY, only_run, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from distancing.storage import load
+
+# all that has a state, but for dropout, which an analysis refuses (test_resume.py has it): early stopping with its best
+# parameters, hills that grow and fade, jumps, restarts, augmentation
+RUN = [*TINY, "epochs=30", "checkpoint_every=2", "scheduler=cosine", "optimizer.lr=0.05", "phases.descend.patience=2",
+       "penalty=well_tempered", "penalty.half_life=5", "penalty.sigma_unit=norm", "phases.cycle.phases.settle.jump=0.5",
+       "analysis=[barrier]", "analysis.barrier.points=5"]  # fmt: skip
+PROCESSES = multiprocessing.get_context("forkserver")  # imports are done once
+PROCESSES.set_forkserver_preload(
+    ["distancing.experiment", "torch.utils.tensorboard", "sklearn.datasets", "sklearn.model_selection",
+     "torchvision.models.resnet", "matplotlib.figure"]
+)  # fmt: skip
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """Everything that a run leaves, but for times and places."""
+    result = json.loads((run / "result.json").read_text())
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    stored = {path.name: load(path) for path in sorted((run / "checkpoints").glob("*.pt"))}
+    logits = {path.name: load(path)["logits"] for path in sorted((run / "checkpoints/logits").glob("*.pt"))}
+    found = {path.name: path.read_bytes() for path in sorted((run / "landscape").glob("*"))}
+    for each in (result, *rows):
+        each.pop("seconds")
+    del result["images_per_second"], result["checksum"]  # of all, times included
+    tensors = {f"{name}/{key}": value for name, each in stored.items() for key, value in each.pop("network").items()}
+    tensors |= {f"logits/{name}/{key}": value for name, each in logits.items() for key, value in each.items()}
+    bits = {name: value.numpy().tobytes() for name, value in tensors.items()}
+    events = EventAccumulator(str(run), {"scalars": 0}).Reload()
+    scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    del scalars["seconds"]
+    return {"result": result, "rows": rows, "stored": stored, "bits": bits, "scalars": scalars, "landscape": found}
+
+
+def _child(folder: str, overrides: Sequence[str]) -> None:
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    raise SystemExit(start(*overrides))
+
+
+def begin(folder: Path, overrides: Sequence[str]) -> ForkServerProcess:
+    """`python train.py OVERRIDES` in `folder`, in a process of its own; what it says is in `log`."""
+    process = PROCESSES.Process(target=_child, args=(str(folder), list(overrides)))
+    process.start()
+    return process
+
+
+def undisturbed(folder: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], float]:
+    """What a run ends with that is left alone, and the seconds that it takes."""
+    for name in ("first", "second"):  # the first one also starts the server
+        (folder / name).mkdir()
+        begun = time.monotonic()
+        process = begin(folder / name, overrides)
+        process.join()
+        assert process.exitcode == 0, (folder / name / "log").read_text()
+    return outcome(only_run(folder / "second/runs")), time.monotonic() - begun
+
+
+def killed(folder: Path, overrides: Sequence[str], seconds: float, generator: random.Random) -> list[str]:
+    """Kill a run at moments drawn evenly from so many seconds, and start it again, until it ends before its moment;
+    where it was at each kill. It was killed once at least, but for a moment drawn after its end.
+
+    Raises AssertionError if it ended with an error.
+    """
+    places = []
+    while True:
+        process = begin(folder, overrides)
+        process.join(timeout=generator.uniform(0, seconds))
+        if process.exitcode is not None:
+            break
+        process.kill()
+        process.join()
+        places.append(_place(folder))
+    assert process.exitcode == 0, (folder / "log").read_text()
+    return places
+
+
+def _place(folder: Path) -> str:
+    """How far a run has come that was just killed."""
+    runs = [path for path in folder.glob("runs/*") if path.is_dir()]
+    if not runs or not list(runs[0].glob("state/*.pt")):
+        return "analysis" if runs and (runs[0] / "result.json").exists() else "start"
+    if list(runs[0].rglob(".*.tmp")):
+        return "while a file was written"
+    if (runs[0] / "result.json").exists():
+        return "analysis"
+    if (runs[0] / "checkpoints/final.pt").exists():
+        return "end"
+    return "training"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    generator, places, ended, same = random.Random(args.seed), Counter[str](), 0, 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        expected, seconds = undisturbed(folder, RUN)
+        print(f"a run that is left alone takes {seconds:.1f} s", flush=True)
+        while places.total() < args.kills:
+            trial = folder / str(ended)
+            trial.mkdir()
+            places.update(killed(trial, RUN, seconds, generator))
+            ended += 1
+            found = outcome(only_run(trial / "runs"))
+            if different := [what for what in expected if found[what] != expected[what]]:
+                print(f"run {ended} ended otherwise: {', '.join(different)}", flush=True)
+            same += not different
+            print(f"{places.total()} kills, {same} of {ended} runs ended bit-identical", flush=True)
+    for place, n in places.most_common():
+        print(f"{n:4}  {place}")
+    return int(same < ended)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

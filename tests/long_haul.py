@@ -1,0 +1,133 @@
+"""`python tests/long_haul.py`: is a long run, and a long sweep, at its end as small and as quick as at its start?
+
+One run of 900 epochs in a process of its own, looked at from outside; then 100 runs in one process of Hydra's.
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conftest import ROOT, TINY, launched
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a process holds: resident memory in MB, open files, threads, and the CPU seconds it has used."""
+
+    memory: float
+    files: int
+    threads: int
+    seconds: float
+    epoch: int = 0
+    state: int = 0  # bytes of the newest saved state
+    events: int = 0  # bytes of TensorBoard's files
+
+
+def sample(process: int | str = "self", run: Path | None = None) -> Sample:
+    """Raises FileNotFoundError once the process is gone."""
+    of = Path(f"/proc/{process}")
+    stat = (of / "stat").read_text().rpartition(")")[2].split()
+    pages = int((of / "statm").read_text().split()[1])
+    epoch = max(0, (run / "metrics.csv").read_bytes().count(b"\n") - 1) if run else 0
+    states = sorted(run.glob("state/*.pt")) if run else []
+    return Sample(
+        memory=pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
+        files=len(os.listdir(of / "fd")),
+        threads=int(stat[17]),
+        seconds=(int(stat[11]) + int(stat[12])) / TICKS,
+        epoch=epoch,
+        state=states[-1].stat().st_size if states else 0,
+        events=sum(file.stat().st_size for file in run.glob("events.*")) if run else 0,
+    )
+
+
+def long_run(folder: Path, epochs: int) -> list[Sample]:
+    """A run of a small network, in a process of its own; what it holds, about once a second."""
+    command = [sys.executable, ROOT / "train.py", "model.width=2", "phases=cycles", f"epochs={epochs}", "runs=runs"]
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    found = []
+    while process.poll() is None:
+        time.sleep(1)
+        for run in folder.glob("runs/*/metrics.csv"):
+            try:
+                found.append(sample(process.pid, run.parent))
+            except (OSError, IndexError):
+                continue
+    assert process.returncode == 0, (folder / "log").read_text()
+    return [each for each in found if each.epoch and each.state]
+
+
+def many_runs(n: int) -> list[Sample]:
+    """`train.py -m seed=range(n)` in this process and folder; what it holds after each run."""
+    from distancing import experiment
+
+    found = []
+
+    def task(cfg: object) -> float:
+        assert experiment.main(cfg)[0] == 0  # type: ignore[arg-type]  # Hydra's config
+        found.append(sample())
+        return 0.0
+
+    launched(*TINY, "epochs=8", f"seed=range({n})", task=task)
+    return found
+
+
+def epoch_costs(samples: Sequence[Sample], epochs: int) -> tuple[float, float]:
+    """CPU seconds of an epoch, in the first and in the last fifth of the run, without its very beginning."""
+
+    def cost(first: float, last: float) -> float:
+        part = [each for each in samples if first * epochs <= each.epoch <= last * epochs]
+        return (part[-1].seconds - part[0].seconds) / (part[-1].epoch - part[0].epoch)
+
+    return cost(0.02, 0.22), cost(0.78, 0.98)
+
+
+def tell_run(samples: Sequence[Sample], epochs: int) -> None:
+    for share in (0.02, 0.1, 0.25, 0.5, 0.75, 1):
+        each = next((s for s in samples if s.epoch >= share * epochs), samples[-1])
+        print(f"epoch {each.epoch:4}: {each.memory:6.1f} MB, {each.files} files, {each.threads} threads, "
+              f"state {each.state / 1e3:6.1f} kB, events {each.events / 1e3:7.1f} kB")  # fmt: skip
+    if epochs >= 100:
+        first, last = epoch_costs(samples, epochs)
+        print(f"CPU seconds of an epoch: {first:.4f} at first, {last:.4f} at last")
+
+
+def tell_many(samples: Sequence[Sample]) -> None:
+    for i in sorted({1, 5, 10, 20, 50, len(samples)}):
+        if i <= len(samples):
+            each = samples[i - 1]
+            print(f"after run {i:3}: {each.memory:6.1f} MB, {each.files} files, {each.threads} threads")
+    costs = [b.seconds - a.seconds for a, b in itertools.pairwise(samples)]
+    fifth = max(1, len(costs) // 5)
+    print(f"CPU seconds of a run: {statistics.median(costs[:fifth]):.3f} at first, "
+          f"{statistics.median(costs[-fifth:]):.3f} at last")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=900)
+    parser.add_argument("--runs", type=int, default=100)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        tell_run(long_run(Path(folder), args.epochs), args.epochs)
+        os.chdir(folder)
+        begun = threading.active_count()
+        tell_many(many_runs(args.runs))
+        print(f"threads of Python's: {begun} before, {threading.active_count()} after")
+        os.chdir(ROOT)
+
+
+if __name__ == "__main__":
+    main()
