@@ -1,6 +1,6 @@
 """Loss and accuracy of a network on a split, as it is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -42,6 +42,11 @@ def refresh_batch_norm(network: nn.Module, data: Data, autocast: torch.autocast)
     """Set the running statistics of every batch norm to those of the training images, not augmented: the mean of
     the batches' own. (Izmailov et al. 2018: averaged parameters have no running statistics that fit them.)
     """
+    refresh_from(network, map(data.normalise, data.train.images.split(BATCH)), autocast)
+
+
+def refresh_from(network: nn.Module, batches: Iterable[Tensor], autocast: torch.autocast) -> None:
+    """…to those of these normalised images [B, C, H, W], every batch counting the same."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -51,8 +56,8 @@ def refresh_batch_norm(network: nn.Module, data: Data, autocast: torch.autocast)
         with evaluating(network), autocast:
             for norm in norms:
                 norm.train()
-            for images in data.train.images.split(BATCH):
-                network(data.normalise(images))
+            for images in batches:
+                network(images)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

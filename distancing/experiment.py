@@ -13,12 +13,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from distancing.config import Config, ConfigError, check
+from distancing.config import NOT_HASHED, Config, ConfigError, check
 from distancing.data import Data
 from distancing.datasets import DatasetError
 from distancing.ensemble import show
 from distancing.ensemble.judge import judge
 from distancing.ensemble.members import Member, find
+from distancing.flat import flat, typed
 from distancing.landscape.outputs import analyse, record
 from distancing.landscape.subject import LandscapeError
 from distancing.logs import Metrics, ProgressBar, tracking
@@ -31,13 +32,8 @@ from distancing.verify import difference
 MOST = 1500  # letters of a line that says what is wrong
 REFUSED, DIVERGED, NOT_THE_SAME = 2, 3, 4  # exit codes; a run stopped by signal n exits with 128 + n
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-USER_ERRORS = (
-    ConfigError,
-    DatasetError,
-    StorageError,
-    LandscapeError,
-    OSError,
-)  # said in one line, without a stack trace
+# said in one line, without a stack trace
+USER_ERRORS = (ConfigError, DatasetError, StorageError, LandscapeError, OSError)
 
 
 def main(cfg: DictConfig, overrides: Sequence[str] = ()) -> tuple[int, dict[str, Any] | None]:
@@ -196,6 +192,7 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "S
 
     diverged: Diverged | None = None
     ensemble: dict[str, Any] | None = None
+    ended = False
     try:
         with stop, bar:
             ended = train(trainer, directory, on_step, on_epoch, metrics.flush)
@@ -204,6 +201,8 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "S
     except Diverged as error:
         diverged, ended = error, True
     finally:
+        if ended:
+            metrics.add_hparams(_hparams(directory), trainer.final, trainer.progress.epoch)
         metrics.close()
     if not ended:
         assert stop.received is not None
@@ -213,6 +212,16 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "S
         )
         raise SystemExit(128 + stop.received)
     return {**_result(trainer, diverged), "ensemble": ensemble, "analysis": None, "verified": None}
+
+
+def _hparams(directory: RunDirectory) -> dict[str, Any]:
+    """The resolved settings that can change the numbers, and the choices behind them that were typed (penalty=none)."""
+    tree: Any = OmegaConf.to_container(OmegaConf.load(directory.config))
+    settings: dict[str, Any] = {
+        k: v for k, v in flat(tree).items() if k.partition(".")[0] not in NOT_HASHED and k not in NOT_HASHED
+    }
+    choices = dict(map(typed, OmegaConf.load(directory.overrides)))
+    return settings | {k: v for k, v in choices.items() if settings.get(k) is None and k not in ("sweep", *NOT_HASHED)}
 
 
 def _ensemble(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from distancing.flat import flat
 from distancing.storage import RunDirectory, write
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Metrics:
         self._file = open(directory.metrics, "a", newline="")  # noqa: SIM115 (closed in close)
         self._csv = csv.DictWriter(self._file, columns, lineterminator="\n")
         self._events = _events(directory)
+        self._events.add_custom_scalars(_layout(columns))
         for row in rows:
             self.add(row)
 
@@ -50,6 +53,24 @@ class Metrics:
     def add_result(self, scalars: Mapping[str, Sequence[float]], pictures: Mapping[str, NDArray[Any]]) -> None:
         """What is known at the end; the values of one name are at the steps 1, 2, …; pictures [H, W, 3 or 4]."""
         _add(self._events, scalars, pictures)
+
+    def add_hparams(self, settings: Mapping[str, Any], final: Mapping[str, Any] | None, epoch: int) -> None:
+        """For TensorBoard's table of hyperparameters: the run's settings by their dotted names, and the metrics of its
+        `final` network, as scalars `final/SPLIT/…`; None of a run that diverged.
+
+        SummaryWriter's own add_hparams would make a second run of them. Nor does this say which columns the table has:
+        TensorBoard would take the word of one run for all, and a run without a penalty has no σ.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        for name, value in flat((final or {}).get("metrics", {})).items():
+            if isinstance(value, (int, float)):
+                self._events.add_scalar(f"final/{name.replace('.', '/')}", value, epoch)
+        said = {name: str(value) if value is None or isinstance(value, bool) else value
+                for name, value in settings.items()}  # fmt: skip
+        _, start, end = hparams(said, {})
+        for summary in (start, end):
+            self._events._get_file_writer().add_summary(summary)
 
     def flush(self) -> None:
         self._events.flush()
@@ -89,6 +110,33 @@ def tracking(console: Console) -> Iterator[Callable[[Iterable[T], str, int], Ite
     """For what takes long: pass an iterable on, with a bar that says what it is and how much of the total is done."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         yield lambda each, what, total: bar.track(each, total=total, description=what)
+
+
+def _layout(columns: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """What TensorBoard shows together, under "custom scalars"."""
+    parts = ("train/cross_entropy", "train/l2", "train/penalty", "train/loss")
+    charts = {
+        "loss": {
+            "of each split": [each for each in columns if each in (parts[0], "validation/loss", "test/loss")],
+            "its parts in training": [each for each in columns if each in parts],
+        },
+        "accuracy": {"of each split": [each for each in columns if each.endswith("/accuracy")]},
+        "distances": {
+            "to the checkpoints": [each for each in columns if each.startswith("distance/")],
+            "norm": [each for each in columns if each == "parameter_norm"],
+        },
+        "hills": {
+            "heights": [each for each in columns if each.startswith("hill/")],
+            "strengths": [each for each in columns if each.startswith("strength/")],
+            "gradients": [each for each in columns if each.startswith("gradient_")],
+        },
+    }
+    return {
+        category: {
+            title: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]] for title, tags in several.items() if tags
+        }
+        for category, several in charts.items()
+    }
 
 
 class ProgressBar:

@@ -23,7 +23,11 @@ from distancing.storage import RunDirectory, StorageError, load, save
 from distancing.theta import Theta, filter_direction
 
 # what each step leaves in `records`; read once an epoch, so that no step waits for the device
-CROSS_ENTROPY, L2, PENALTY, COSINE, CORRECT = range(5)
+CROSS_ENTROPY, L2, PENALTY, COSINE, RATIO, CORRECT = range(6)
+
+# of an epoch's steps: the cosine between the data's gradient and the hills' (its mean), the ratio of their lengths and
+# the angle by which the hills turn the gradient (their medians); and each one's deciles
+GRADIENTS = [f"gradient_{name}{part}" for name in ("cosine", "ratio", "angle") for part in ("", "_p10", "_p90")]
 
 Request = Literal["save", "stop"] | None  # of who watches the steps
 
@@ -67,7 +71,7 @@ class Trainer:
         # (1.1.4): PyTorch spreads its ε over all C classes, the thesis its k over the C − 1 wrong ones
         self.label_smoothing = config.label_smoothing * config.dataset.classes / (config.dataset.classes - 1)
         self.steps = -(-len(data.train) // config.batch_size)
-        self.records = torch.zeros(self.steps, 5, device=device)
+        self.records = torch.zeros(self.steps, 6, device=device)
         self.nothing = torch.zeros((), device=device)
 
         self.plan = unroll(config.phases)
@@ -84,7 +88,7 @@ class Trainer:
     # one step
 
     def step(self, images: Tensor, labels: Tensor, record: Tensor) -> None:
-        """One step down (2.9), cross entropy + λ‖θ‖² + hills; `record` [5] gets what it was made of."""
+        """One step down (2.9), cross entropy + λ‖θ‖² + hills; `record` [6] gets what it was made of."""
         theta = self.theta
         with self.autocast:
             logits = self.forward(images)
@@ -93,22 +97,23 @@ class Trainer:
         theta.collect_gradient()
         with torch.no_grad():
             l2 = self.config.optimizer.l2 * theta.vector.dot(theta.vector)  # its gradient is the optimiser's part
-            penalty, cosine = self.push(images) if self.hills_act else (self.nothing, self.nothing)
+            penalty, cosine, ratio = self.push(images) if self.hills_act else [self.nothing] * 3
             correct = (logits.argmax(1) == labels).sum()
-            torch.stack((cross_entropy.detach(), l2, penalty, cosine, correct.float()), out=record)
+            torch.stack((cross_entropy.detach(), l2, penalty, cosine, ratio, correct.float()), out=record)
         self.optimizer.step()
         if self.hills_act and self.config.penalty and self.config.penalty.fixed_norm:
             self._keep_norm()
 
-    def push(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(2.11) Add the hills' gradient to the data's: the energy, and the cosine between the two."""
+    def push(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(2.11) Add the hills' gradient to the data's: the energy; the cosine between the two, and how many times as
+        long as the data's the hills' is."""
         assert self.hills is not None
         data = self.theta.gradient
         energy, push = self.hills.energy(self.theta.vector, images)
         self.hills.pass_time(self.theta.vector, 1 / self.steps)
-        cosine = cosine_similarity(data, push)
+        cosine, ratio = cosine_and_ratio(data, push)
         data += push
-        return energy, cosine
+        return energy, cosine, ratio
 
     @property
     def hills_act(self) -> bool:
@@ -183,7 +188,7 @@ class Trainer:
             "train/penalty": float(mean[PENALTY]),
             "train/loss": float(mean[CROSS_ENTROPY] + mean[L2] + mean[PENALTY]),
             "train/accuracy": float(records[:, CORRECT].sum()) / n,
-            "gradient_cosine": float(mean[COSINE]) if self.hills_act else None,
+            **(gradients(records[:, COSINE], records[:, RATIO], weights) if self.hills_act else {}),
         }
 
     def _places_metrics(self) -> dict[str, float]:
@@ -215,7 +220,7 @@ class Trainer:
             "epoch", "phase", "lr",
             *(f"train/{name}" for name in ("cross_entropy", "l2", "penalty", "loss", "accuracy")),
             *(f"{split}/{name}" for split in splits for name in ("loss", "accuracy")),
-            "parameter_norm", *(f"distance/{name}" for name in stored), *hills, "gradient_cosine", "seconds",
+            "parameter_norm", *(f"distance/{name}" for name in stored), *hills, *GRADIENTS, "seconds",
         ]  # fmt: skip
 
     def _evaluate(self, split: str) -> dict[str, float]:
@@ -346,15 +351,29 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
 
-def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Of two vectors [P]; 0 if one is 0. The far side of a hill is as steep as 1e-30, whose square is no float32."""
+def cosine_and_ratio(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Of two vectors [P]: the cosine between them, 0 if one is 0; and ‖b‖ / ‖a‖, where a is 0 the largest float there
+    is. The far side of a hill is as steep as 1e-30, whose square is no float32."""
     units = [x.aminmax() for x in (a, b)]
     a_unit, b_unit = (torch.maximum(-low, high).clamp_min(torch.finfo(a.dtype).tiny) for low, high in units)
     products = torch.zeros(3, dtype=a.dtype, device=a.device)
     for x, y in zip(a.split(PIECE), b.split(PIECE), strict=True):
         x, y = x / a_unit, y / b_unit
         products += torch.stack((x.dot(y), x.dot(x), y.dot(y)))
-    return products[0] / (products[1] * products[2]).sqrt().clamp_min(1)  # 1: the largest element, squared
+    lengths = products[1:].sqrt()
+    cosine = products[0] / lengths.prod().clamp_min(1)  # 1: the largest element, squared
+    ratio = b_unit / a_unit * lengths[1] / lengths[0].clamp_min(1)
+    return cosine, ratio.clamp_max(torch.finfo(a.dtype).max)  # infinite it would pass for a divergence
+
+
+def gradients(cosines: Tensor, ratios: Tensor, weights: Tensor) -> dict[str, float]:
+    """GRADIENTS of an epoch, from each step's cosine and ratio [S] and its share of the images, in float64."""
+    # between g and g + h, where h is `ratio` times as long as g: degrees
+    angles = torch.atan2(ratios * (1 - cosines.square()).clamp_min(0).sqrt(), 1 + ratios * cosines).rad2deg()
+    deciles = torch.stack((cosines, ratios, angles)).quantile(cosines.new_tensor([0.1, 0.5, 0.9]), dim=1)
+    low, middle, high = (each.tolist() for each in deciles)
+    middle[0] = float(weights @ cosines)
+    return dict(zip(GRADIENTS, [x for each in zip(middle, low, high, strict=True) for x in each], strict=True))
 
 
 def distances(theta: Tensor, places: Tensor) -> list[float]:

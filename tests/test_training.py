@@ -14,7 +14,7 @@ from distancing.config import check
 from distancing.data import Epoch
 from distancing.storage import RunDirectory
 from distancing.theta import Theta, filter_direction
-from distancing.training import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, Trainer, train
+from distancing.training import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, RATIO, Trainer, train
 
 
 def trainer(*overrides: str) -> Trainer:
@@ -53,7 +53,7 @@ def test_the_loss_of_one_step_is_the_thesiss() -> None:
     gradients = [torch.autograd.grad(part, parameters, retain_graph=True) for part in (cross_entropy, l2, penalty)]
     data, decay, push = (torch.cat([g.flatten() for g in each]) for each in gradients)
 
-    before, record = made.theta.vector.clone(), torch.zeros(5)
+    before, record = made.theta.vector.clone(), torch.zeros(6)
     made.step(images, labels, record)
     expected = before.double() - 0.01 * (data + decay + push)
     torch.testing.assert_close(made.theta.vector.double(), expected, rtol=1e-6, atol=1e-7)
@@ -61,6 +61,7 @@ def test_the_loss_of_one_step_is_the_thesiss() -> None:
     torch.testing.assert_close(record[L2].double(), l2, rtol=1e-5, atol=0)
     torch.testing.assert_close(record[PENALTY].double(), penalty, rtol=1e-5, atol=0)
     torch.testing.assert_close(record[COSINE].double(), F.cosine_similarity(data, push, dim=0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(record[RATIO].double(), push.norm() / data.norm(), rtol=1e-5, atol=0)
     assert record[CORRECT] == (logits.argmax(1) == labels).sum()
 
 

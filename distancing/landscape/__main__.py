@@ -15,12 +15,22 @@ from distancing.config import ConfigError, construct
 from distancing.datasets import DatasetError
 from distancing.ensemble.members import EnsembleError, find
 from distancing.landscape.barrier import Barrier
+from distancing.landscape.gradients import Gradients
 from distancing.landscape.outputs import analyse, record
+from distancing.landscape.plane import Plane
+from distancing.landscape.sharpness import Sharpness
 from distancing.landscape.subject import LandscapeError
+from distancing.landscape.valley import Valley
 from distancing.logs import tracking
 from distancing.storage import RunDirectory, StorageError, SweepError
 
-ANALYSES: dict[str, type[Analysis]] = {"barrier": Barrier}
+ANALYSES: dict[str, type[Analysis]] = {
+    "barrier": Barrier,
+    "valley": Valley,
+    "plane": Plane,
+    "sharpness": Sharpness,
+    "gradients": Gradients,
+}
 ERRORS = (LandscapeError, EnsembleError, ConfigError, DatasetError, StorageError, SweepError, OSError)
 
 

@@ -1,6 +1,7 @@
 """What is looked at: stored networks of one architecture, on fixed images, without augmentation or dropout."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -14,11 +15,12 @@ from distancing.config import Config
 from distancing.data import Data, Split
 from distancing.ensemble.judge import images
 from distancing.ensemble.members import Member
-from distancing.evaluate import predict, refresh_batch_norm
+from distancing.evaluate import evaluating, refresh_from
 from distancing.storage import RunDirectory
 from distancing.theta import Theta
 
 T = TypeVar("T")
+BATCH = 128  # images: on a CPU their activations fit its caches, which is twice as fast as thousands at a time
 Track = Callable[[Iterable[T], str, int], Iterable[T]]  # an iterable, passed on with a progress bar of this total
 
 
@@ -40,7 +42,8 @@ class Subject:
     """The places of `members` and one network to stand at any of them.
 
     names [M], places [M, P], start [P] (θ_0 of the first member's run); network, whose parameters `theta` holds;
-    data, of which every split has at most `images` images; run, if all members are of one.
+    data, of which every split has at most `images` images; run, if all members are of one. The network computes in
+    channels_last, and the vectors are in the order of its `theta`.
     Raises LandscapeError if the members have different architectures, or dropout.
     """
 
@@ -51,37 +54,67 @@ class Subject:
                 raise LandscapeError(f"{first.name} and {other.name} are networks of different architectures")
         self.members, self.device, self.config = members, device, first.config
         self.names = [member.name for member in members]
-        places, ways = (torch.stack(each).to(device) for each in zip(*(m.way(device) for m in members), strict=True))
-        self.places, self.start = places, places[0] - ways[0]
+        ways = [member.way(device) for member in members]
         self.network: nn.Module = first.network(device)
         if any(isinstance(each, nn.modules.dropout._DropoutNd) and each.p > 0 for each in self.network.modules()):
             raise LandscapeError(f"{first.name} has dropout, so that its loss is a random number: model.dropout=0")
-        self.network.eval()
-        self.theta = Theta(self.network)
+        plain = Theta(self.network)  # the order of the ways
+        self.theta = Theta(self.network.to(memory_format=torch.channels_last).eval())
+        self.places = torch.stack([self.theta.flatten(plain.named(place.to(device))) for place, _ in ways])
+        self.start = self.theta.flatten(plain.named((ways[0][0] - ways[0][1]).to(device)))
         self.autocast = first.config.autocast(device)
         self.data = shortened(data or fixed_images(first.config, device), images)
+        self.data = dataclasses.replace(self.data, memory_format=torch.channels_last)
         folders = {member.file.parent.parent for member in members}
         self.run = RunDirectory(folders.pop()) if len(folders) == 1 else None
+        self._tick: Callable[[], None] = lambda: None
 
     @contextmanager
     def standing(self, place: Tensor, refresh: bool = True) -> Iterator[nn.Module]:
         """The network with the parameters `place` [P], and its batch-norm statistics computed anew for them; afterwards
         parameters and buffers are what they were, bit for bit."""
-        before = {name: value.clone() for name, value in self.network.state_dict().items()}
+        kept = [self.theta.vector, *self.network.buffers()]
+        before = [each.clone() for each in kept]
         try:
             self.theta.vector.copy_(place)
             if refresh:
-                refresh_batch_norm(self.network, self.data, self.autocast)
+                refresh_from(self.network, (inputs for inputs, _ in self.batches("train")), self.autocast)
             yield self.network
         finally:
-            self.network.load_state_dict(before)
+            for each, value in zip(kept, before, strict=True):
+                each.copy_(value)
 
     def losses(self, split: str) -> tuple[Tensor, Tensor]:
         """Of the network as it stands, for each image of the split: cross entropy in nats, and whether it is right,
         [N] each, in float64 on the CPU."""
-        data = self.data.splits[split]
-        logits, labels = predict(self.network, self.data, data, self.autocast).double(), data.labels.cpu()
+        with evaluating(self.network), self.autocast:
+            logits = torch.cat([self.network(inputs).float() for inputs, _ in self.batches(split)]).cpu().double()
+        labels = self.data.splits[split].labels.cpu()
         return F.cross_entropy(logits, labels, reduction="none"), (logits.argmax(1) == labels).double()
+
+    def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The split's images, normalised [B, C, H, W], and labels [B], in batches of equal size: their batch norm's
+        statistics weigh the same."""
+        data, n = self.data.splits[split], self.count(split)
+        for pixels, labels in zip(data.images.tensor_split(n), data.labels.tensor_split(n), strict=True):
+            yield self.data.normalise(pixels), labels
+            self._tick()
+
+    def count(self, *splits: str) -> int:
+        """How many batches these are."""
+        return sum(math.ceil(len(self.data.splits[split]) / BATCH) for split in splits)
+
+    @contextmanager
+    def progress(self, track: Track[Any], what: str, batches: int) -> Iterator[None]:
+        """A progress bar over the next so many batches."""
+        bar = iter(track(range(batches), what, batches))
+        self._tick = lambda: next(bar, None)
+        try:
+            yield
+        finally:
+            self._tick = lambda: None
+            for _ in bar:  # ends the bar
+                pass
 
 
 def fixed_images(config: Config, device: torch.device) -> Data:

@@ -1,1 +1,1 @@
-"""What is looked at beside the runs: pictures and comparisons; training needs none of it."""
+"""A ball on one- and two-dimensional losses, drawn; training needs none of it."""

@@ -1,0 +1,57 @@
+"""Is a group better than the baseline by more than chance? Paired by seed, since equal seeds begin alike."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TEST = "paired t-test by seed, two-sided (scipy.stats.ttest_rel)"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """n: seeds that both have. difference: mean of this group's value minus the baseline's; sd: of the differences.
+    p: None for fewer than two pairs, or where all differences are equal. holm: p corrected for all comparisons.
+    """
+
+    n: int
+    difference: float
+    sd: float | None
+    p: float | None
+    holm: float | None = None
+
+
+def paired(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Comparison | None:
+    """None if no seed is in both."""
+    seeds = [seed for seed in values if seed in baseline]
+    if not seeds:
+        return None
+    differences = [values[seed] - baseline[seed] for seed in seeds]
+    mean = statistics.fmean(differences)
+    if len(seeds) < 2:
+        return Comparison(1, mean, None, None)
+    sd = statistics.stdev(differences)
+    if sd <= 1e-12 * max(abs(mean), *(abs(values[seed]) for seed in seeds)):  # nothing but rounding
+        return Comparison(len(seeds), mean, sd, None)
+    from scipy.stats import ttest_rel  # slow to import
+
+    p = ttest_rel([values[seed] for seed in seeds], [baseline[seed] for seed in seeds]).pvalue
+    return Comparison(len(seeds), mean, sd, float(p))
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction for as many comparisons as have a p."""
+    known = sorted((each, i) for i, each in enumerate(p) if each is not None)
+    corrected: list[float | None] = [None] * len(p)
+    largest = 0.0
+    for rank, (each, i) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * each))
+        corrected[i] = largest
+    return corrected
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and the sample's standard deviation where there are two values. Raises StatisticsError for none."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return statistics.fmean(values), sd if sd is None or math.isfinite(sd) else None

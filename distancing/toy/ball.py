@@ -1,0 +1,75 @@
+"""A ball on a loss: torch's SGD with momentum, pushed by the penalty that trains the networks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from distancing.distances import Euclidean
+from distancing.kernels import Gaussian
+from distancing.penalty import Penalty
+from distancing.toy.losses import Loss
+
+
+def hills(theta: Tensor, checkpoints: Tensor, strength: float, sigma: float) -> tuple[Tensor, Tensor]:
+    """(2.8, 2.11) At the places θ [N, P], how high the hills on the checkpoints [K, P] are, [N], and ∂/∂θ, [N, P]."""
+    penalty = Penalty(distance=Euclidean(), kernel=Gaussian(), strength=strength, sigma=sigma)
+    widths = checkpoints.new_full((len(checkpoints),), sigma)
+    heights, gradients = zip(*(penalty.energy(place, checkpoints, widths) for place in theta), strict=True)
+    return torch.stack(heights), torch.stack(gradients)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A ball on a loss: where it starts, for how long it rolls, and when a hill is put where it is.
+
+    strength, sigma: of each hill.
+    at: the checkpoints before it starts.
+    store: after which steps another one is put where the ball is (Algorithm 3, again and again).
+    noise: of the loss's gradient, as a minibatch has it: at a minimum with a checkpoint the gradient and the push are
+        both 0, and the ball would stay for ever. So it is the noise that decides to which side it goes.
+    """
+
+    loss: Loss
+    start: tuple[float, ...]
+    steps: int
+    strength: float
+    sigma: float
+    at: tuple[tuple[float, ...], ...] = ()
+    store: tuple[int, ...] = ()
+    noise: float = 0.2
+    seed: int = 0
+
+    @property
+    def since(self) -> tuple[int, ...]:
+        """After how many steps each of the checkpoints is there."""
+        return (0,) * len(self.at) + self.store
+
+    def total(self, theta: Tensor, checkpoints: Tensor, there: Sequence[float | Tensor] | None = None) -> Tensor:
+        """(2.9) The loss and the hills at the places θ [N, P]; `there`: how much of each hill, 0 to 1, for each."""
+        total = self.loss(theta)
+        for checkpoint, share in zip(checkpoints, there or [1.0] * len(checkpoints), strict=True):
+            total = total + share * hills(theta, checkpoint[None], self.strength, self.sigma)[0]
+        return total
+
+
+@cache
+def roll(scene: Scene) -> tuple[Tensor, Tensor]:
+    """Where momentum SGD is, at rest at the start and after each step, [steps + 1, P]; and the checkpoints [K, P]."""
+    generator = torch.Generator().manual_seed(scene.seed)
+    theta = torch.tensor(scene.start, dtype=torch.float64, requires_grad=True)
+    checkpoints = theta.new_tensor(scene.at).reshape(-1, len(theta))
+    optimizer = torch.optim.SGD([theta], lr=0.01, momentum=0.9)
+    trajectory = [theta.detach().clone()]
+    for step in range(1, scene.steps + 1):
+        (data,) = torch.autograd.grad(scene.loss(theta), theta)
+        push = hills(trajectory[-1][None], checkpoints, scene.strength, scene.sigma)[1][0]
+        noise = scene.noise * torch.randn(theta.shape, generator=generator, dtype=theta.dtype)
+        theta.grad = data + noise + push  # (2.11)
+        optimizer.step()
+        trajectory.append(theta.detach().clone())
+        if step in scene.store:
+            checkpoints = torch.cat((checkpoints, trajectory[-1][None]))
+    return torch.stack(trajectory), checkpoints

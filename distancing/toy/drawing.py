@@ -1,0 +1,38 @@
+"""What the pictures and the animation share: colours, sizes, and a ball that lies on a line."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from torch import Tensor
+
+from distancing.toy.ball import Scene
+
+DPI, FONT, DIAMETER = 160, 13, 9
+INK, GREY, PALE, HILL, BALL = "#222222", "#767676", "#D6E7F3", "#E69F00", "#0072B2"  # after Okabe and Ito
+SHADES = LinearSegmentedColormap.from_list("", [PALE, BALL])  # of a ball, the later the darker
+
+
+def line(low: float, high: float, points: int = 600) -> Tensor:
+    """Places [points, 1] on a line."""
+    return torch.linspace(low, high, points, dtype=torch.float64)[:, None]
+
+
+def there(scene: Scene, step: Tensor) -> list[Tensor]:
+    """Which of the checkpoints are stored when the ball arrives at each of the steps: 0 or 1."""
+    return [(step > since).double() if since else torch.ones_like(step).double() for since in scene.since]
+
+
+def lying(
+    axes: Axes, scene: Scene, theta: Tensor, checkpoints: Tensor, there: Sequence[Tensor], diameter: float = DIAMETER
+) -> np.ndarray:
+    """The pixels [N, 2] of a ball's middle that lies on the line at the places θ [N, 1], not in it."""
+    here, ahead = (
+        axes.transData.transform(torch.stack((near[:, 0], scene.total(near, checkpoints, there)), 1).numpy())
+        for near in (theta, theta + 1e-4)
+    )
+    along, up = (ahead - here).T
+    normal = np.stack((-up, along), 1) / np.hypot(along, up)[:, None]
+    return here + normal * (diameter / 2 + 1.5) * axes.figure.dpi / 72

@@ -1,0 +1,417 @@
+"""The plane, sharpness and gradients: against closed forms, dense Hessians in float64, and rescaled networks."""
+
+import csv
+import math
+import shutil
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, compose, only_run, result, start
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distancing.config import check, read_config
+from distancing.data import Data
+from distancing.ensemble.members import find
+from distancing.landscape import units
+from distancing.landscape.__main__ import main as cli
+from distancing.landscape.curvature import largest_eigenvalue, relative, trace_samples
+from distancing.landscape.gradients import Gradients
+from distancing.landscape.loss import Loss
+from distancing.landscape.plane import Flat, Plane, hills
+from distancing.landscape.sharpness import Sharpness, worst
+from distancing.landscape.subject import LandscapeError, Subject
+from distancing.theta import Theta
+from distancing.training import GRADIENTS, Trainer, cosine_and_ratio
+
+CPU = torch.device("cpu")
+CYCLES = [*TINY, "phases=cycles", "phases.cycle.times=2", "epochs=15", "optimizer.lr=0.1"]
+QUICK = {"radii": [0.05, 0.2], "directions": 3, "ascent_steps": 4, "eigenvalue_steps": 15, "probes": 4}
+
+
+def track(each: Any, _: str, total: int) -> Any:
+    assert total > 0
+    return each
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the places descend, settle-1 and settle-2, and all three analyses."""
+    folder = tmp_path_factory.mktemp("run")
+    quick = [f"analysis.sharpness.{key}={value}" for key, value in QUICK.items()]
+    asked = ["analysis=[sharpness,plane,gradients]", *quick, "analysis.plane.points=3"]
+    assert start(*CYCLES, *asked, f"runs={folder}") == 0
+    return only_run(folder)
+
+
+@pytest.fixture(scope="module")
+def subject(run: Path) -> Subject:
+    return Subject(find([run]), CPU, 40)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return check(compose(*TINY)).dataset.load(CPU)
+
+
+def loss_of(network: nn.Module, data: Data) -> Loss:
+    return Loss(network.eval(), Theta(network), data, data.train, lambda: None)
+
+
+# the Hessian
+
+
+def test_products_are_those_of_the_dense_hessian(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, over several batches; Lanczos' and Hutchinson's numbers are its eigenvalue and its trace."""
+    monkeypatch.setattr("distancing.landscape.loss.BATCH", 20)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.ReLU(), nn.Linear(3, 10)).double()
+    loss = loss_of(network, data)
+    theta, images = loss.theta, data.normalise(data.train.images).double()
+
+    def mean(vector: Tensor) -> Tensor:
+        logits = torch.func.functional_call(network, theta.named(vector), (images,))
+        return F.cross_entropy(logits, data.train.labels)
+
+    vector = theta.vector.clone()
+    dense, scale = torch.func.jacrev(torch.func.grad(mean))(vector), units.scale(theta, "filter")
+    value, gradient = loss.value_and_gradient()
+    assert loss.value() == pytest.approx(value) == pytest.approx(float(mean(vector)))
+    torch.testing.assert_close(gradient, torch.func.grad(mean)(vector))
+    generator = torch.Generator().manual_seed(0)
+    for product, matrix in ((loss.product, dense), (relative(loss.product, scale), scale[:, None] * dense * scale)):
+        v = units.random_step(theta, "element", generator)
+        torch.testing.assert_close(product(v), matrix @ v)
+        largest = float(torch.linalg.eigvalsh(matrix)[-1])
+        ritz = [*islice(largest_eigenvalue(product, v, 1e-9), 300)]
+        assert all(each <= largest * (1 + 1e-9) for each, _ in ritz)
+        found, error = ritz[-1]
+        assert found == pytest.approx(largest, rel=1e-9)
+        assert 0 <= error <= 1e-9 * found
+        samples = torch.tensor(
+            [*trace_samples(product, (torch.randn(235, dtype=torch.float64).sign() for _ in range(200)))]
+        )
+        assert abs(samples.mean() - matrix.trace()) < 4 * samples.std() / 200**0.5
+        # of independent signs: 2 Σ_{i≠j} H_ij²
+        deviation = (2 * (matrix.square().sum() - matrix.diag().square().sum())).sqrt()
+        assert float(samples.std()) == pytest.approx(float(deviation), rel=0.2)
+    assert torch.equal(theta.vector, vector)
+
+
+def test_a_spectrum_with_a_large_negative_end() -> None:
+    """The largest eigenvalue is not the one of the largest size; and the trace of a diagonal matrix has no error."""
+    values = torch.linspace(-50, 3, 200, dtype=torch.float64)
+    ones = torch.ones(200, dtype=torch.float64)
+    *_, (found, error) = islice(largest_eigenvalue(lambda v: values * v, ones, 1e-6), 300)
+    assert found == pytest.approx(3, abs=error)
+    assert [*map(math.isnan, next(largest_eigenvalue(lambda v: v / 0, ones, 1e-6)))] == [True, True]
+    signs = iter(torch.randn(5, 200, dtype=torch.float64).sign())
+    assert [*trace_samples(lambda v: values * v, signs)] == pytest.approx([float(values.sum())] * 5)
+
+
+class Quadratic:
+    """½ θᵀAθ, in the place of a Loss."""
+
+    def __init__(self, a: Tensor, theta: Any) -> None:
+        self.a, self.theta = a, theta
+
+    def value(self) -> float:
+        return float(self.theta.vector @ self.a @ self.theta.vector / 2)
+
+    def value_and_gradient(self) -> tuple[float, Tensor]:
+        return self.value(), self.a @ self.theta.vector
+
+
+def test_the_worst_place_of_a_quadratic_loss() -> None:
+    """At its minimum ½ ρ² λ, λ the largest eigenvalue of D A D."""
+    torch.manual_seed(0)
+    half, scale = torch.randn(6, 6, dtype=torch.float64), torch.rand(6, dtype=torch.float64) + 0.5
+    theta = type("Vector", (), {"vector": torch.zeros(6, dtype=torch.float64)})
+    loss: Any = Quadratic(half @ half.T, theta)
+    largest = float(torch.linalg.eigvalsh(scale[:, None] * loss.a * scale)[-1])
+    tiny = 1e-6 * torch.ones(6, dtype=torch.float64)
+    rises = [worst(loss, lambda u: theta.vector.copy_(scale * u), tiny, scale, 0.3, steps) for steps in (1, 3, 200)]
+    assert rises == sorted(rises)
+    assert rises[-1] == pytest.approx(0.3**2 * largest / 2)
+
+
+# rescaled networks
+
+
+def mlp_by_layers(network: nn.Module) -> None:
+    """Three times the first layer with its bias, a third of the next."""
+    network[1].weight *= 3
+    network[1].bias *= 3
+    network[3].weight /= 3
+
+
+def mlp_by_units(network: nn.Module) -> None:
+    """…each unit by its own factor."""
+    factors = torch.linspace(0.3, 3, 6)
+    network[1].weight *= factors[:, None]
+    network[1].bias *= factors
+    network[3].weight /= factors
+
+
+def before_batch_norm(network: nn.Module) -> None:
+    """Every filter of three convolutions by its own factor, of which the batch norm behind it makes nothing."""
+    for conv, norm in (("conv1", "bn1"), ("layer2.0.conv1", "layer2.0.bn1"), ("layer3.0.conv2", "layer3.0.bn2")):
+        filters, normed = network.get_submodule(conv).weight, network.get_submodule(norm)
+        factors = torch.linspace(0.1, 3, len(filters))
+        filters *= factors[:, None, None, None]
+        normed.running_mean *= factors
+        normed.running_var *= factors**2
+
+
+@pytest.mark.parametrize(
+    ("rescale", "unit", "tolerance"),
+    [
+        (mlp_by_layers, "filter", 1e-3),
+        (mlp_by_layers, "element", 1e-3),
+        (mlp_by_units, "element", 1e-3),
+        (before_batch_norm, "filter", 2e-3),  # the ε beside the variance is not scaled
+        (before_batch_norm, "element", 2e-3),
+    ],
+)
+def test_a_rescaled_network_is_as_sharp(
+    rescale: Callable[[nn.Module], None], unit: units.Unit, tolerance: float, subject: Subject, data: Data
+) -> None:
+    """(Dinh et al. 2017) The same function; only the raw Hessian's numbers are others."""
+    torch.manual_seed(1)
+    if rescale is before_batch_norm:
+        network = find([subject.members[2].file])[0].network(CPU)  # trained
+    else:
+        network = check(compose(*TINY, "model=mlp", "model.width=6")).model.build((1, 8, 8), 10)
+    analysis, found = Sharpness(unit=unit, tolerance=0, **QUICK), []
+    logits = []
+    for _ in range(2):
+        loss = loss_of(network, data)
+        found.append({(row["measure"], row["radius"]): row["value"] for row in analysis.of_place(loss, "place")})
+        with torch.no_grad():
+            logits.append(network(data.normalise(data.test.images)))
+            rescale(network)
+    torch.testing.assert_close(logits[0], logits[1], rtol=1e-3, atol=1e-2)
+    for (measure, radius), value in found[0].items():
+        same = found[1][measure, radius] == pytest.approx(value, rel=tolerance)
+        raw = measure in ("hessian_max", "hessian_trace")
+        assert same != raw, (measure, radius, value, found[1][measure, radius])
+
+
+def test_units(subject: Subject) -> None:
+    """A random step moves every filter by its own norm, in any layout; biases and batch norms are units
+    of their own."""
+    steps = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        network = subject.members[0].network(CPU).to(memory_format=memory_format)
+        theta = Theta(network)
+        u = units.random_step(theta, "filter", torch.Generator().manual_seed(3))
+        steps.append(theta.named(units.scale(theta, "filter") * u))
+    scale = theta.named(units.scale(theta, "filter"))
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(steps[0][name], steps[1][name])
+        if value.dim() == 1:
+            assert not steps[0][name].any()
+            assert torch.equal(scale[name], value.abs())
+        else:
+            torch.testing.assert_close(steps[0][name].flatten(1).norm(dim=1), value.detach().flatten(1).norm(dim=1))
+    u = units.random_step(theta, "element", torch.Generator().manual_seed(3))
+    assert u.square().mean().item() == pytest.approx(1)
+    assert torch.equal(units.scale(theta, "element"), theta.vector.abs())
+
+
+def test_sharpness_of_a_run(subject: Subject, run: Path) -> None:
+    """The worst place is higher than a random one as far away; nothing is left changed; the same again."""
+    before = {name: value.clone() for name, value in subject.network.state_dict().items()}
+    analysis = Sharpness(**QUICK)
+    first, again = analysis(subject, track), analysis(subject, track)
+    assert first.values == again.values
+    assert first.values != Sharpness(**QUICK, seed=1)(subject, track).values
+    assert all(torch.equal(value, before[name]) for name, value in subject.network.state_dict().items())
+    assert all(parameter.grad is None for parameter in subject.network.parameters())
+    with subject.standing(subject.places[1]):
+        loss = Loss(subject.network, subject.theta, subject.data, subject.data.train, lambda: None)
+        base, scale = loss.value(), units.scale(subject.theta, "filter")
+        generator, rises = torch.Generator().manual_seed(0), []
+        for _ in range(3):
+            u = units.random_step(subject.theta, "filter", generator)
+            subject.theta.vector.copy_(subject.places[1] + 0.2 * scale * u)
+            rises.append(loss.value() - base)
+        assert first.values["settle-1/rise_random_0.2"] == pytest.approx(np.mean(rises), rel=1e-3)
+        for i in range(10):
+            subject.theta.vector.copy_(subject.places[1])
+            u = F.normalize(units.random_step(subject.theta, "filter", torch.Generator().manual_seed(i)), dim=0)
+            subject.theta.vector.copy_(subject.places[1] + 0.2 * scale * u)
+            assert loss.value() - base < first.values["settle-1/rise_worst_0.2"]
+    for name in subject.names:
+        assert first.values[f"{name}/rise_worst_0.05"] < first.values[f"{name}/rise_worst_0.2"]
+    assert result(run)["analysis"]["sharpness"].keys() == first.values.keys()
+
+
+# the plane
+
+
+def test_the_plane_holds_its_places(subject: Subject) -> None:
+    before = {name: value.clone() for name, value in subject.network.state_dict().items()}
+    plane = Plane(points=5, through=["settle-2", "descend", "settle-1"])
+    found = plane(subject, track)
+    assert found.rows == plane(subject, track).rows
+    assert all(torch.equal(value, before[name]) for name, value in subject.network.state_dict().items())
+    assert len(found.rows) == 5 * 5 + 3 * 5 + 1
+    edges = [row for row in found.rows if row["part"] == "edge"]
+    losses = []
+    for row, i in zip(edges[::5], (2, 0, 1), strict=True):
+        with subject.standing(subject.places[i]):
+            for split in ("train", "test"):
+                loss, right = subject.losses(split)
+                assert row[f"{split}/loss"] == pytest.approx(float(loss.mean()), rel=1e-4)
+                assert row[f"{split}/accuracy"] == float(right.mean())
+        losses.append(float(loss.mean()))
+    with subject.standing(subject.places.mean(0)):
+        assert found.values["test_centre"] == pytest.approx(float(subject.losses("test")[0].mean()), rel=1e-4)
+    with subject.standing(subject.places[2].lerp(subject.places[0], 0.4)):
+        assert edges[2]["test/loss"] == pytest.approx(float(subject.losses("test")[0].mean()), rel=1e-4)
+    assert found.values["test_corners_max"] == pytest.approx(max(losses), rel=1e-4)
+    assert found.values["test_edges_max"] == max(float(row["test/loss"]) for row in edges)
+    grid = [float(row["test/loss"]) for row in found.rows if row["part"] == "grid"]
+    assert found.values["test_low_share"] == sum(each <= found.values["test_corners_max"] for each in grid) / 25
+    assert found.values["off_plane_max"] < 1e-5
+
+
+def test_geometry_of_a_plane() -> None:
+    """Lengths on it are those of parameter space, and what is off it is known by its distance."""
+    corners = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    flat = Flat(corners)
+    (a, b, c) = (torch.tensor(flat.project(each)) for each in corners)
+    assert a.abs().max() < 1e-6
+    assert b[0] == pytest.approx((corners[1] - corners[0]).norm())
+    assert torch.stack((b, c)).T[1:, 0].abs().max() < 1e-6
+    assert (b - c).norm() == pytest.approx((corners[1] - corners[2]).norm())
+    off = torch.randn(50, dtype=torch.float64)
+    off -= flat.x.dot(off) * flat.x + flat.y.dot(off) * flat.y
+    assert flat.project(flat.point(1.5, -2) + off) == pytest.approx((1.5, -2, float(off.norm())), abs=1e-5)
+    for third in (corners[0], corners[1], corners[0].lerp(corners[1], 3.0)):
+        with pytest.raises(LandscapeError, match="lie on one line"):
+            Flat(torch.stack((corners[0], corners[1], third)))
+    with pytest.raises(LandscapeError, match="lie on one line"):
+        Flat(corners[[0, 0, 2]])
+
+
+def test_the_hills_on_a_plane(subject: Subject, run: Path) -> None:
+    """Of all places but the last, as wide as in training."""
+    sigma = read_config(run / ".hydra/config.yaml").penalty.sigma  # type: ignore[union-attr]
+    ways = torch.stack([member.way(CPU)[1] for member in subject.members]).norm(dim=1)
+    assert dict(hills(subject)) == pytest.approx({0: sigma * float(ways[0]), 1: sigma * float(ways[1])})
+
+
+# the gradients
+
+
+def test_what_the_steps_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cosine, the ratio and the angle of each step from its vectors in float64, then an epoch's deciles."""
+    config = check(compose(*TINY, "penalty.sigma=1.5", "penalty.sigma_unit=absolute", "phases.descend.penalty=true"))
+    made = Trainer(config, config.dataset.load(CPU), CPU)
+    made.add_place({"name": "descend", "epoch": 0}, made.theta.vector + 0.02)
+    steps, push = [], made.push
+
+    def watched(images: torch.Tensor) -> Any:
+        g = made.theta.gradient.double().clone()
+        said = push(images)
+        total = made.theta.gradient.double()
+        h = config.penalty.energy(made.theta.vector.double(), made.places.double(), made.hills.widths.double())[1]  # type: ignore[union-attr]
+        cosine, turn = F.cosine_similarity(g, h, dim=0), F.cosine_similarity(g, total, dim=0)
+        steps.append([float(cosine), float(h.norm() / g.norm()), math.degrees(math.acos(turn))])
+        return said
+
+    monkeypatch.setattr(made, "push", watched)
+    made.epoch(lambda: True)
+    made.end_epoch()
+    reference = np.array(steps).T
+    weights = np.array([16, 16, 16]) / 48
+    assert made.rows[0]["gradient_cosine"] == pytest.approx(reference[0] @ weights, rel=1e-3)
+    for name, values in zip(("cosine", "ratio", "angle"), reference, strict=True):
+        for part, q in (("_p10", 0.1), ("_p90", 0.9), *((("", 0.5),) if name != "cosine" else ())):
+            assert made.rows[0][f"gradient_{name}{part}"] == pytest.approx(np.quantile(values, q), rel=1e-3), name
+
+
+@pytest.mark.parametrize("long", [1e-35, 1.0, 1e25])
+@pytest.mark.parametrize("short", [1e-35, 1e-20, 1.0])
+def test_cosine_and_ratio_of_any_size(long: float, short: float) -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 3000)
+    cosine, ratio = cosine_and_ratio(short * a, long * b)
+    a64, b64 = (short * a).double(), (long * b).double()
+    assert float(cosine) == pytest.approx(float(F.cosine_similarity(a64, b64, dim=0, eps=0)), rel=1e-3)
+    largest = torch.finfo(torch.float32).max
+    assert float(ratio) == pytest.approx(min(float(b64.norm() / a64.norm()), largest), rel=1e-4)
+    nothing = torch.zeros(3000)
+    assert [float(each) for each in cosine_and_ratio(short * a, nothing)] == [0, 0]
+    assert [float(each) for each in cosine_and_ratio(nothing, nothing)] == [0, 0]
+    cosine, ratio = cosine_and_ratio(nothing, long * b)  # so large as can be said, and finite: no divergence
+    assert cosine == 0
+    assert 1 <= ratio <= largest
+
+
+def test_gradients_of_a_run(subject: Subject, run: Path) -> None:
+    with open(run / "metrics.csv", newline="") as file:
+        acting = [row for row in csv.DictReader(file) if row["phase"].startswith("escape")]
+    values = Gradients()(subject, track).values
+    assert values == result(run)["analysis"]["gradients"]
+    assert values["epochs"] == len(acting) == 6
+    column = {name: np.array([float(row[name]) for row in acting]) for name in GRADIENTS}
+    assert values["cosine_mean"] == pytest.approx(column["gradient_cosine"].mean())
+    assert values["angle_median"] == pytest.approx(np.median(column["gradient_angle"]))
+    assert values["escape-1/ratio_first"] == column["gradient_ratio"][0]
+    assert values["escape-2/angle_last"] == column["gradient_angle"][-1]
+    assert values["cosine_random"] == pytest.approx(len(subject.theta) ** -0.5)
+    assert 0 <= values["orthogonal_share"] <= 1
+
+
+# from outside
+
+
+def test_each_is_made_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = result(run)["analysis"]
+    assert set(found) == {"sharpness", "plane", "gradients"}
+    for name in found:
+        assert all((run / f"landscape/{name}.{suffix}").exists() for suffix in ("json", "csv", "png"))
+    assert cli([str(run), "--only", "plane,gradients", "--set", "plane.points=3"]) == 0
+    assert capsys.readouterr().out.count("(made before)") == 2
+    assert result(run)["analysis"] == found
+
+
+def test_what_cannot_be_asked(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ["--folder", str(tmp_path)]
+    files = [str(run / f"checkpoints/{name}.pt") for name in ("descend", "settle-1", "settle-2")]
+    old = shutil.copytree(run, tmp_path / "old" / run.name)
+    (old / "metrics.csv").write_text("epoch,phase,gradient_cosine\n1,escape-1,0\n")
+    other = tmp_path / "plain"
+    assert start(*TINY, "phases=snapshot", "phases.cycle.times=3", "penalty=none", f"runs={other}") == 0
+    plain = str(only_run(other))
+    capsys.readouterr()
+    for arguments, said in (
+        ([*files[:2], *folder, "--only=plane"], "plane needs 3 places at least, and there are 2"),
+        ([str(run), "--only=plane", "--set=plane.through=[descend,settle-1,nowhere]"],
+         "plane.through=nowhere is no place here; there are descend, settle-1, settle-2"),
+        ([str(run), "--only=plane", "--set=plane.through=[descend,settle-1,descend]"], "lie on one line"),
+        ([str(run), "--only=plane", "--set=plane.through=[descend,settle-1]"], "plane.through"),
+        ([str(run), "--only=plane", "--set=plane.points=2"], "plane.points=2: "),
+        ([str(run), "--only=sharpness", "--set=sharpness.unit=layer"], "sharpness.unit='layer'"),
+        ([str(run), "--only=sharpness", "--set=sharpness.radii=[]"], "sharpness.radii=[]"),
+        ([str(run), "--only=sharpness", "--set=sharpness.radii=[0.1,-1]"], "sharpness.radii.1=-1"),
+        ([str(run), plain, *folder, "--only=gradients"], "these places are of several"),
+        ([plain, "--only=gradients"], "no hills acted in"),
+        ([str(old), "--only=gradients", "--again"], "has no column 'gradient_cosine_p10': the run is"),
+    ):  # fmt: skip
+        assert cli(arguments) == 2, said
+        err = capsys.readouterr().err
+        assert err.startswith("error: ")
+        assert said in err
+        assert err.count("\n") == 1
+    (old / "metrics.csv").unlink()
+    assert cli([str(old), "--only=gradients", "--again"]) == 2
+    assert "metrics.csv can't be read: No such file" in capsys.readouterr().err

@@ -1,0 +1,383 @@
+"""What lies between places: closed forms, permuted copies, and whole runs with their outputs."""
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from conftest import TINY, only_run, result, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distancing import experiment
+from distancing.component import component
+from distancing.ensemble.members import find
+from distancing.landscape import lines
+from distancing.landscape.__main__ import main as cli
+from distancing.landscape.barrier import Barrier
+from distancing.landscape.matching import groups, match, permuted
+from distancing.landscape.path import Profile, height, pairs
+from distancing.landscape.subject import Subject
+from distancing.landscape.valley import Valley, bezier, length
+from distancing.models import MLP, MobileNetV2, Model, ResNet
+from distancing.storage import load, save
+from distancing.theta import Theta
+
+CPU = torch.device("cpu")
+T = TypeVar("T")
+
+
+def untracked(each: Iterable[T], what: str, total: int) -> Iterable[T]:
+    """No bar, but its total is right."""
+    items = list(each)
+    assert len(items) == total, what
+    return items
+
+
+# closed forms
+
+
+def test_the_height_of_parabolas() -> None:
+    """N losses c_n·(1 − x²) + d_n from x = −1 to 1 rise by c_n over their ends, which differ from image to image."""
+    t = torch.linspace(0, 1, 5, dtype=torch.float64)
+    c, tilt = torch.tensor([1.0, 2.0, 6.0]).double(), torch.tensor([5.0, -3.0, 0.5]).double()
+    losses = (4 * t * (1 - t))[:, None] * c + t[:, None] * tilt + 7
+    top, error = height(losses, t)
+    assert top == pytest.approx(3)
+    assert error == pytest.approx(c.std().item() / math.sqrt(3))
+    assert height(losses[:, :1] - 9 * t[:, None] * (1 - t[:, None]), t)[0] == 0  # a valley has no height
+    assert math.isnan(height(losses[:, :1], t)[1])
+
+
+def test_pairs_and_their_names() -> None:
+    assert pairs("successive", 3) == [(0, 1), (1, 2)]
+    assert pairs("first", 3) == [(0, 1), (0, 2)]
+    assert sorted(pairs("all", 3)) == [(0, 1), (0, 2), (1, 2)]
+    assert pairs("ends", 3) == [(0, 2)]
+    assert lines.tag("a+b=1/final", "π_2") == "a_b_1/final_to___2"
+
+
+def test_a_bezier_curve_ends_where_it_should() -> None:
+    a, bend, b = torch.randn(3, 50, dtype=torch.float32)
+    curve = bezier(a, bend, b)
+    assert torch.equal(curve(0.0), a)
+    assert torch.equal(curve(1.0), b)
+    torch.testing.assert_close(curve(0.5), a / 4 + bend / 2 + b / 4)
+    straight = length(a, (a + b) / 2, b)
+    assert straight == pytest.approx(float((a - b).norm()), rel=1e-5)
+    points = torch.stack([curve(t) for t in torch.linspace(0, 1, 2001, dtype=torch.float64).tolist()])
+    assert length(a, bend, b) == pytest.approx(float(points.diff(dim=0).norm(dim=1).sum()), rel=1e-4)
+
+
+# matching
+
+MODELS: dict[str, tuple[Model, tuple[int, int, int], int]] = {
+    "mlp": (MLP(depth=3, width=9), (1, 4, 4), 27),
+    "conv": (ResNet(depth=8, width=4), (3, 8, 8), 4 + 8 + 16 + 4 + 8 + 16),
+    "pad": (ResNet(depth=14, width=4, shortcut="pad"), (3, 8, 8), 2 * (4 + 8 + 16)),  # no residual stream
+    "mobilenet": (MobileNetV2(width=0.1), (3, 8, 8), 3 * 8 + 2 * 16 + 32 + 1280 + 12 * 48 + 5 * 96),
+}
+
+
+def random_network(model: Model, shape: tuple[int, int, int], seed: int) -> nn.Module:
+    """With batch norms that are not those of the beginning."""
+    torch.manual_seed(seed)
+    network = model.build(shape, 5).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for positive, any_sign in ((module.weight, module.bias), (module.running_var, module.running_mean)):
+                assert positive is not None
+                assert any_sign is not None
+                positive.data.uniform_(0.5, 2)
+                any_sign.data.normal_()
+    return network
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_permuted_networks_are_the_same_and_are_recognised(name: str) -> None:
+    model, shape, units = MODELS[name]
+    network, copy = random_network(model, shape, 0), random_network(model, shape, 1)
+    found, images = groups(network, shape), torch.randn(4, *shape)
+    assert sum(group.size for group in found) == units
+    orders = [torch.randperm(group.size) for group in found]
+    state = permuted(network.state_dict(), found, orders)
+    copy.load_state_dict(state)
+    with torch.no_grad():
+        expected = network(images)
+        torch.testing.assert_close(copy(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    theta = Theta(network)
+    a, b = theta.vector, theta.flatten(state)
+    again, moved = match(found, a, b, theta, seed=3)
+    assert not torch.equal(a, b)
+    assert torch.equal(again, a)
+    assert moved == sum(int((order != torch.arange(len(order))).sum()) for order in orders) / units
+    assert match(found, a, a, theta)[1] == 0
+    if units > 1000:
+        return  # what follows says no more of a large one, and takes long
+    other = theta.flatten({key: value.detach() for key, value in random_network(model, shape, 2).named_parameters()})
+    matched, _ = match(found, a, other, theta)
+    assert float((a - matched).norm()) < float((a - other).norm())
+    torch.testing.assert_close(matched.sort().values, other.sort().values)  # nothing but moved
+
+
+def test_what_is_not_known_stays() -> None:
+    """A layer that mixes channels in a way of its own leaves those around it where they are, and no others."""
+
+    class Mix(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.cumsum(1)
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), Mix(), nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
+    (group,) = groups(network, (1, 2, 2))
+    assert group.axes == (("3.weight", 0), ("3.bias", 0), ("5.weight", 1))
+    pixels = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Flatten(), nn.Linear(12, 2))  # four inputs for each channel
+    assert groups(pixels, (1, 2, 2)) == []
+
+
+# runs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three places, analysed at the end."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert start(*RUN, f"runs={folder}") == 0
+    return only_run(folder)
+
+
+RUN = [*TINY, "phases=cycles", "phases.cycle.times=2", "epochs=8", "optimizer.lr=0.1", "analysis=[barrier,valley]",
+       "analysis.barrier.points=5", "analysis.valley.points=5", "analysis.valley.epochs=2",
+       "analysis.valley.images=40"]  # fmt: skip
+PAIRS = ["descend_to_settle-1", "settle-1_to_settle-2"]
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / run.name))
+
+
+def subject(run: Path, images: int = 100) -> Subject:
+    return Subject(find([run]), CPU, images)
+
+
+def swap(run: Path, name: str) -> None:
+    """Give the stored network's units other places."""
+    file = run / f"checkpoints/{name}.pt"
+    content = load(file)
+    found = groups(subject(run).network, (1, 8, 8))
+    content["network"] = permuted(content["network"], found, [torch.arange(group.size).roll(1) for group in found])
+    save(file, content)
+
+
+def test_what_a_run_leaves(run: Path) -> None:
+    found = result(run)["analysis"]
+    assert set(found) == {"barrier", "valley"}
+    barrier = found["barrier"]
+    for split in ("train", "test"):
+        for kind in ("", "_matched"):
+            here = {pair: barrier[f"{split}_height{kind}/{pair}"] for pair in PAIRS}
+            top = max(here, key=lambda pair: here[pair])
+            assert barrier[f"{split}_height{kind}_max"] == here[top] >= 0
+            assert barrier[f"{split}_height{kind}_max_se"] == barrier[f"{split}_height{kind}_se/{top}"]
+    first = result(run)["checkpoints"][0]
+    assert barrier[f"distance/{PAIRS[0]}"] == pytest.approx(first["distances"]["settle-1"], rel=1e-5)
+    assert found["valley"]["length_over_distance/descend_to_settle-2"] >= 1 - 1e-6
+    events = EventAccumulator(str(run)).Reload()
+    for name, values in found.items():
+        assert (run / f"landscape/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert json.loads((run / f"landscape/{name}.json").read_text())["values"] == values
+        assert f"analysis/{name}" in events.Tags()["images"]
+        for key, value in values.items():
+            assert events.Scalars(f"analysis/{name}/{key}")[0].value == pytest.approx(value, rel=1e-6)
+    rows = list(csv.DictReader((run / "landscape/barrier.csv").open()))
+    assert [(row["from"], row["path"], float(row["t"])) for row in rows[:5]] == [
+        ("descend", "line", t) for t in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    straight = [float(row["test/loss"]) for row in rows[:5]]
+    rise = max(loss - straight[0] + k / 4 * (straight[0] - straight[4]) for k, loss in enumerate(straight))
+    assert barrier[f"test_height/{PAIRS[0]}"] == pytest.approx(rise, abs=1e-9)
+
+
+def test_a_subject_is_left_as_it_was_and_says_the_same_again(run: Path) -> None:
+    """…and its losses are those of the stored network, with statistics over the training images."""
+    it, analyses = subject(run), (Barrier(points=3, pairs="all"), Valley(points=3, epochs=1, pairs="first"))
+    before = {key: value.clone() for key, value in it.network.state_dict().items()}
+    found = [[analysis(it, untracked) for analysis in analyses] for _ in range(2)]
+    for one, other in zip(*found, strict=True):
+        assert one.values == other.values
+        assert one.rows == other.rows
+    for key, value in it.network.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert not any(module.training for module in it.network.modules())
+    torch.manual_seed(1)
+    again = Valley(points=3, epochs=1, pairs="first", seed=1)(it, untracked)
+    assert again.values != found[0][1].values
+    with pytest.raises(ZeroDivisionError), it.standing(it.places[1]):
+        raise ZeroDivisionError
+    for key, value in it.network.state_dict().items():
+        assert torch.equal(value, before[key])
+    with it.standing(it.places[1]) as network:
+        losses, right = it.losses("test")
+        inputs = it.data.normalise(it.data.train.images)
+        logits = {mode: network.train(mode)(inputs).double() for mode in (False, True)}
+        network.eval()
+    torch.testing.assert_close(logits[False], logits[True], rtol=0.05, atol=0.05)  # all of them are one batch
+    row = next(row for row in found[0][0].rows if row["from"] == "settle-1" and row["t"] == 0)
+    assert (row["test/loss"], row["test/accuracy"]) == (float(losses.mean()), float(right.mean()))
+
+
+def test_swapped_units_make_a_barrier_that_matching_takes_away(copy: Path) -> None:
+    """…between one place and itself."""
+    shutil.copy(copy / "checkpoints/descend.pt", copy / "checkpoints/settle-1.pt")
+    swap(copy, "settle-1")
+    values = Barrier(points=5)(subject(copy), untracked).values
+    assert values[f"units_moved/{PAIRS[0]}"] == 1
+    assert values[f"distance_matched/{PAIRS[0]}"] == 0 < values[f"distance/{PAIRS[0]}"]
+    for split in ("train", "test"):
+        assert values[f"{split}_height_matched/{PAIRS[0]}"] <= 1e-6
+        assert values[f"{split}_height/{PAIRS[0]}"] > 0.01
+    alone = Barrier(points=5, matching=False)(subject(copy), untracked).values
+    assert not any("matched" in key or "moved" in key for key in alone)
+    assert alone[f"test_height/{PAIRS[0]}"] == values[f"test_height/{PAIRS[0]}"]
+
+
+def test_a_curve_goes_round_where_the_line_can_not(copy: Path) -> None:
+    """Between a place and itself with swapped units; ends fixed, and the loss on the way below the line's."""
+    shutil.copy(copy / "checkpoints/settle-2.pt", copy / "checkpoints/descend.pt")
+    swap(copy, "descend")
+    it, valley = subject(copy), Valley(points=5, epochs=60, lr=0.2, batch_size=16)
+    a, b = it.places[0].clone(), it.places[2].clone()
+    values = valley(it, untracked).values
+    assert torch.equal(it.places[0], a)
+    assert torch.equal(it.places[2], b)
+    pair = "descend_to_settle-2"
+    assert values[f"train_height_curve/{pair}"] < 0.5 * values[f"train_height/{pair}"]
+    assert values[f"length_over_distance/{pair}"] > 1
+
+
+@component
+class Linear(Model):
+    """Two linear layers of one unit: f(x) = w₂ w₁ x, of which (−w₁, −w₂) is the same, and (0, 0) between them."""
+
+    def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(image_shape), 1, False), nn.Linear(1, classes, False))
+
+
+def test_a_linear_network_whose_barrier_is_known(run: Path) -> None:
+    """From (w₁, w₂) to (−w₁, −w₂): the logits are (1 − 2t)² as large, and in the middle say nothing: log 10."""
+    it = subject(run)
+    torch.manual_seed(0)
+    it.network = Linear().build((1, 8, 8), 10)
+    it.theta = Theta(it.network)
+    it.places = torch.stack((it.theta.vector, -it.theta.vector))
+    with torch.no_grad():
+        logits = it.network(it.data.normalise(it.data.test.images)).double()
+    expected = torch.stack([F.cross_entropy((1 - 2 * t) ** 2 * logits, it.data.test.labels) for t in (0, 0.25, 0.5)])
+    it.names = ["plus", "minus"]
+    values, rows = (lambda each: (each.values, each.rows))(Barrier(points=5)(it, untracked))
+    assert [row["test/loss"] for row in rows[:3]] == pytest.approx(expected.tolist(), rel=1e-6)
+    assert rows[2]["test/loss"] == pytest.approx(math.log(10))
+    assert values["test_height/plus_to_minus"] == pytest.approx(max(expected - expected[0]).item(), abs=1e-7)
+
+
+def test_skipped_where_it_was_made_and_made_again_where_it_differs(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--only", "barrier", "--set", "barrier.points=5"]
+    calls = []
+    real = Barrier.__call__
+    monkeypatch.setattr(Barrier, "__call__", lambda *args: calls.append(args) or real(*args))
+    assert cli([str(copy), *asked]) == 0
+    assert "made before" in capsys.readouterr().out
+    assert not calls
+    assert cli([str(copy), *asked, "--again"]) == 0
+    assert len(calls) == 1
+    assert cli([str(copy), "--only", "barrier", "--set", "barrier.points=3"]) == 0
+    assert len(calls) == 2
+    assert len((copy / "landscape/barrier.csv").read_text().splitlines()) == 1 + 2 * 2 * 3
+    swap(copy, "settle-1")
+    assert cli([str(copy), "--only", "barrier", "--set", "barrier.points=3"]) == 0
+    assert len(calls) == 3
+    assert result(copy)["analysis"]["barrier"][f"units_moved/{PAIRS[0]}"] > 0
+    (copy / "landscape/barrier.png").unlink()
+    assert cli([str(copy), "--only", "barrier", "--set", "barrier.points=3"]) == 0
+    assert len(calls) == 4
+
+
+def test_killed_between_training_and_analysis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+    """The same command goes on with the analysis alone, and ends as if nothing had been."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Valley, "__call__", kill)
+        with pytest.raises(Killed):
+            start(*RUN, f"runs={tmp_path}")
+    here = only_run(tmp_path)
+    assert result(here)["analysis"] is None
+    monkeypatch.setattr(experiment, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(Barrier, "__call__", lambda *_: pytest.fail("made again"))
+    assert start(*RUN, f"runs={tmp_path}") == 0
+    assert result(here)["analysis"] == result(run)["analysis"]
+
+
+def test_what_can_not_be_asked_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    others, alone = {}, str(run / "checkpoints/descend.pt")
+    for name, overrides in {"wide": ["model.width=3"], "other": ["model.width=2", "dataset.seed=5"],
+                            "dropout": ["model=mobilenetv2", "model.width=0.1", "model.dropout=0.1"],
+                            }.items():  # fmt: skip
+        tiny = [each for each in TINY if not each.startswith("model.")]
+        assert start(*tiny, *overrides, "phases=distancing", "epochs=2", f"runs={tmp_path / name}") == 0
+        others[name] = str(only_run(tmp_path / name))
+    capsys.readouterr()
+    for arguments, said in (
+        ([alone, "--only", "barrier", "--folder", str(tmp_path / "x")], "barrier needs 2 places at least, and"),
+        ([str(run), others["wide"], "--folder", str(tmp_path / "x")], "are networks of different architectures"),
+        ([str(run), others["other"], "--folder", str(tmp_path / "x")], "dataset.seed=0, but"),
+        ([others["dropout"]], "has dropout, so that its loss is a random number"),
+        ([str(run), others["wide"]], "--folder=… is needed"),
+        ([str(run), "--only", "volcano"], "--only=volcano is no analysis; there are barrier, "),
+        ([str(run), "--set", "barrier.points=2"], "barrier.points=2: input should be greater than or equal to 3"),
+        ([str(run), "--set", "barrier.pairs=some"], "barrier.pairs='some'"),
+        ([str(run), "--set", "valley.speed=2"], "valley.speed is not a setting; allowed here: "),
+        ([str(run), "--only", "valley", "--set", "valley.lr=1.0e+30", "--set", "valley.epochs=3"], "valley.lr=1e+30: "),
+        ([str(tmp_path)], "is neither a run's directory, nor a sweep's, nor a checkpoint's file"),
+    ):
+        assert cli(arguments) == 2, arguments
+        err = capsys.readouterr().err
+        assert err.startswith("error: ")
+        assert said in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_highest_of_all_pairs_is_named() -> None:
+    t = torch.linspace(0, 1, 3, dtype=torch.float64)
+
+    def hill(top: float) -> Profile:
+        losses = torch.tensor([0, top, 0]).double()[:, None] * torch.tensor([0.5, 1.5]).double()
+        return Profile(t, {"train": losses, "test": 2 * losses}, dict.fromkeys(("train", "test"), t))
+
+    pairs = {("a", "b"): {"line": hill(1)}, ("b", "c"): {"line": hill(3)}, ("c", "d"): {"line": hill(2)}}
+    values = lines.heights(pairs)
+    assert (values["train_height_max"], values["test_height_max"]) == (3, 6)
+    assert values["test_height_max_se"] == values["test_height_se/b_to_c"] == pytest.approx(3)
+    assert next(iter(values)) == "train_height_max"
+
+
+def test_many_pairs_are_drawn_eight_in_a_row() -> None:
+    t = torch.linspace(0, 1, 3, dtype=torch.float64)
+    flat = Profile(t, dict.fromkeys(("train", "test"), torch.ones(3, 4)), dict.fromkeys(("train", "test"), t))
+    figure = lines.picture({(f"a{i}", f"b{i}"): {"line": flat, "matched": flat} for i in range(11)})
+    drawn = [len(part.axes[0].lines) for part in figure.subfigs]
+    assert drawn == [8, 3]

@@ -1,0 +1,554 @@
+"""From runs to one table and one picture: numbers by hand, runs that are not whole, and what a browser shows."""
+
+import csv
+import io
+import itertools
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from browser import Page, browser
+from conftest import TINY, compose, launched, result
+from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.figure import Figure
+from scipy.stats import ttest_rel
+
+from distancing.config import NOT_HASHED, check
+from distancing.experiment import main as train
+from distancing.report import figures
+from distancing.report.__main__ import main as cli
+from distancing.report.answer import Answer, answer
+from distancing.report.commands import command
+from distancing.report.gallery import gallery
+from distancing.report.groups import NOT_COMPARED
+from distancing.report.page import page
+from distancing.report.runs import collect
+from distancing.report.significance import holm
+from distancing.report.tables import latex, markdown
+from distancing.storage import Listed, SweepDirectory
+
+logging.getLogger("fontTools").setLevel("WARNING")  # it tells of each table of each font
+GAUSSIAN = {"_target_": "distancing.penalty.Penalty", "strength": 1.0, "sigma": 0.3, "sigma_unit": "travelled"}
+
+
+class Folder:
+    """Runs and a sweep, written by hand."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.sweep = path, SweepDirectory(path / "sweeps/it")
+
+    def add(self, name: str, *overrides: str, accuracy: float | None = None, rows: Sequence[Sequence[Any]] = (),
+            **settings: Any) -> Path:  # fmt: skip
+        """A run as `overrides` say; finished if it has an accuracy. rows: epoch, phase, test/accuracy, distance."""
+        run, typed = self.path / name, dict(each.split("=", 1) for each in overrides)
+        penalty: dict[str, Any] | None = {**GAUSSIAN, "sigma": float(typed.get("penalty.sigma", 0.3))}
+        config = {"seed": int(typed["seed"]), "penalty": None if typed.get("penalty") == "none" else penalty,
+                  "runs": "runs", "name": name, **settings}  # fmt: skip
+        self.sweep.add([Listed(run, overrides, 4)])
+        (run / ".hydra").mkdir(parents=True)
+        (run / ".hydra/config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (run / ".hydra/overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
+        if accuracy is not None:
+            found = {"status": "finished", "seed": config["seed"], "seconds": 10 * accuracy, "device": "cpu",
+                     "metrics": {"test": {"accuracy": accuracy, "loss": 1 - accuracy}}}  # fmt: skip
+            (run / "result.json").write_text(json.dumps(found))
+        head = ["epoch", "phase", "test/accuracy", "distance/descend", "hill/descend"]
+        if rows:
+            lines = [head, *([*row, "" if row[3] == "" else math.exp(-row[3])] for row in rows)]
+            (run / "metrics.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+        return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Two groups that are whole, and one of which little is left."""
+    made = Folder(tmp_path / "runs")
+    for seed, accuracy in enumerate((0.90, 0.92, 0.94)):
+        rows = [(1, "descend", 0.5 + 0.1 * seed, ""), (2, "descend", 0.6, ""), (3, "escape", accuracy, 1.0 + seed)]
+        made.add(f"a{seed}", f"seed={seed}", "penalty=gaussian", "penalty.sigma=0.1", accuracy=accuracy, rows=rows)
+    for seed, accuracy in enumerate((0.88, 0.91, 0.92)):
+        made.add(f"none{seed}", f"seed={seed}", "penalty=none", accuracy=accuracy)
+    wide = ("penalty=gaussian", "penalty.sigma=3")
+    made.add("b0", "seed=0", *wide, accuracy=0.5)
+    (made.add("b1", "seed=1", *wide) / "result.json").write_text('{"status": "diverged", "metrics": null}')
+    (made.add("b2", "seed=2", *wide) / "error.txt").write_text("no memory\n")
+    (made.add("b3", "seed=3", *wide, accuracy=0.6) / "result.json").write_text('{"status": "fini')
+    made.add("b4", "seed=4", *wide)  # frozen, and not started
+    made.sweep.add([Listed(made.path / "b5", ("seed=5", *wide), 4)])  # not even that
+    return made
+
+
+def table(*arguments: str, tmp: Path) -> list[dict[str, str]]:
+    assert cli([*arguments, "--csv", str(tmp / "table.csv")]) == 0
+    return list(csv.DictReader(io.StringIO((tmp / "table.csv").read_text())))
+
+
+def test_a_table_by_hand(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = str(folder.sweep.path)
+    a, b, none = table(sweep, "--metric", "test.accuracy", "--baseline", "penalty=none", tmp=tmp_path)
+    assert (a["penalty"], a["penalty.sigma"], none["penalty"], none["penalty.sigma"]) == ("gaussian", "0.1", "none", "")
+    assert float(a["test.accuracy mean [%]"]) == pytest.approx(92)
+    assert float(a["test.accuracy sd [%]"]) == pytest.approx(2)  # the sample's: √((4 + 0 + 4) / 2)
+    assert a["test.accuracy n"] == "3"
+    # differences of 2, 1 and 2 points: mean 5/3, sd √(1/3), t = 5 with 2 degrees of freedom, p = 1 − 5/√27
+    assert float(a["test.accuracy difference [%]"]) == pytest.approx(5 / 3)
+    assert float(a["test.accuracy difference sd [%]"]) == pytest.approx(math.sqrt(1 / 3))
+    assert float(a["test.accuracy p (scipy.stats.ttest_rel)"]) == pytest.approx(1 - 5 / math.sqrt(27))
+    assert float(a["test.accuracy p (scipy.stats.ttest_rel)"]) == pytest.approx(
+        ttest_rel([90, 92, 94], [88, 91, 92]).pvalue
+    )
+    states = ("finished", "diverged", "failed", "damaged", "unfinished", "missing")
+    assert [b[state] for state in states] == ["1"] * 6
+    assert [a[state] for state in states] == ["3", *["0"] * 5]
+    assert (b["test.accuracy sd [%]"], b["test.accuracy pairs"], b["test.accuracy p (Holm)"]) == ("", "1", "")
+    said = capsys.readouterr().out
+    assert "12 runs in 3 groups: 7 finished, 1 diverged, 1 failed, 1 damaged, 1 unfinished, 1 missing" in said
+    assert re.search(r"gaussian +0\.1 +3 .* 92\.00 ± 2\.00 +\+1\.67 +0\.038\n", said)
+    assert "paired t-test by seed, two-sided (scipy.stats.ttest_rel)" in said
+    assert "1 damaged files:" in said
+    assert f"{folder.path}/b3/result.json is damaged" in said
+
+
+def test_significance() -> None:
+    assert holm([0.01, 0.04, 0.03, None]) == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06), None]
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+
+
+def test_many_comparisons_are_corrected_whether_or_not_they_are_shown(folder: Folder, tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.5, 0.99, 0.6)):
+        folder.add(f"c{seed}", f"seed={seed}", "penalty=gaussian", "penalty.sigma=1", accuracy=accuracy)
+    select = ("--metric", "test.accuracy", "--baseline", "penalty=none", "--where", "penalty=gaussian", "--best", "1")
+    none, a = table(str(folder.sweep.path), *select, tmp=tmp_path)  # the baseline stays
+    assert (none["penalty"], a["penalty.sigma"]) == ("none", "0.1")
+    assert float(a["test.accuracy p (Holm)"]) == pytest.approx(2 * float(a["test.accuracy p (scipy.stats.ttest_rel)"]))
+    (note,) = (n for n in answer([str(folder.path)], baseline=["penalty=none"]).notes if n.startswith("Δ"))
+    assert note.endswith("corrected after Holm for 2 comparisons")
+
+
+def test_selecting(folder: Folder, tmp_path: Path) -> None:
+    runs = str(folder.path)  # a folder of runs: what is missing isn't known
+    assert len(table(runs, tmp=tmp_path)) == 3
+    assert [r["penalty.sigma"] for r in table(runs, "--by", "penalty.sigma", tmp=tmp_path)] == ["", "0.1", "3"]
+    for value in ("3", "3.0", "3,7"):
+        (row,) = table(runs, "--where", f"penalty.sigma={value}", tmp=tmp_path)
+        assert row["missing"] == "0"
+    assert len(table(runs, "--where", "penalty.sigma=0.1,3", tmp=tmp_path)) == 2
+    assert len(table(runs, "--where", "penalty.sigma=none", tmp=tmp_path)) == 1
+    assert [r["finished"] for r in table(runs, "--where", "seed=1", tmp=tmp_path)] == ["1", "0", "1"]
+    (row,) = table(runs, "--where", "penalty.sigma=3", "--where", "seed=0", "--by", "penalty.strength", tmp=tmp_path)
+    assert (row["penalty.strength"], row["finished"]) == ("1", "1")
+    (best,) = table(runs, "--best", "1", "--metric", "test.loss", tmp=tmp_path)  # the lowest
+    assert best["test.loss mean [nats]"].startswith("0.08")
+    (one,) = table(f"{runs}/a*", "--metric", "distance/descend", "--metric", "seconds", tmp=tmp_path)  # a column's last
+    assert (float(one["distance/descend mean"]), float(one["seconds mean [s]"])) == (2, pytest.approx(9.2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing*"], "nothing* matches nothing"),
+        (["--where", "penalty.sigma=5"], "selects none of the 11 runs: penalty.sigma is 0.1, 3, –"),
+        (["--where", "penalty.sigma"], "KEY=VALUE belongs here"),
+        (["--where", "penalty.size=5"], "no run has a setting penalty.size; typed were penalty, penalty.sigma"),
+        (["--by", "sigma"], "--by sigma: no setting of these runs; what varies is penalty, penalty.sigma"),
+        (["--baseline", "penalty=gaussian"], "selects 2 groups instead of one: penalty=gaussian, penalty.sigma=0.1; "),
+        (["--baseline", "penalty=elementwise"], "--baseline penalty=elementwise selects no groups instead of one"),
+        (["--metric", "test.acc"], "--metric test.acc: there are seconds, test.accuracy, test.loss, distance/descend"),
+    ],
+)
+def test_what_cannot_be_answered_is_said_in_a_line(
+    folder: Folder, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    what = [] if arguments[0] == "nothing*" else [str(folder.path)]
+    assert cli([*what, *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_an_empty_answer_is_one(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep of which nothing has ended yet, and an empty folder."""
+    (tmp_path / "empty").mkdir()
+    assert cli([str(tmp_path / "empty")]) == 2
+    assert f"{tmp_path}/empty is no run, sweep, or folder of runs" in capsys.readouterr().err
+    for name in ("b4", "b2"):
+        assert cli([str(folder.path / name), "--all", str(tmp_path / name)]) == 0
+        assert (tmp_path / name / "index.html").exists()
+
+
+def test_groups(tmp_path: Path) -> None:
+    """By what was resolved, and said as it was typed."""
+    folder = Folder(tmp_path / "runs")
+    bag = {"bootstrap": True, "bootstrap_seed": 0}
+    for seed in (0, 1, 2):
+        folder.add(f"default{seed}", f"seed={seed}", accuracy=0.5)
+        folder.add(f"typed{seed}", f"seed={seed}", "penalty=none", accuracy=0.5, epochs=7)
+        folder.add(f"bag{seed}", f"seed={seed}", "penalty=none", accuracy=0.5, dataset={**bag, "bootstrap_seed": seed})
+        folder.add(f"one{seed}", f"seed={seed}", "penalty=none", accuracy=0.5, dataset={**bag, "bootstrap_seed": 9})
+        folder.add(f"plain{seed}", f"seed={seed}", "penalty=none", accuracy=0.5, dataset={**bag, "bootstrap": False})
+    folder.add("again", "seed=0", "penalty=gaussian", accuracy=0.7)  # default0's settings, typed
+    folder.sweep.add([Listed(folder.path / "gone", ("+sweep=it", "seed=3", "penalty=gaussian"), 4)])
+    found = answer([str(folder.sweep.path)])
+    names = {group.name: [run.path.name for run in group.runs] for group in found.groups}
+    assert sorted(names.values()) == [
+        *([f"{name}{seed}" for seed in range(3)] for name in ("bag",)),
+        ["default0", "default1", "default2", "gone"],
+        *([f"{name}{seed}" for seed in range(3)] for name in ("one", "plain", "typed")),
+    ]
+    assert "penalty=gaussian" in names  # nobody typed it in default0
+    assert "penalty=none, epochs=7" in names
+    assert "left out: 1 runs with the settings and the seed of another one" in found.notes
+    assert not {"penalty._target_", "penalty.strength", "name", "seed"} & set(found.keys)
+    assert NOT_COMPARED == NOT_HASHED
+    for name in ("resnet8", "resnet14"):  # sorted as they came, and not as words
+        folder.add(
+            name, "seed=0", f"model={name}", model={"_target_": "distancing.models.ResNet", "depth": int(name[6:])}
+        )
+    models = [each.settings["model"] for each in answer([str(folder.sweep.path)]).groups]
+    assert [model for model in models if model] == ["resnet8", "resnet14"]
+
+
+ODD = r"a&b_c%d$e#f{g}h~i^j\k<b>l</b>\"m'|n,o*é θ"
+
+
+def test_odd_characters(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "runs")
+    for seed in (0, 1):
+        folder.add(f"odd [{seed}] & <i>", f"seed={seed}", f"label={ODD}", accuracy=0.5 + seed / 10, label=ODD)
+        folder.add(f"even{seed}", f"seed={seed}", "label=x", accuracy=0.5, label="x")
+    found = answer([str(folder.sweep.path)])
+    assert ODD in [row["label"] for row in table(str(folder.sweep.path), tmp=tmp_path)]
+    written = latex(found)
+    escaped = (r"a\&b\_c\%d\$e\#f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k\textless{}b\textgreater{}"
+               r'l\textless{}/b\textgreater{}\textbackslash{}"m' + "'|n,o*é " + r"\ensuremath{\theta}")  # fmt: skip
+    assert rf"{escaped} & 2 & 55.00 \ensuremath{{\pm}} 7.07" in written
+    assert [written.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+    body = [line for line in written.splitlines() if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {3}
+    lines = [line for line in markdown(found).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}
+    html = check_page(page(found, list(gallery(found)), "<title>"))
+    assert f"label={ODD}" in html
+    (run,) = collect([str(folder.path / "odd [1] & <i>")])[0]  # a path that is also a glob
+    assert shlex.split(command(run)) == ["python", "train.py", "seed=1", f"label={ODD}"]
+    assert cli([str(folder.sweep.path), "--tensorboard", str(tmp_path / "links")]) == 0
+    links = [path for path in (tmp_path / "links").iterdir() if path.is_symlink()]
+    assert len({path.resolve() for path in links}) == 4
+    assert all(re.fullmatch(r"[\w.+=,()\[\]{}-]+", path.name) for path in links)
+
+
+def test_damaged_files_are_named(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder.path / "a0/metrics.csv").write_bytes((folder.path / "a0/metrics.csv").read_bytes()[:-9])
+    (folder.path / "a1/metrics.csv").write_text("epoch,phase\n1,\xff")
+    (folder.path / "a2/.hydra/config.yaml").write_text("penalty: {")
+    (folder.path / "none0/result.json").write_text("[]")
+    (folder.path / "none1/result.json").write_bytes(b"\xff\xfe{")
+    with open(folder.sweep.path / "runs.jsonl", "a") as file:
+        file.write('{"run": "../..')
+    arguments = [str(folder.sweep.path), "--metric", "hill/descend", "--metric", "test.accuracy"]
+    assert cli([*arguments, "--all", str(tmp_path / "all")]) == 0
+    said = capsys.readouterr().out
+    for name in ("a0/metrics.csv", "a2/.hydra/config.yaml", "none0/result.json", "none1/result.json", "b3/result.json"):
+        assert len(re.findall(f"^  {folder.path}/{name}", said, re.MULTILINE)) >= 1, name
+    assert said.count("a0/metrics.csv: the last row is half-written") == 1
+    assert cli([str(folder.sweep.path), "--figures", str(tmp_path / "all")]) == 0  # read for these alone
+    assert capsys.readouterr().out.count("a0/metrics.csv: the last row is half-written") == 1
+    assert "a1/metrics.csv: the last row is half-written" in said
+    assert "runs.jsonl: 1 of 13 lines can't be read" in said
+    assert "a0/metrics.csv" in check_page((tmp_path / "all/index.html").read_text())
+
+
+# figures, by their data
+
+
+def data(figure: Figure, panel: int = 0) -> dict[str, list[tuple[float, float]]]:
+    """Label → points of the lines in a panel."""
+    lines = {str(line.get_label()): line for line in figure.axes[panel].lines}
+    for container in figure.axes[panel].containers:
+        lines[str(container.get_label())] = container.lines[0]
+    return {label: [tuple(map(float, point)) for point in line.get_xydata()] for label, line in lines.items()}
+
+
+def pictures(found: Answer) -> dict[str, Figure]:
+    drawn = {picture.name: picture for picture in gallery(found)}
+    assert all(picture.png.startswith(b"\x89PNG") and picture.pdf.startswith(b"%PDF") for picture in drawn.values())
+    return {name: picture.figure for name, picture in drawn.items()}
+
+
+def test_figures(folder: Folder) -> None:
+    for sigma, strength, accuracy in ((0.1, 5.0, 0.8), (3, 5.0, 0.7)):
+        for seed in (0, 1):
+            overrides = (f"seed={seed}", "penalty=gaussian", f"penalty.sigma={sigma}", f"penalty.strength={strength}")
+            penalty = {**GAUSSIAN, "sigma": sigma, "strength": strength}
+            folder.add(f"s{sigma}{seed}", *overrides, accuracy=accuracy + seed / 10, penalty=penalty)
+    found = answer([str(folder.path)], ["test.accuracy"], baseline=["penalty=none"])
+    drawn = pictures(found)
+    assert set(drawn) == {
+        "learning_curves", "distances", "heat_map-test.accuracy-penalty.sigma-penalty.strength",
+        "against-test.accuracy-penalty.sigma", "against-test.accuracy-penalty.strength", "cost",
+    }  # fmt: skip
+
+    curves = figures.Curve({"test/accuracy": np.array([1.0, 3.0])}, {"test/accuracy": np.array([0.5, np.nan])}, ())
+    figure = figures.learning_curves({"a": curves}, {"test/accuracy": "test accuracy, %"})
+    assert data(figure)["a"] == [(1, 1), (2, 3)]
+    (band,) = (each for each in figure.axes[0].collections if isinstance(each, FillBetweenPolyCollection))
+    assert band.get_datalim(figure.axes[0].transData).ymin == 0.5
+
+    (line,) = data(drawn["learning_curves"]).values()  # of the one group with a metrics.csv
+    assert [x for x, _ in line] == [1, 2, 3]
+    assert [y for _, y in line] == pytest.approx([60, 60, 92])
+    bands = list(drawn["learning_curves"].axes[0].collections)
+    assert bands[0].get_paths()[0].vertices[:, 1].min() == pytest.approx(50)  # 50, 60, 70: sd 10
+    words = [each.get_text() for each in drawn["learning_curves"].axes[0].texts]
+    assert words == ["descend", "escape"]
+    shades = [(p.get_x(), p.get_width()) for p in drawn["learning_curves"].axes[0].patches]
+    assert shades == [(0.5, 2), (2.5, 1)]
+    assert drawn["learning_curves"].axes[0].get_ylabel() == "test accuracy, %"
+
+    assert data(drawn["distances"], 0)["descend"] == [(3, 2)]
+    heights = np.exp([-1.0, -2.0, -3.0])
+    assert data(drawn["distances"], 1)["descend"] == [(3, pytest.approx(heights.mean()))]
+
+    against = data(drawn["against-test.accuracy-penalty.sigma"])
+    assert against["strength=1"] == [(0.1, pytest.approx(92)), (3, pytest.approx(50))]
+    assert against["strength=5"] == [(0.1, pytest.approx(85)), (3, pytest.approx(75))]
+    assert against["baseline"][0][1] == pytest.approx(90 + 1 / 3)
+    bars = drawn["against-test.accuracy-penalty.sigma"].axes[0].containers[0].lines[2][0].get_segments()
+    assert bars[0][:, 1].tolist() == pytest.approx([90, 94])
+    assert drawn["against-test.accuracy-penalty.sigma"].axes[0].get_xlabel() == "penalty.sigma, ‖θ$_c$ − θ$_0$‖"
+
+    heat = drawn["heat_map-test.accuracy-penalty.sigma-penalty.strength"].axes[0]
+    assert heat.images[0].get_array().tolist() == [pytest.approx([92, 50]), pytest.approx([85, 75])]
+    assert {text.get_text() for text in heat.texts} == {"92.0\n±2.0", "50.0", "85.0\n±7.1", "75.0\n±7.1"}
+    cost = data(drawn["cost"])
+    assert cost["penalty=none"] == [(pytest.approx(9.0333, rel=1e-4), pytest.approx(90.333, rel=1e-4))]
+
+
+def test_a_heat_map_is_at_the_best_of_the_other_settings(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "runs")
+    for i, (sigma, batch, label) in enumerate(itertools.product((1, 2), (3, 4), "xy")):
+        overrides = ("seed=0", f"penalty.sigma={sigma}", f"batch_size={batch}", f"label={label}")
+        folder.add(f"run{i}", *overrides, accuracy=0.5 if label == "x" else 0.6, batch_size=batch, label=label)
+    (heat,) = (each for each in gallery(answer([str(folder.path)], ["test.accuracy"])) if "heat" in each.name)
+    assert "at label=y, where the best is" in heat.caption
+    assert heat.figure.axes[0].images[0].get_array().tolist() == [pytest.approx([60, 60])] * 2
+
+
+def test_a_picture_holds_the_best_groups(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "runs")
+    for i in range(12):
+        folder.add(f"run{i}", "seed=0", f"penalty.sigma={i + 1}", accuracy=i / 20, rows=[(1, "train", i / 20, "")])
+    found = answer([str(folder.path)])
+    (curves,) = (each for each in gallery(found) if each.name == "learning_curves")
+    assert "The 8 groups with the highest test.accuracy of 12." in curves.caption
+    assert set(data(curves.figure)) == {f"sigma={i}" for i in range(5, 13)}
+    lines = curves.figure.axes[0].lines
+    looks = {(line.get_color(), line.get_marker(), str(line._dash_pattern)) for line in lines}  # type: ignore[attr-defined]
+    assert len({marker for _, marker, _ in looks}) == len({dashes for _, _, dashes in looks}) == 8  # told apart in grey
+
+
+# the page
+
+
+class Parser(HTMLParser):
+    VOID = ("meta", "img", "br", "link", "hr", "input")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def check_page(html: str) -> str:
+    """Whole, alone, and its links lead somewhere; its text."""
+    parser = Parser()
+    parser.feed(html)
+    parser.close()
+    assert parser.open == []
+    assert html.startswith("<!DOCTYPE html>")
+    assert {tag for tag, *_ in parser.attributes}.isdisjoint({"script", "link", "iframe"})
+    ids = [value for _, name, value in parser.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    for _, name, value in parser.attributes:
+        if name == "href":
+            assert value
+            assert value[0] == "#"
+            assert value[1:] in ids
+        if name == "src":
+            assert value
+            assert value.startswith("data:image/png;base64,")
+    assert "url(" not in html
+    assert "@import" not in html
+    return parser.text
+
+
+def test_the_page_and_the_other_files(folder: Folder, tmp_path: Path) -> None:
+    """Whatever the folder; and the report knows no torch and no Hydra, which are slow to start."""
+    script = ("import sys; from distancing.report.__main__ import main; code = main(sys.argv[1:]); "
+              "print(sorted({'torch', 'hydra', 'omegaconf'} & set(sys.modules))); sys.exit(code)")  # fmt: skip
+    arguments = [str(folder.sweep.path), "--baseline", "penalty=none", "--all", "all"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    ended = subprocess.run([sys.executable, "-c", script, *arguments], cwd=tmp_path, env=environment,
+                           capture_output=True, text=True, check=True)  # fmt: skip
+    assert ended.stdout.splitlines()[-1] == "[]"
+    assert ended.stderr == ""
+    files = {path.relative_to(tmp_path / "all").as_posix() for path in (tmp_path / "all").rglob("*.*")}
+    assert {"table.csv", "table.md", "table.tex", "index.html", "figures/cost.png", "figures/cost.pdf"} <= files
+    text = check_page((tmp_path / "all/index.html").read_text())
+    for run in folder.sweep.runs():
+        assert f"{run.path}: " in text
+        assert f"python train.py {' '.join(run.overrides)}" in text
+    assert "92.00 ± 2.00" in text
+    assert "b3/result.json is damaged" in text
+
+
+# real runs
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs, in a folder of their own."""
+    folder, before = tmp_path_factory.mktemp("sweep"), Path.cwd()
+    os.chdir(folder)
+    try:
+        cases = "+hydra.sweeper.cases={hill:{penalty:gaussian,penalty.sigma:0.5,seed:[0,1]},none:{penalty:none,seed:0}}"
+        launched(*TINY, cases, task=lambda cfg: float(train(cfg, _overrides())[0]))
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def _overrides() -> list[str]:
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task)
+
+
+def test_a_real_sweep(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(sweep)
+    wanted = (
+        "ensemble.test.nll",
+        "members.test.accuracy",
+        "distance",
+        "parameter_norm",
+        "checkpoints.descend.test.loss",
+    )
+    rows = table("it", *(part for name in wanted for part in ("--metric", name)), tmp=sweep)
+    assert [(row["penalty"], row["finished"]) for row in rows] == [("gaussian", "2"), ("none", "1")]
+    (run,) = (path for path in Path("runs").glob("*none*"))
+    found, last = result(run), list(csv.DictReader(io.StringIO((run / "metrics.csv").read_text())))[-1]
+    split = found["ensemble"]["splits"]["test"]
+    for name, value in zip(wanted, (
+        split["ensemble"]["nll"], 100 * np.mean([each["accuracy"] for each in split["members"]]),
+        found["final"]["distances"]["descend"], float(last["parameter_norm"]),
+        found["checkpoints"][0]["metrics"]["test"]["loss"],
+    ), strict=True):  # fmt: skip
+        (head,) = (key for key in rows[1] if key.startswith(f"{name} mean"))
+        assert float(rows[1][head]) == pytest.approx(value)
+    drawn = pictures(answer(["it"]))
+    assert set(drawn) >= {"learning_curves", "distances", "cost", "members_and_ensemble"}
+    points = data(drawn["members_and_ensemble"])
+    assert points["their average"][1][0] == pytest.approx(100 * split["ensemble"]["accuracy"])
+
+    capsys.readouterr()
+    for path in Path("runs").glob("digits*"):
+        assert cli([str(path), "--command"]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[1] == f"# git checkout {result(path)['git_commit']}"
+        python, script, *overrides = shlex.split(said[2])
+        assert (python, script) == ("python", "train.py")
+        assert check(compose(*overrides)).hash == result(path)["config_hash"]
+
+
+def test_a_sweeps_file_is_not_part_of_the_command(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "runs")
+    folder.add("run", "seed=0", "+sweep=it", "hydra.verbose=1", "+phases.settle.checkpoint=true", accuracy=0.5)
+    (run,) = collect([str(folder.path / "run")])[0]
+    assert command(run) == "python train.py seed=0 +phases.settle.checkpoint=true"
+
+
+@pytest.mark.skipif(not browser(), reason="needs a Chromium")
+def test_tensorboard_in_a_browser(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scalars, custom scalars and the table of hyperparameters of a finished sweep, as they are seen."""
+    monkeypatch.chdir(sweep)
+    assert cli(["it", "--tensorboard", str(tmp_path / "links")]) == 0
+    assert cli(["it", "--tensorboard", str(tmp_path / "links")]) == 0  # again: replaced
+    names = [
+        "penalty=gaussian,seed=0",
+        "penalty=gaussian,seed=1",
+        "penalty=none,seed=0",
+    ]
+    assert sorted(path.name for path in (tmp_path / "links").iterdir() if path.is_symlink()) == names
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    board = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", "--logdir", tmp_path / "links", "--port", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        with Page(tmp_path / "profile") as window:
+            wanted = ["distance /descend", "ensemble", "final", *names]  # of a tag, the group and the rest
+            for _ in range(12):  # until TensorBoard has started, and has read the runs
+                window.open(f"http://localhost:{port}/#timeseries")
+                said = window.text(*wanted, seconds=5)
+                if all(each in said for each in wanted):
+                    break
+            assert [each for each in wanted if each not in said] == []
+            window.open("about:blank")
+            window.open(f"http://localhost:{port}/#custom_scalars")
+            wanted = ["its parts in training", "to the checkpoints", "heights", "gradients"]
+            said = window.text(*wanted)
+            assert [each for each in wanted if each not in said] == []
+            window.open("about:blank")
+            window.open(f"http://localhost:{port}/#hparams")
+            accuracy = [result(path)["metrics"]["test"]["accuracy"] for path in Path("runs").glob("digits*")]
+            wanted = ["Trial ID", "gaussian", "none", "test.accuracy", *(f"{a:#.5g}" for a in accuracy)]
+            said = window.text(*wanted)
+            assert [each for each in wanted if each not in said] == []
+            assert "Number of matching session groups: 3" in said  # and none of TensorBoard's own making
+    finally:
+        board.terminate()
+        board.wait()
+    (tmp_path / "links/mine.txt").write_text("kept")
+    assert cli(["it", "--tensorboard", str(tmp_path / "links")]) == 2
+    assert len(list((tmp_path / "links").iterdir())) == 5
+
+
+@pytest.mark.skipif(not browser(), reason="needs a Chromium")
+def test_the_page_in_a_browser(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sweep)
+    assert cli(["it", "--html", str(tmp_path / "it.html")]) == 0
+    with Page(tmp_path / "profile") as window:
+        window.open(f"file://{tmp_path}/it.html")
+        assert "3 runs in 2 groups: 3 finished" in window.text("3 runs in 2 groups")
+        widths = window.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert len(widths) >= 4
+        assert min(widths) > 500
+        assert window.evaluate("document.querySelector('a[href=\"#runs\"]') !== null")
