@@ -26,7 +26,7 @@ from distancing.sweep.status import status
 
 RUN = [*TINY[2:], "experiment=smoke", "model=mlp", "model.width=8", "phases=distancing", "epochs=4",
        "checkpoint_every=1", "analysis=[barrier]", "analysis.barrier.points=3"]  # fmt: skip
-EVERY = int(os.environ.get("FAULTS_EVERY", "8"))  # 1: every single write, for ten minutes
+EVERY = int(os.environ.get("FAULTS_EVERY", "12"))  # 1: every single write, for some minutes
 CODES = (errno.ENOSPC, errno.EIO, errno.EACCES)
 
 
@@ -340,7 +340,7 @@ def test_verify(cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_threads_change_last_digits_only(tmp_path: Path) -> None:
-    """The tolerance that the README states, for one epoch of a small network on digits: 1e-4 of ‖θ‖."""
+    """The tolerance that the README states, for one epoch of a small network on digits: 1e-5 of ‖θ‖."""
     found = []
     try:
         for threads in (1, 2):
@@ -353,5 +353,5 @@ def test_threads_change_last_digits_only(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(1)
     distance = float((found[0] - found[1]).norm() / found[0].norm())
-    assert distance < 1e-4, distance
+    assert distance < 1e-5, distance
     print(f"relative distance {distance:.1e}")
