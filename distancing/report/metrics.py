@@ -51,6 +51,9 @@ def numbers(run: Run) -> dict[str, float]:
             if len(values) == len(members):
                 name = f"members.{split}.{metric}"
                 found[name] = scale(name) * math.fsum(values) / len(values)
+    for split, matrix in _disagreement(run.result).items():
+        pairs = [value for i, row in enumerate(matrix) for value in row[i + 1 :]]
+        found[f"ensemble.{split}.disagreement"] = math.fsum(pairs) / len(pairs)
     distances = (run.result.get("final") or {}).get("distances")
     if isinstance(distances, dict) and len(distances) > 1:  # in the order of the checkpoints; the last is its own
         first = next(iter(distances.values()))
@@ -72,6 +75,13 @@ def _members(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     splits = (result.get("ensemble") or {}).get("splits")
     found = splits.items() if isinstance(splits, dict) else ()
     return {name: split["members"] for name, split in found if isinstance(split, dict) and split.get("members")}
+
+
+def _disagreement(result: Mapping[str, Any]) -> dict[str, list[list[float]]]:
+    """Split → the share of images on which two members differ, for every two of them."""
+    splits = (result.get("ensemble") or {}).get("splits")
+    found = {name: split.get("disagreement") for name, split in splits.items()} if isinstance(splits, dict) else {}
+    return {name: matrix for name, matrix in found.items() if isinstance(matrix, list) and len(matrix) > 1}
 
 
 def scale(name: str) -> float:
