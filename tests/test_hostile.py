@@ -145,5 +145,5 @@ def test_what_a_stranger_names_is_not_followed(tmp_path: Path, monkeypatch: pyte
         for tool, arguments in ((sweep_cli, ["status", "it"]), (ensemble_cli, [str(sweep.path)])):
             main: Callable[[list[str]], int] = tool
             assert main(arguments) == 2
-            assert "runs.jsonl, line 1: " in capsys.readouterr().err
+            assert "runs.jsonl, line 1, can't be read: " in capsys.readouterr().err
     assert not list((tmp_path / "secret").iterdir())

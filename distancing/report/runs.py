@@ -92,7 +92,7 @@ def _runs_in(what: str, damage: list[str]) -> Iterator[Listed]:
 
 
 def _of_sweep(sweep: SweepDirectory, damage: list[str]) -> Sequence[Listed]:
-    runs, file = sweep.runs(), sweep.path / "runs.jsonl"
+    runs, file = sweep.runs(strict=False), sweep.path / "runs.jsonl"
     lines = sum(bool(line.strip()) for line in file.read_bytes().splitlines())
     if lines > len(runs):
         damage.append(f"{file}: {lines - len(runs)} of {lines} lines can't be read")

@@ -60,20 +60,22 @@ class SweepDirectory:
         ]  # fmt: skip
         write(self._list, "".join(f"{line}\n" for line in lines).encode())
 
-    def runs(self) -> list[Listed]:
+    def runs(self, strict: bool = True) -> list[Listed]:
         """The list. Raises SweepError for a line that can't be read, or that leads away from here: the runs lie in the
-        folder that sweeps/NAME lies in, or else in the current one."""
-        found, number, homes = [], 0, (self.path.resolve().parent.parent, Path.cwd())
-        try:
-            lines = self._list.read_text().splitlines() if self._list.exists() else []
-            for number, line in enumerate(lines, 1):
+        folder that sweeps/NAME lies in, or else in the current one. strict: off for what tells of damage itself."""
+        found, homes = [], (self.path.resolve().parent.parent, Path.cwd())
+        lines = self._list.read_bytes().splitlines() if self._list.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
                 entry = json.loads(line)
                 path = Path(os.path.normpath(self.path / entry["run"]))
                 if not any(path.resolve().is_relative_to(home) for home in homes):
-                    raise SweepError(f"{self._list}, line {number}: {path} is not in {homes[0]}")
+                    raise ValueError(f"{path} is not in {homes[0]}")
                 found.append(Listed(path, tuple(map(str, entry["overrides"])), int(entry["epochs"])))
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise SweepError(f"{self._list}, line {number}, can't be read: {str(error) or repr(error)}") from error
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+                if strict:
+                    said = str(error) or repr(error)
+                    raise SweepError(f"{self._list}, line {number}, can't be read: {said}") from error
         return found
 
     def check_trust(self) -> None:
