@@ -1,5 +1,6 @@
 """`python train.py [overrides]` trains one run; with `-m`, a run for each combination of the swept values."""
 
+import io
 import os
 import sys
 
@@ -28,6 +29,8 @@ def train(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without θ gets a ? and no error after all the work
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let its exceptions through, to be said in one line
     try:
         train()

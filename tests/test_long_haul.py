@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from long_haul import many_runs
 
-RUNS = 20
+RUNS = 12
 
 
 def test_many_runs_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
