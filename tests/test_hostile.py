@@ -68,6 +68,7 @@ def test_tensors_are_read_without_executing(ended: Path, bomb: Any, tmp_path: Pa
     ("was", "now"),
     [
         ("_target_: distancing.models.ResNet", "_target_: os.system\n  command: touch executed"),
+        ("_target_: distancing.models.ResNet", "_target_: stranger.Model"),  # which is executed when it is imported
         ("_target_: distancing.kernels.Gaussian", "_target_: distancing.storage.run.shutil.rmtree"),
         ("seed: 0\nepochs", "seed: !!python/object/apply:os.system ['touch executed']\nepochs"),
         ("name: ", "name: ../../../elsewhere/"),
@@ -76,7 +77,10 @@ def test_tensors_are_read_without_executing(ended: Path, bomb: Any, tmp_path: Pa
     ],
 )
 def test_a_config_constructs_nothing_of_others(was: str, now: str, ended: Path, tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch,
                                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "stranger.py").write_text("open('executed', 'w')")
     config = ended / ".hydra/config.yaml"
     text = config.read_text()
     assert was in text
