@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure, SubFigure
 
+from distancing.landscape.marks import mark
 from distancing.landscape.path import SPLITS, Profile
 
 # of each pair of places, named (from, to), what lies on each kind of path between them
@@ -15,8 +16,7 @@ KINDS = {  # of paths: how they are said and drawn
     "matched": ("units matched", "--"),
     "curve": ("trained curve", "--"),
 }
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
-MARKS = "osD^vPX*"  # readable without colours
+PAGE = 8  # pairs in a row of panels
 PANELS = {"train": "training loss, nats", "test": "test loss, nats", "accuracy": "test accuracy, %"}
 
 
@@ -53,7 +53,7 @@ def rows(profiles: Profiles) -> list[dict[str, float | str]]:
 def picture(profiles: Profiles) -> Figure:
     """Losses and test accuracy along the paths, eight pairs in a row of panels."""
     pairs = list(profiles.items())
-    pages = [pairs[k : k + len(COLOURS)] for k in range(0, len(pairs), len(COLOURS))]
+    pages = [pairs[k : k + PAGE] for k in range(0, len(pairs), PAGE)]
     tall = [max(3.2, 0.9 + 0.45 * len(page)) for page in pages]
     figure = Figure(figsize=(13, sum(tall)), dpi=110, layout="constrained", facecolor="white")
     parts = figure.subfigures(len(pages), 1, squeeze=False, height_ratios=tall)[:, 0]
@@ -70,8 +70,8 @@ def _page(profiles: Profiles, part: SubFigure) -> None:
             means = {split: profile.losses[split].mean(1) for split in SPLITS}
             means["accuracy"] = 100 * profile.accuracy["test"]
             for panel, axes in panels.items():
-                (line,) = axes.plot(profile.t, means[panel], color=COLOURS[k], marker=MARKS[k], ls=KINDS[kind][1],
-                                    markevery=(k % 4, 4), ms=4.5, lw=1.4)  # fmt: skip
+                (line,) = axes.plot(profile.t, means[panel], **mark(k), ls=KINDS[kind][1], markevery=(k % 4, 4),
+                                    ms=4.5, lw=1.4)  # fmt: skip
             handles.append(line)
             labels.append(_label(pair, kind, profile))
     for panel, axes in panels.items():

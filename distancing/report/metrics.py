@@ -21,15 +21,20 @@ SHORT = (
     (r"ensemble\.splits\.([^.]+)\.ensemble\.", r"ensemble.\1."),
     (r"ensemble\.splits\.([^.]+)\.", r"ensemble.\1."),
     (r"ensemble\.parameter_average\.", "average."),
+    (r"analysis\.", ""),
 )
 NO_METRICS = re.compile(r"seed$|diverged|final\.|versions|checkpoints\.[^.]+\.epoch$")
 UNITS = {
     "accuracy": "%", "loss": "nats", "nll": "nats", "cross_entropy": "nats", "penalty": "nats", "l2": "nats",
-    "mutual_information": "nats", "seconds": "s", "images_per_second": "images/s",
+    "mutual_information": "nats", "test_height_max": "nats", "train_height_max": "nats",
+    "test_height_matched_max": "nats", "train_height_matched_max": "nats",
+    "seconds": "s", "images_per_second": "images/s",
 }  # fmt: skip
 NAMES = {
     "train": "training", "nll": "NLL", "ece": "ECE", "brier": "Brier score", "correlation": "c/v", "seconds": "time",
     "cross_entropy": "cross entropy", "mutual_information": "mutual information", "images_per_second": "speed",
+    "test_height_max": "test", "test_height_matched_max": "test, units matched",
+    "train_height_max": "training", "train_height_matched_max": "training, units matched",
     "distance": "distance ‖θ − θ_c‖", "parameter_norm": "‖θ‖", "hill": "height of the hill",
 }  # fmt: skip
 HIGHER_IS_BETTER = ("accuracy", "images_per_second")
