@@ -212,15 +212,17 @@ def test_every_setting_is_here() -> None:
 def test_wrong_values(refused: Callable[..., str]) -> None:
     seen = set()
 
-    @many(230)
+    @many(600)
     @given(st.sampled_from(SETTINGS).flatmap(lambda setting: st.tuples(st.just(setting), bad(setting))))
     def check(drawn: tuple[Setting, str]) -> None:
         setting, value = drawn
+        if drawn in seen or len(seen) == 180:  # of older versions of hypothesis, that repeat themselves
+            return
         seen.add(drawn)
         refused(*setting.chosen, f"{setting.key}={value}", say=(setting.key, setting.key.rpartition(".")[2]))
 
     check()
-    assert len(seen) >= 200
+    assert len(seen) == 180
 
 
 NAMES = st.from_regex(r"zz[a-z_]{0,20}", fullmatch=True)
@@ -246,14 +248,15 @@ MISSING = ("model._target_=distancing.models.Model", "dataset._target_=distancin
 def test_unknown_and_missing_settings(refused: Callable[..., str]) -> None:
     seen = set()
 
-    @many(42)
+    @many(200)
     @given(UNKNOWN)
     def check(override: str) -> None:
-        seen.add(override)
-        refused(override)
+        if override not in seen and len(seen) < 40:
+            seen.add(override)
+            refused(override)
 
     check()
-    assert len(seen) >= 30
+    assert len(seen) == 40
     for override in MISSING:
         refused(override)
 
@@ -293,14 +296,15 @@ def test_settings_that_cannot_be_together(refused: Callable[..., str], tmp_path:
     )  # fmt: skip
     seen = set()
 
-    @many(60)
+    @many(300)
     @given(impossible)
     def check(overrides: str) -> None:
-        seen.add(overrides)
-        refused(*overrides.split())
+        if overrides not in seen and len(seen) < 50:
+            seen.add(overrides)
+            refused(*overrides.split())
 
     check()
-    assert len(seen) >= 40
+    assert len(seen) == 50
 
 
 # sweeps
