@@ -56,7 +56,7 @@ class Folder:
         run, typed = self.path / name, dict(each.split("=", 1) for each in overrides)
         penalty: dict[str, Any] | None = {**GAUSSIAN, "sigma": float(typed.get("penalty.sigma", 0.3))}
         config = {"seed": int(typed["seed"]), "penalty": None if typed.get("penalty") == "none" else penalty,
-                  "runs": "runs", "name": name, **settings}  # fmt: skip
+                  "dataset": {"bootstrap_seed": 0}, "runs": "runs", "name": name, **settings}  # fmt: skip
         self.sweep.add([Listed(run, overrides, 4)])
         (run / ".hydra").mkdir(parents=True)
         (run / ".hydra/config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
