@@ -135,6 +135,31 @@ def test_every_write_can_fail(cfg: DictConfig, expected: dict[str, Any], tmp_pat
     assert refused > 0
 
 
+@pytest.mark.parametrize("when", ["before TensorBoard", "before result.json"])
+def test_an_analysis_is_told_once(when: str, cfg: DictConfig, expected: dict[str, Any], tmp_path: Path,
+                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Killed when its files were written, and what else is to know of it wasn't."""
+    kept = RunDirectory.write_result
+
+    def killed(self: RunDirectory, result: dict[str, Any]) -> None:
+        if result["analysis"]:
+            raise KeyboardInterrupt
+        kept(self, result)
+
+    def at_once(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if when == "before TensorBoard":
+            patch.setattr(experiment, "record", at_once)
+        else:
+            patch.setattr(RunDirectory, "write_result", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(cfg, tmp_path)
+    assert run(cfg, tmp_path) == 0
+    assert outcome(only_run(tmp_path)) == expected
+
+
 # what is damaged, moved or out of time
 
 
