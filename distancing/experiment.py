@@ -77,7 +77,7 @@ def run(
     frozen: its resolved config and what was typed, to be written down; None if they lie there already.
     save_only: signals on which the run saves its state and goes on.
     """
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     if not config.overwrite and (result := directory.read_result()):
         result = _verify(config, directory, console, _look(config, directory, console, result))
         _tell(result, directory, console, "already ended; overwrite=true starts over")

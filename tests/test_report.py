@@ -56,7 +56,7 @@ class Folder:
         run, typed = self.path / name, dict(each.split("=", 1) for each in overrides)
         penalty: dict[str, Any] | None = {**GAUSSIAN, "sigma": float(typed.get("penalty.sigma", 0.3))}
         config = {"seed": int(typed["seed"]), "penalty": None if typed.get("penalty") == "none" else penalty,
-                  "runs": "runs", "name": name, **settings}  # fmt: skip
+                  "dataset": {"bootstrap_seed": 0}, "runs": "runs", "name": name, **settings}  # fmt: skip
         self.sweep.add([Listed(run, overrides, 4)])
         (run / ".hydra").mkdir(parents=True)
         (run / ".hydra/config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -209,8 +209,8 @@ def test_groups(tmp_path: Path) -> None:
         ["default0", "default1", "default2", "gone"],
         *([f"{name}{seed}" for seed in range(3)] for name in ("one", "plain", "typed")),
     ]
-    assert "penalty=gaussian" in names  # nobody typed it in default0
-    assert "penalty=none, epochs=7" in names
+    assert "penalty=gaussian, dataset.bootstrap_seed=0" in names  # nobody typed it in default0
+    assert "penalty=none, dataset.bootstrap_seed=0, epochs=7" in names
     assert "left out: 1 runs with the settings and the seed of another one" in found.notes
     assert not {"penalty._target_", "penalty.strength", "name", "seed"} & set(found.keys)
     assert NOT_COMPARED == NOT_HASHED

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="make what is there already, too")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     args = parser.parse_args(arguments)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     try:
         analyses = chosen(args.only.split(","), args.set)
         members = find(args.what)

@@ -176,14 +176,16 @@ def _typed(run: Run) -> Any:
 
 def _bags(runs: Sequence[Run]) -> Iterator[list[Run]]:
     """Runs on bags that follow their seeds are alike; runs on one bag or another are not."""
+    usual = next((run.config.get(BAG) for run in runs if run.config), None)
     parts: dict[Leaf, list[Run]] = defaultdict(list)
-    for run in runs:
-        parts[run.config.get(BAG)].append(run)
+    for run in runs:  # one that hasn't begun has only what was typed
+        parts[run.config.get(BAG) if run.config else run.seed if BAG in run.typed else usual].append(run)
     own = [run for bag, part in parts.items() for run in part if bag is not None and bag == run.seed]
-    if len(own) > 1:
+    follow = len({run.seed for run in own}) > 1
+    if follow:
         yield own
     for part in parts.values():
-        if rest := [run for run in part if run not in own] if len(own) > 1 else part:
+        if rest := [run for run in part if run not in own] if follow else part:
             yield rest
 
 
