@@ -278,7 +278,7 @@ def test_settings_that_cannot_be_together(refused: Callable[..., str], tmp_path:
                          "phases=cycles +phases.settle-1.epochs=1"]),
         count.map(lambda n: f"phases.escape.patience={n}"),
         st.tuples(st.integers(2, 100), count).map(lambda n: f"dataset.folds={n[0]} dataset.fold={n[0] + n[1] - 1}"),
-        st.integers(145, LONG).map(lambda n: f"dataset.folds={n} dataset.fold=0"),
+        st.integers(160, LONG).map(lambda n: f"dataset.folds={n} dataset.fold=0"),  # of 9 images
         st.floats(1e-9, 0.006).map(lambda x: f"dataset.validation_fraction={x!r}"),
         st.floats(0.994, 1, exclude_max=True).map(lambda x: f"dataset.validation_fraction={x!r}"),
         st.integers(1438, LONG).map(lambda n: of_digits.format(n)),
