@@ -15,7 +15,7 @@ from annotated_types import Ge, Lt
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from typing_extensions import Self
 from yaml import YAMLError
 
@@ -52,7 +52,7 @@ class Config:
     scheduler: Schedule
     penalty: Penalty | None
     phases: dict[str, Phase | Cycle]
-    analysis: dict[str, Analysis]
+    analysis: dict[str, Analysis] = Field(default_factory=dict)  # not in the frozen configs of older runs
     seed: Annotated[NonNegativeInt, Lt(2**32)]
     epochs: Annotated[PositiveInt, Lt(LONGEST)]
     batch_size: PositiveInt
@@ -66,7 +66,7 @@ class Config:
     name: str
     runs: str
     overwrite: bool
-    verify: bool = False  # not in the frozen configs of older runs
+    verify: bool = False  # nor this
     hash: str  # of all settings that can change the numbers
 
     @model_validator(mode="after")
@@ -227,9 +227,9 @@ def config_hash(tree: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping):
             items = ((k, canonical(v, f"{path}.{k}".lstrip("."))) for k, v in value.items())
             kept = [(k, v) for k, v in items if f"{path}.{k}".lstrip(".") not in NOT_HASHED]
-            return (
-                kept if path == "phases" else dict(sorted(kept, key=lambda item: str(item[0])))
-            )  # the order of the phases is their meaning
+            if path == "phases":  # their order is their meaning
+                return kept
+            return dict(sorted(kept, key=lambda item: str(item[0])))
         if isinstance(value, list):
             return [canonical(v, path) for v in value]
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
