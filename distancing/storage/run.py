@@ -164,7 +164,7 @@ class RunDirectory:
             return None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StorageError) as error:
             raise StorageError(f"{path} is damaged ({error}); overwrite=true starts over") from error
-        return result
+        return {"analysis": None, "verified": None, **result}  # older versions knew neither
 
 
 def _checksum(result: dict[str, Any]) -> str:
