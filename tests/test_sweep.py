@@ -121,7 +121,7 @@ def test_one_bad_value_among_many_starts_nothing(launcher: str, sweep: Sweep, tm
 
 
 COMMAND_LINES = {
-    "+sweep=strength_sigmaa": "Could not find 'sweep/strength_sigmaa' Available options in 'sweep': batch_size",
+    "+sweep=strength_sigmaa": "Could not find 'sweep/strength_sigmaa' Available options in 'sweep': checkpoints",
     "-m seed=0,1 hydra/launcher=local hydra.launcher.processes=0": "hydra.launcher.processes=0: input should be",
     "-m seed=0,1 hydra/launcher=slurm hydra.launcher.mem_gb=lots": "hydra.launcher.mem_gb='lots': input should",
     "-m seed=0,1 hydra/launcher=slurm": "hydra/launcher=slurm needs the command sbatch, which",
