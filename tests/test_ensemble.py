@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, launched, only_run, result, start
+from scipy.stats import ttest_ind
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
@@ -18,7 +19,7 @@ from distancing.ensemble.judge import judge
 from distancing.ensemble.members import EnsembleError, find
 from distancing.evaluate import refresh_batch_norm
 from distancing.experiment import main
-from distancing.storage import load
+from distancing.storage import find_sweep, load
 
 CPU = torch.device("cpu")
 
@@ -188,16 +189,31 @@ def test_kinds_side_by_side(
     cases = ("+hydra.sweeper.cases={together:{seed:[0,1],phases:snapshot,phases.cycle.times:2,penalty:none,epochs:4},"
              "apart:{seed:[0,1,2,3],phases:single,epochs:2}}")  # fmt: skip
     launched(*TINY, cases, task=lambda cfg: float(main(cfg)[0]))
-    numbers = tmp_path / "numbers.json"
-    assert cli(["--compare", "it", "--json", str(numbers)]) == 0
+    numbers, scores, markdown, picture = (tmp_path / f"it.{kind}" for kind in ("json", "csv", "md", "png"))
+    assert cli(["--compare", "it", "--json", str(numbers), "--csv", str(scores), "--picture", str(picture)]) == 0
     said = capsys.readouterr().out
     found = json.loads(numbers.read_text())
-    assert [(len(each["members"]), each["total_epochs"]) for each in found] == [(2, 4)] * 4
+    assert [(each["members"], each["epochs_each"], each["epochs"]) for each in found] == [(2, 2, 4)] * 4
     apart = [each for each in found if "phases=single" in each["kind"]]
-    assert [name.split("-seed")[1][0] for each in apart for name in each["members"]] == ["0", "1", "2", "3"]
-    mean = sum(each["splits"]["test"]["ensemble"]["accuracy"] for each in apart) / 2
+    runs = [run.path for run in find_sweep("it").runs() if "phases=single" in run.overrides]
+    for two, each in zip((runs[:2], runs[2:]), apart, strict=True):  # in the order of their seeds
+        assert each["nll"] == judge(find(two), CPU)["splits"]["test"]["ensemble"]["nll"]
+    mean = sum(each["accuracy"] for each in apart) / 2
     assert f"{100 * mean:.2f} ±" in said
-    assert cli(["--compare", "it", "--members", "4", "--json", str(numbers)]) == 0
-    assert [each["k"] for each in json.loads(numbers.read_text())] == [2, 2, 4]
-    assert cli(["--compare", "it", "--weights", "1,0,0"]) == 2
-    assert "weights of shape [3] for 2 members" in capsys.readouterr().err
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert cli(["--compare", str(scores), "--baseline", "single", "--markdown", str(markdown)]) == 0  # without the runs
+    again = capsys.readouterr().out.splitlines()
+    together = [each["nll"] for each in found if each not in apart]
+    p = ttest_ind(together, [each["nll"] for each in apart], equal_var=False).pvalue
+    assert [line.split()[-1] for line in again[2:]] == [f"{p:.2g}", "baseline"]
+    assert all(cell in markdown.read_text() for cell in again[2].split())
+    assert cli(["--compare", "it", "--members", "1,4", "--json", str(numbers)]) == 0  # a run's first network alone
+    sizes = [(each["members"], each["epochs"]) for each in json.loads(numbers.read_text())]
+    assert sizes == [(1, 2)] * 6 + [(4, 8)]
+    for wrong, why in (
+        (("--weights", "1,0,0"), "weights of shape [3] for 2 members"),
+        (("--members", "0"), "--members=0: numbers of members"),
+        (("--baseline", "e"), "--baseline=e is in the names of 2 kinds"),
+    ):
+        assert cli(["--compare", "it", *wrong]) == 2
+        assert why in capsys.readouterr().err

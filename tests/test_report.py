@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from distancing.report.answer import Answer, answer
 from distancing.report.commands import command
 from distancing.report.gallery import gallery
 from distancing.report.groups import NOT_COMPARED
+from distancing.report.pack import KEPT, unpacked
 from distancing.report.page import page
 from distancing.report.runs import collect
 from distancing.report.significance import holm
@@ -484,6 +486,40 @@ def test_a_real_sweep(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         python, script, *overrides = shlex.split(said[2])
         assert (python, script) == ("python", "train.py")
         assert check(compose(*overrides)).hash == result(path)["config_hash"]
+
+
+def test_a_packed_sweep_says_the_same(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(sweep)
+    packed, metrics = str(tmp_path / "results/it.zip"), ("--metric", "test.loss", "--metric", "parameter_norm")
+    rows = table("it", *metrics, "--pack", packed, tmp=tmp_path)
+    pictures_then = {name: data(figure) for name, figure in pictures(answer(["it"])).items() if name != "cost"}
+    with ZipFile(packed) as archive:
+        assert {name.partition("/")[2] for name in archive.namelist()} == set(KEPT)  # no weights
+    content = Path(packed).read_bytes()
+    assert table("it", "--pack", packed, tmp=tmp_path)
+    assert Path(packed).read_bytes() == content
+    monkeypatch.chdir(tmp_path)
+    assert table(packed, *metrics, tmp=tmp_path) == rows
+    with unpacked([packed]) as what:
+        assert {name: data(each) for name, each in pictures(answer(what)).items() if name in pictures_then} \
+            == pictures_then  # fmt: skip
+    assert not Path(what[0]).exists()
+
+    with ZipFile(tmp_path / "hostile.zip", "w") as archive:
+        for name in ("../result.json", "/result.json", "a/../../../result.json", "..//result.json", "a/state.pt"):
+            archive.writestr(name, "{}")
+    with unpacked([str(tmp_path / "hostile.zip")]) as what:
+        assert [str(path.relative_to(what[0])) for path in Path(what[0]).rglob("*")] == ["result.json"]
+        assert not Path(what[0], "../result.json").exists()
+    (tmp_path / "broken.zip").write_bytes(content[:1000])
+    for name, why in (("broken.zip", "is no packed sweep that can be read"), ("gone.zip", "No such file")):
+        assert cli([name]) == 2
+        err = capsys.readouterr().err
+        assert f"error: {name} is no packed sweep" in err
+        assert why in err
+        assert err.count("\n") == 1
 
 
 def test_a_sweeps_file_is_not_part_of_the_command(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from distancing.config import ConfigError
 from distancing.datasets import DatasetError
-from distancing.ensemble import compare, show
+from distancing.ensemble import compare, show, side_by_side
 from distancing.ensemble.judge import Weights, judge
 from distancing.ensemble.members import EnsembleError, find
 from distancing.storage import StorageError, SweepError, find_sweep
@@ -26,19 +26,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--refresh-batch-norm", action="store_true", help="compute each member's statistics anew")
     parser.add_argument("--compare", action="store_true", help="the kinds of ensembles in a sweep, side by side")
-    parser.add_argument("--members", type=int, metavar="K", help="with --compare: so many single runs together")
+    parser.add_argument("--members", metavar="K[,K]", default="", help="with --compare: the first so many of each")
+    parser.add_argument("--baseline", metavar="KIND", help="with --compare: a part of a kind's name, to compare with")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="with --compare: its numbers, which it reads again")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="with --compare: the table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="write a PNG of growth and matrices there")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="a PNG: growth and matrices; or curves of each kind"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     args = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     try:
         device = torch.device(args.device)
         if args.compare:
-            runs = [run for each in args.what for run in find_sweep(each).runs()]
-            side_by_side = compare.compare(compare.ensembles(runs, args.members), device, _weights(args.weights))
-            console.print(compare.table(side_by_side))
-            numbers: Any = side_by_side
+            numbers: Any = _side_by_side(args, device)
+            console.print(side_by_side.table(numbers, args.baseline))
+            if args.csv:
+                side_by_side.write_csv(numbers, args.csv)
+            if args.markdown:
+                args.markdown.write_text(side_by_side.markdown(numbers, args.baseline), encoding="utf-8")
+            if args.picture:
+                side_by_side.write_picture(numbers, args.picture)
         else:
             found = judge(find(args.what), device, _weights(args.weights), args.refresh_batch_norm)
             console.print(show.table(found))
@@ -51,6 +60,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
         return 2
     return 0
+
+
+def _side_by_side(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """Of CSV files as they are, and of sweeps."""
+    files = [Path(each) for each in args.what if each.endswith(".csv")]
+    found = [row for file in files for row in side_by_side.read_csv(file)]
+    runs = [run for each in args.what if not each.endswith(".csv") for run in find_sweep(each).runs()]
+    if runs:
+        found += compare.compare(compare.ensembles(runs, _sizes(args.members)), device, _weights(args.weights))
+    if not found:
+        raise EnsembleError(f"there are no ensembles to compare in {', '.join(args.what)}")
+    return found
+
+
+def _sizes(text: str) -> list[int]:
+    """Raises EnsembleError."""
+    try:
+        sizes = [int(each) for each in text.split(",") if text]
+    except ValueError:
+        sizes = [0]
+    if any(size < 1 for size in sizes):
+        raise EnsembleError(f"--members={text}: numbers of members, 1 or more, such as 2,4,8")
+    return sizes
 
 
 def _weights(text: str) -> Weights:

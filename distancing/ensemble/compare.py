@@ -1,7 +1,6 @@
 """Ensembles of several kinds side by side: each of a sweep's runs, or so many of its runs together."""
 
 import dataclasses
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,83 +8,69 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
-from distancing.ensemble.judge import Weights, judge
+from distancing.ensemble.judge import Weights, scored
 from distancing.ensemble.members import EnsembleError, find, of_run
 from distancing.storage import Listed, RunDirectory
 
 APART = ("seed", "dataset.bootstrap_seed", "dataset.fold")  # settings in which the runs of one ensemble differ
-COLUMNS = {
-    "member acc.": lambda split: statistics.fmean(each["accuracy"] for each in split["members"]),
-    "ensemble acc.": lambda split: split["ensemble"]["accuracy"],
-    "NLL": lambda split: split["ensemble"]["nll"],
-    "Brier": lambda split: split["ensemble"]["brier"],
-    "ECE": lambda split: split["ensemble"]["ece"],
-    "c/v": lambda split: math.nan if split["correlation"] is None else split["correlation"],
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """kind: the settings that its runs share and others don't. epochs: of all its runs together."""
+    """kind: the settings that its runs share and others don't. files: its networks. epochs: that they took in all;
+    each: for each of them, as planned (a run's epochs over all the networks that it stored)."""
 
     kind: str
-    runs: tuple[Path, ...]
-    members: int
+    files: tuple[Path, ...]
     epochs: int
+    each: float
 
 
-def ensembles(runs: Sequence[Listed], members: int | None = None) -> list[Ensemble]:
+def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = ()) -> list[Ensemble]:
     """Of a sweep's finished runs: one that stored several networks is an ensemble by itself. Those that stored one are
     taken together in the order of the list, as many as another ensemble has members and for as many epochs in all.
 
-    members: take so many together instead, whatever it costs. Raises EnsembleError if nobody says how many.
+    sizes: take the first so many networks of a run, and so many single ones together, instead. A run that stored fewer
+    is left out. Raises EnsembleError if nobody says how many.
     """
-    done = [run for run in runs if (RunDirectory(run.path).read_result() or {}).get("status") == "finished"]
+    done = {run: result for run in runs if (result := RunDirectory(run.path).read_result() or {}).get("status") ==
+            "finished"}  # fmt: skip
     common = set.intersection(*(set(run.overrides) for run in done)) if done else set()
     found: list[Ensemble] = []
     single: dict[tuple[str, int], list[Path]] = defaultdict(list)
-    for run in done:
+    for run, result in done.items():
         apart = (o for o in run.overrides if o not in common and o.split("=")[0].lstrip("+") not in APART)
-        kind = " ".join(o for o in apart if not o.startswith(("epochs=", "phases.cycle.times=")))
-        stored = len(of_run(run.path))
-        if stored > 1:
-            found.append(Ensemble(kind, (run.path,), stored, run.epochs))
-        else:
-            single[kind, run.epochs].append(run.path)
-    costs = {(each.members, each.epochs) for each in found}
-    if single and not costs and not members:
+        kind = " ".join(o.rpartition(".")[2] if "." in o.partition("=")[0] else o for o in apart if not o.startswith(
+            ("epochs=", "phases.cycle.times=")))  # fmt: skip
+        stored = of_run(run.path)
+        if len(stored) == 1:
+            single[kind, run.epochs].append(stored[0])
+            continue
+        ends = [place["epoch"] for place in (*result["checkpoints"], result["final"])]  # a network is there by then
+        for size in sizes or [len(stored)]:
+            if size <= len(stored):
+                found.append(Ensemble(kind, tuple(stored[:size]), ends[size - 1], run.epochs / len(stored)))
+    costs = {(len(each.files), each.epochs) for each in found}
+    if single and not costs and not sizes:
         raise EnsembleError("no run of the sweep has several networks: say with --members how many make an ensemble")
     for (kind, epochs), alike in single.items():
-        for size in [members] if members else sorted({size for size, total in costs if size * epochs == total}):
+        for size in sizes or sorted({size for size, total in costs if size * epochs == total}):
             for i in range(0, len(alike) - size + 1, size):
-                found.append(Ensemble(kind, tuple(alike[i : i + size]), size, size * epochs))
-    return sorted(found, key=lambda each: (each.epochs, each.members))
+                found.append(Ensemble(kind, tuple(alike[i : i + size]), size * epochs, epochs))
+    return sorted(found, key=lambda each: (len(each.files), each.each))
 
 
-def compare(found: Iterable[Ensemble], device: torch.device, weights: Weights = "equal") -> list[dict[str, Any]]:
-    """Of each ensemble what `judge` says, and its `kind`, `total_epochs` and number of members, `k`."""
-    return [{"kind": each.kind, "total_epochs": each.epochs, "k": each.members,
-             **judge(find(each.runs), device, weights)} for each in found]  # fmt: skip
+def compare(
+    found: Iterable[Ensemble], device: torch.device, weights: Weights = "equal", split: str = "test"
+) -> list[dict[str, Any]]:
+    """A row for each ensemble: `kind`, `members`, `epochs_each`, `epochs`, and its scores on the split."""
+    return [{"kind": each.kind, "members": len(each.files), "epochs_each": each.each, "epochs": each.epochs,
+             **_scores(scored(find(each.files), device, weights)["splits"][split])} for each in found]  # fmt: skip
 
 
-def table(found: Sequence[dict[str, Any]], split: str = "test") -> Table:
-    """A row for each kind, number of members and of epochs: mean ± standard error over the ensembles."""
-    rows = Table(title=f"ensembles, on the {split} images", title_justify="left", box=None)
-    for column in ("epochs", "members", "kind", "n", *COLUMNS):
-        rows.add_column(column, justify="left" if column == "kind" else "right")
-    groups: dict[tuple[int, int, str], list[dict[str, Any]]] = defaultdict(list)
-    for each in found:
-        groups[each["total_epochs"], each["k"], each["kind"]].append(each["splits"][split])
-    for (epochs, k, kind), splits in groups.items():
-        cells = [_mean([of(each) for each in splits], "acc" in name) for name, of in COLUMNS.items()]
-        rows.add_row(str(epochs), str(k), kind, str(len(splits)), *cells)
-    return rows
-
-
-def _mean(values: list[float], percent: bool) -> str:
-    """Mean ± standard error."""
-    scale, digits = (100, 2) if percent else (1, 4)
-    said = f"{scale * statistics.fmean(values):.{digits}f}"
-    return said if len(values) < 2 else f"{said} ± {scale * statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
+def _scores(split: dict[str, Any]) -> dict[str, float | None]:
+    """A member's mean accuracy; the ensemble's scores; the correlation c/v of the members' errors (1.14)."""
+    ensemble = {name: split["ensemble"][name] for name in ("accuracy", "nll", "brier", "ece")}
+    member = statistics.fmean(each["accuracy"] for each in split["members"])
+    return {"member_accuracy": member, **ensemble, "correlation": split["correlation"]}

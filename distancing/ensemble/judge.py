@@ -24,9 +24,29 @@ def judge(
     refresh: bool = False,
     common: Data | None = None,
 ) -> dict[str, Any]:
-    """The ensemble of these members; README.md documents what is in it.
+    """The ensemble of these members, as `scored` judges it, and where its members are; README.md documents all of it.
 
     common: the images, where all members are of one run and see them alike; None: as `images` gives them.
+    """
+    found = scored(members, device, weights, refresh, common)
+    if len({member.config.model for member in members}) == 1:
+        places, ways = (torch.stack(each) for each in zip(*(m.way(device) for m in members), strict=True))
+        found["distances"] = scores.distances(places).tolist()
+        found["cosines"] = scores.cosines(ways, torch.zeros_like(ways[0])).tolist()
+        common = common or images(members[0].config, device)
+        found["parameter_average"] = _parameter_average(members[0], _mean(members, device), common, device)
+    return found
+
+
+def scored(
+    members: Sequence[Member],
+    device: torch.device,
+    weights: Weights = "equal",
+    refresh: bool = False,
+    common: Data | None = None,
+) -> dict[str, Any]:
+    """The members' names and weights, and on each split what they say alone and together.
+
     refresh: judge each member with batch-norm statistics computed anew. Raises EnsembleError for weights that
     don't fit, DatasetError for images that can't be read, StorageError for a damaged checkpoint.
     """
@@ -41,17 +61,11 @@ def judge(
     labels = {name: split.labels.cpu() for name, split in common.splits.items()}
     p = {name: scores.probabilities(torch.stack([each[name] for each in logits])) for name in labels}
     w = _weights(weights, p, labels, len(members))
-    found: dict[str, Any] = {
+    return {
         "members": [member.name for member in members],
         "weights": [float(each) for each in w],
         "splits": {name: of_split(p[name], labels[name], w) for name in labels},
     }
-    if len({member.config.model for member in members}) == 1:
-        places, ways = (torch.stack(each) for each in zip(*(m.way(device) for m in members), strict=True))
-        found["distances"] = scores.distances(places).tolist()
-        found["cosines"] = scores.cosines(ways, torch.zeros_like(ways[0])).tolist()
-        found["parameter_average"] = _parameter_average(members[0], _mean(members, device), common, device)
-    return found
 
 
 def images(config: Config, device: torch.device) -> Data:

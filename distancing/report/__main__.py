@@ -9,6 +9,7 @@ from rich.console import Console
 
 from distancing.report.answer import Answer, answer
 from distancing.report.commands import link, script
+from distancing.report.pack import pack, unpacked
 from distancing.report.runs import ReportError, collect
 from distancing.report.tables import as_csv, latex, markdown, rich
 
@@ -16,7 +17,7 @@ from distancing.report.tables import as_csv, latex, markdown, rich
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m distancing.report", description=__doc__)
     add = parser.add_argument
-    add("what", nargs="+", metavar="WHAT", help="sweeps, directories of runs, folders of them, or globs")
+    add("what", nargs="+", metavar="WHAT", help="sweeps, directories of runs, folders of them, globs, or packed files")
     add("--metric", action="append", default=[], metavar="NAME", help="a number of result.json, or a column of "
         "metrics.csv; may be given again (default: test.accuracy and test.loss)")  # fmt: skip
     add("--by", action="append", default=[], metavar="KEY", help="sort by this setting, and draw against it")
@@ -30,34 +31,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--html", type=Path, metavar="FILE", help="all of it in one file")
     add("--all", type=Path, metavar="DIR", help="all of these, in this folder")
     add("--tensorboard", type=Path, metavar="DIR", help="links to the runs, named by what varies, for tensorboard")
+    add(
+        "--pack", type=Path, metavar="FILE", help="all runs' numbers, without weights, in one .zip that this reads, too"
+    )
     add("--command", action="store_true", help="print what repeats each run, and nothing else")
     args = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     try:
-        if args.command:
-            print("\n\n".join(script(run) for run in collect(args.what)[0]))
-            return 0
-        found = answer(args.what, args.metric, args.by, args.where, args.best, args.baseline)
-        if args.all:
-            args.csv, args.markdown, args.latex = (args.all / f"table.{kind}" for kind in ("csv", "md", "tex"))
-            args.figures, args.html = args.all / "figures", args.all / "index.html"
-        console.print(rich(found))
-        for path, text in ((args.csv, as_csv), (args.markdown, markdown), (args.latex, latex)):
-            if path:
-                _write(path, text(found))
-        if args.figures or args.html:
-            _draw(found, args.figures, args.html, " ".join(args.what))
-        if args.tensorboard:
-            made = link(found, args.tensorboard)
-            console.print(f"{made} runs: tensorboard --logdir {args.tensorboard}", markup=False)
-        if damaged := found.damaged:
-            console.print(f"{len(damaged)} damaged files:", style="red")
-            for line in damaged:
-                console.print(f"  {line}", markup=False)
+        with unpacked(args.what) as what:
+            _report(args, what, console)
     except (ReportError, OSError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
         return 2
     return 0
+
+
+def _report(args: argparse.Namespace, what: Sequence[str], console: Console) -> None:
+    if args.command:
+        print("\n\n".join(script(run) for run in collect(what)[0]))
+        return
+    found = answer(what, args.metric, args.by, args.where, args.best, args.baseline)
+    if args.all:
+        args.csv, args.markdown, args.latex = (args.all / f"table.{kind}" for kind in ("csv", "md", "tex"))
+        args.figures, args.html = args.all / "figures", args.all / "index.html"
+    console.print(rich(found))
+    for path, text in ((args.csv, as_csv), (args.markdown, markdown), (args.latex, latex)):
+        if path:
+            _write(path, text(found))
+    if args.figures or args.html:
+        _draw(found, args.figures, args.html, " ".join(args.what))
+    if args.pack:
+        pack(found.runs, args.pack)
+    if args.tensorboard:
+        made = link(found, args.tensorboard)
+        console.print(f"{made} runs: tensorboard --logdir {args.tensorboard}", markup=False)
+    if damaged := found.damaged:
+        console.print(f"{len(damaged)} damaged files:", style="red")
+        for line in damaged:
+            console.print(f"  {line}", markup=False)
 
 
 def _draw(found: Answer, folder: Path | None, html: Path | None, what: str) -> None:

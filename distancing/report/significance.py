@@ -40,6 +40,18 @@ def paired(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Compar
     return Comparison(len(seeds), mean, sd, float(p))
 
 
+def unpaired(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float | None]:
+    """The difference of the means, and Welch's t-test's p, two-sided: for groups whose members have nothing to do with
+    each other. None for fewer than two in either."""
+    difference = statistics.fmean(values) - statistics.fmean(baseline)
+    if min(len(values), len(baseline)) < 2:
+        return difference, None
+    from scipy.stats import ttest_ind  # slow to import
+
+    p = float(ttest_ind(values, baseline, equal_var=False).pvalue)
+    return difference, p if math.isfinite(p) else None
+
+
 def holm(p: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction for as many comparisons as have a p."""
     known = sorted((each, i) for i, each in enumerate(p) if each is not None)
