@@ -80,7 +80,8 @@ class Trainer:
         self.best: dict[str, Any] | None = None  # of the phase, with early stopping
         self.final: dict[str, Any] | None = None  # the network at the end of the run
         self.checkpoints: list[dict[str, Any]] = []
-        self.places = self.theta.vector.new_empty(0, len(self.theta))  # θ_c [K, P]
+        stored = sum(phase.checkpoint for phase in self.plan.values())
+        self._bank = self.theta.vector.new_empty(stored, len(self.theta))  # all that the places will ever need
         seen = Network(self.theta, self.network, self._first_images, self.autocast)
         self.hills = Hills(config.penalty, self.start, seen) if config.penalty else None
         self._begin_phase()
@@ -304,9 +305,17 @@ class Trainer:
         directory.save_logits(name, {split.fingerprint: logits[name] for name, split in splits.items()})
         return info
 
+    @property
+    def places(self) -> Tensor:
+        """θ_c [K, P]."""
+        return self._bank[: len(self.checkpoints)]
+
     def add_place(self, info: dict[str, Any], place: Tensor) -> None:
+        k = len(self.checkpoints)
         self.checkpoints.append(info)
-        self.places = torch.cat((self.places, place[None]))
+        if k == len(self._bank):  # more than the phases store
+            self._bank = torch.cat((self._bank, place[None]))
+        self._bank[k] = place
         if self.hills is not None:
             self.hills.put(self.places)
 

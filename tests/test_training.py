@@ -2,16 +2,20 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.utils._pytree as pytree
 from conftest import TINY, compose
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distancing.config import check
 from distancing.data import Epoch
+from distancing.distances import Euclidean
 from distancing.storage import RunDirectory
 from distancing.theta import Theta, filter_direction
 from distancing.training import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, RATIO, Trainer, train
@@ -93,6 +97,73 @@ def test_epoch_metrics_are_means_over_images() -> None:
     scores = made._evaluate("train")
     assert made.rows[0]["train/cross_entropy"] == pytest.approx(scores["loss"], rel=1e-5)
     assert made.rows[0]["train/accuracy"] == pytest.approx(scores["accuracy"])
+
+
+WAITS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique", "bincount")  # for what a device computes
+
+
+class Watched(TorchDispatchMode):
+    """Counts what would wait for a device, and keeps the largest new tensor's number of elements."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.waits, self.largest = 0, 0
+        for name in ("tolist", "cpu", "numpy"):
+            monkeypatch.setattr(torch.Tensor, name, self._counting(getattr(torch.Tensor, name)))
+
+    def _counting(self, method: Any) -> Any:
+        def counted(*args: Any) -> Any:
+            self.waits += 1
+            return method(*args)
+
+        return counted
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.waits += any(name in str(func) for name in WAITS)
+        memory = {
+            each.untyped_storage().data_ptr()
+            for each in pytree.tree_leaves((args, kwargs))
+            if hasattr(each, "data_ptr")
+        }
+        for each in pytree.tree_leaves(found):
+            if isinstance(each, torch.Tensor) and each.untyped_storage().data_ptr() not in memory:
+                self.largest = max(self.largest, each.numel())
+        return found
+
+
+PENALTIES = sorted(path.stem for path in (Path(__file__).parents[1] / "conf/penalty").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("penalty", [*PENALTIES, "well_tempered penalty.half_life=3 penalty.newest=1"])
+def test_no_step_waits_for_the_device(penalty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch of many steps waits as often as one of few: at its end."""
+    monkeypatch.setattr(Euclidean, "_vjp_on_a_cpu", Euclidean._vjp_on_any)
+    waits = {}
+    for batch_size in (32, 64):
+        made = trainer(f"batch_size={batch_size}", "phases.descend.penalty=true", *f"penalty={penalty}".split())
+        for shift in (0.01, 0.02):
+            made.add_place({"name": str(shift)}, made.theta.vector + shift)
+        with monkeypatch.context() as patch, Watched(patch) as watched:
+            made.epoch(lambda: True)
+        waits[made.steps] = watched.waits
+    assert len(waits) == 2
+    assert len({*waits.values()}) == 1, waits
+
+
+def test_hills_need_no_memory_beside_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """K·P for K places, kept once; and no step makes a difference of that size."""
+    made = trainer("model.width=16", "phases=cycles", "phases.cycle.times=8", "epochs=17")
+    bank = made.places.untyped_storage()
+    assert len(bank) == 4 * 9 * len(made.theta)
+    for i in range(9):
+        made.add_place({"name": str(i)}, made.theta.vector + 0.01 * i)
+    assert made.hills is not None
+    for kept in (made.places, made.hills.places, made.hills.centres):
+        assert kept.untyped_storage().data_ptr() == bank.data_ptr()
+    with Watched(monkeypatch) as watched, torch.no_grad():
+        made.push(made.data.normalise(made.data.train.images[:8]))
+    assert watched.largest == len(made.theta)
 
 
 def test_early_end_by_training_loss_leaves_its_epochs_to_the_rest(tmp_path: Any) -> None:
