@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+import time
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -182,7 +183,13 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "S
     metrics = Metrics(directory, trainer.columns, trainer.rows)
     bar = ProgressBar(console, config.epochs, trainer.progress.epoch)
 
+    begun: float | None = time.perf_counter() if config.compile else None
+
     def on_step(done: float, phase: str) -> Request:
+        nonlocal begun
+        if begun:
+            console.print(f"the first step took {time.perf_counter() - begun:.0f} s: the network was compiled")
+            begun = None
         bar.step(done, phase)
         return stop.request()
 

@@ -12,14 +12,15 @@ from distancing.data import Data, Split
 from distancing.theta import Theta
 from distancing.training import Trainer
 
-GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "experiment")
+GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "speed", "experiment")
 CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in sorted((ROOT / "conf" / group).glob("*.yaml"))]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_yaml_builds_and_steps(choice: str) -> None:
     """On random images of the data set's own shape, with a hill in place, if the choice has hills."""
-    config = check(compose(choice, "batch_size=4", "dataset.validation_fraction=0.2"))
+    quick = ["batch_size=4", "compile=false"]
+    config = check(compose(choice, *quick, "dataset.validation_fraction=0.2"))
     channels, height, width = config.dataset.image_shape
     images = torch.randint(0, 256, (4, height, width, channels), dtype=torch.uint8)
     split = Split(images, torch.randint(0, config.dataset.classes, (4,)))

@@ -149,10 +149,13 @@ def test_a_full_disk(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert runs(*TINY, "model.width=8") == 0
 
 
-@pytest.mark.parametrize("override", ["channels_last=true", "precision=bf16", "compile=true", "evaluate_every=3"])
-def test_the_fast_paths_learn_the_same(override: str, runs: Runs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("override", ["speed=plain", "speed=fast", "evaluate_every=3"])
+def test_the_fast_paths_learn_the_same(
+    override: str, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = ["epochs=12", "model.width=4", "optimizer.lr=0.05", "dataset.train_images=512", "batch_size=64"]
     assert runs(*small, "name=plain") == runs(*small, override, "name=other") == 0
+    assert ("s: the network was compiled" in capsys.readouterr().out) == (override == "speed=fast")
     plain, other = (result(next(tmp_path.glob(f"{name}-*"))) for name in ("plain", "other"))
     assert plain["metrics"]["train"]["accuracy"] > 0.9
     assert abs(plain["metrics"]["train"]["accuracy"] - other["metrics"]["train"]["accuracy"]) < 0.05

@@ -69,6 +69,19 @@ def test_the_loss_of_one_step_is_the_thesiss() -> None:
     assert record[CORRECT] == (logits.argmax(1) == labels).sum()
 
 
+def test_the_default_speed_changes_nothing_beyond_rounding() -> None:
+    """Steps with hills in another memory format, against PyTorch's plain one."""
+    ends = {}
+    for speed in ("plain", "default"):
+        made = trainer(f"speed={speed}", "model.width=8", "phases.descend.penalty=true", "optimizer.l2=0.01")
+        made.add_place({"name": "near"}, made.theta.vector + 0.01)
+        for images, labels in itertools.islice(Epoch(made.data, 16, 0, 0).batches(), 3):
+            made.step(images, labels, torch.zeros(6))
+        ends[speed] = torch.cat([value.flatten() for value in made.theta.named(made.theta.vector).values()])
+    assert compose("speed=default").channels_last != compose("speed=plain").channels_last
+    torch.testing.assert_close(ends["default"], ends["plain"], rtol=1e-4, atol=1e-6)
+
+
 def test_a_run_of_two_phases_is_algorithm_3(tmp_path: Any) -> None:
     """Rows say which phase each epoch was, when the hill acted, and how far the network has come."""
     made = drive(trainer("phases=distancing", "epochs=7", "penalty.strength=3"), tmp_path)
