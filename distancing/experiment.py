@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import resource
 import signal
 import sys
 import time
@@ -304,6 +305,7 @@ def _result(trainer: Trainer, diverged: Diverged | None) -> dict[str, Any]:
         "epochs": progress.epoch,
         "seconds": progress.seconds,
         "images_per_second": images / progress.training_seconds if progress.training_seconds else 0.0,
+        "peak_memory": _peak_memory(trainer.device),
         "parameters": len(trainer.theta),
         "metrics": final["metrics"] if final else None,
         "checkpoints": found[: len(trainer.checkpoints)],
@@ -311,6 +313,14 @@ def _result(trainer: Trainer, diverged: Diverged | None) -> dict[str, Any]:
         "device": _device_name(trainer.device),
         **provenance(),
     }
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes that were in use at once: of the GPU, by this run; or of the whole process, by all that it has run."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def _device_name(device: torch.device) -> str:

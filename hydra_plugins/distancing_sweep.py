@@ -37,7 +37,8 @@ class GridSweeper(Sweeper):
         jobs = grid.expand(arguments, OverridesParser.create(config_loader=self._loader).parse_overrides)
         if not isinstance(self._launcher, DistancingLauncher):  # ours check for themselves, whatever the sweeper
             frozen = freeze(self._loader, self._master, jobs)
-            list_runs(frozen, SweepDirectory(self._master.hydra.sweep.dir))
+            if not isinstance(self._launcher, CostLauncher):
+                list_runs(frozen, SweepDirectory(self._master.hydra.sweep.dir))
         returned = self._launcher.launch(jobs, initial_job_idx=0)
         for each in returned:
             if each.status == JobStatus.FAILED:
@@ -73,6 +74,26 @@ class DistancingLauncher(Launcher):
             return []
         wait([run.listed for run in frozen])
         return [_returned(run.directory, run.overrides) for run in frozen]
+
+
+class CostLauncher(Launcher):
+    """Starts nothing, and says what the runs would cost."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:  # noqa: ARG002
+        self._loader, self._master = hydra_context.config_loader, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:  # noqa: ARG002
+        """Raises ConfigError."""
+        from distancing.sweep.cost import Devices, said
+        from distancing.sweep.freeze import freeze
+
+        devices: Devices = _component(Devices, self._settings, "hydra.launcher")
+        runs = freeze(self._loader, self._master, job_overrides)
+        print(said([run.flat for run in runs], runs[0].directory.parent, devices.at_a_time))
+        return []
 
 
 class SlurmLauncher(DistancingLauncher):

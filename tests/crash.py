@@ -47,7 +47,7 @@ def outcome(run: Path) -> dict[str, Any]:
     found = {path.name: path.read_bytes() for path in sorted((run / "landscape").glob("*"))}
     for each in (result, *rows):
         each.pop("seconds")
-    del result["images_per_second"], result["checksum"]  # of all, times included
+    del result["images_per_second"], result["peak_memory"], result["checksum"]  # of all, times included
     tensors = {f"{name}/{key}": value for name, each in stored.items() for key, value in each.pop("network").items()}
     tensors |= {f"logits/{name}/{key}": value for name, each in logits.items() for key, value in each.items()}
     bits = {name: value.numpy().tobytes() for name, value in tensors.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, TINY, command_line, multirun, result
+from conftest import ROOT, TINY, command_line, launched, multirun, result
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
@@ -19,8 +19,10 @@ from omegaconf import OmegaConf, open_dict
 
 from distancing import provenance
 from distancing.config import ConfigError, check, construct
+from distancing.experiment import main
 from distancing.storage import Listed, SweepDirectory, SweepError
 from distancing.sweep.__main__ import main as cli
+from distancing.sweep.cost import Devices
 from distancing.sweep.freeze import freeze
 from distancing.sweep.grid import Grid
 from distancing.sweep.job import STARTS, go_on
@@ -290,5 +292,46 @@ def test_every_launcher_is_built(file: Path) -> None:
     settings = OmegaConf.to_container(cfg.hydra.launcher)
     assert isinstance(settings, dict)
     kind = str(settings.pop("_target_")).rpartition(".")[2].removesuffix("Launcher").lower()
-    place = construct(KINDS[kind], settings, "hydra.launcher")
+    place = construct({**KINDS, "cost": Devices}[kind], settings, "hydra.launcher")
     assert file.stem != "tcml" or (place.gres, place.partition, place.gpus_per_node) == ("gpu:1", "day", None)
+
+
+# what it will cost
+
+
+def test_the_cost_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From real runs of one of its two networks: hours, disk and memory by hand; and nothing is started."""
+    monkeypatch.chdir(tmp_path)
+    launched(*TINY, "epochs=7", "seed=0,1", task=lambda cfg: float(main(cfg)[0]))
+    runs = sorted(Path("runs").glob("digits-*"))
+    results = [result(run) for run in runs]
+    seconds = sum(each["seconds"] for each in results) / 14
+    disk = sum(file.stat().st_size for file in Path("runs").glob("digits-*/**/*") if file.is_file()) / 2
+    assert all(each["peak_memory"] > 1e7 for each in results)
+    capsys.readouterr()
+
+    sweep = [*TINY, "epochs=90000", "seed=range(10)", "penalty=gaussian,filter_direction", "hydra/launcher=cost"]
+    launched(*sweep, "hydra.launcher.at_a_time=4")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "cost on cpu"
+    rows = {line.split()[0]: line.split() for line in said[2:]}
+    assert rows["FilterDirection"][1:] == ["10", "900000", "?", "no", "run"]
+    assert rows["Euclidean"][1:6] == ["10", "900000", f"{seconds:.3g}", "2", "runs"]
+    hours, gigabytes, memory = map(float, rows["Euclidean"][6:])
+    assert hours == pytest.approx(seconds * 900000 / 3600, abs=0.01)
+    assert (gigabytes, memory) == (round(10 * disk / 1e9, 2), round(results[0]["peak_memory"] / 1e9, 2))
+    assert "all but 10, 4 at a time" in said[-1]
+    assert float(said[-1].split()[-2]) == pytest.approx(hours / 4, abs=0.01)
+    assert sorted(Path("runs").glob("digits-*")) == runs
+    assert len(SweepDirectory("runs/sweeps/it").runs()) == 2  # those that were trained
+
+    assert cli(["cost", "it", "--at-a-time", "2"]) == 0
+    assert ["each", "2", "14", f"{seconds:.3g}"] in [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
+    assert cli(["cost", "it", "--at-a-time", "0"]) == 2
+    assert "--at-a-time=0 is below 1" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"hydra.launcher.at_a_time=0: input should be greater than 0"):
+        launched(*sweep, "hydra.launcher.at_a_time=0")
+    launched(*TINY, "model.width=3", "seed=0,1", "hydra/launcher=cost")
+    assert "nothing in runs says what 2 runs will cost: a run with epochs=2 would" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`python -m distancing.sweep status|retry|cancel|logs`: looking after a sweep."""
+"""`python -m distancing.sweep status|cost|retry|cancel|logs`: looking after a sweep."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distancing.storage import Listed, RunDirectory, SweepDirectory, SweepError, find_sweep
-from distancing.sweep import slurm
+from distancing.sweep import cost, slurm
 from distancing.sweep.status import ACTIVE, ENDED, State, Status, status
 
 STYLES: dict[State, str] = {
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sweep.add_argument("sweep", metavar="SWEEP", help="its directory, or its name in runs/sweeps")
     look = commands.add_parser("status", parents=[sweep], help="where its runs are")
     look.add_argument("--watch", nargs="?", const=5.0, type=float, metavar="SECONDS", help="again and again")
+    price = commands.add_parser("cost", parents=[sweep], help="hours, disk and memory, as finished runs had them")
+    price.add_argument("--at-a-time", type=int, default=1, metavar="N", help="devices that its runs have")
     commands.add_parser("retry", parents=[sweep], help="start what failed, died, was stopped or never started")
     commands.add_parser("cancel", parents=[sweep], help="stop what waits or runs; its saved states are kept")
     logs = commands.add_parser("logs", help="what a run said")
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_logs(args.run), end="")
         elif args.command == "status":
             _show(find_sweep(args.sweep), args.watch, console)
+        elif args.command == "cost":
+            print(_cost(find_sweep(args.sweep), args.at_a_time))
         elif args.command == "retry":
             retry(find_sweep(args.sweep), console)
         else:
@@ -79,6 +83,18 @@ def _show(sweep: SweepDirectory, every: float | None, console: Console) -> None:
             except SweepError as error:  # a controller that is restarted, say: the table stays as it was
                 live.console.print(str(error), markup=False)
             time.sleep(every)
+
+
+def _cost(sweep: SweepDirectory, at_a_time: int) -> str:
+    """Raises SweepError if no run is frozen yet."""
+    runs = sweep.runs()
+    planned = cost.configs(sweep)
+    if not planned or at_a_time < 1:
+        raise SweepError(f"{sweep.path}: none of its runs is frozen yet" if not planned else
+                         f"--at-a-time={at_a_time} is below 1")  # fmt: skip
+    found = cost.said(planned, runs[0].path.parent, at_a_time)
+    waiting = len(runs) - len(planned)
+    return f"{found}\nand {waiting} runs that are not frozen yet" if waiting else found
 
 
 def table(sweep: SweepDirectory, found: dict[Listed, Status]) -> RenderableType:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from distancing.config import Config, ConfigError, check, composition_error
+from distancing.flat import Leaf, flat
 from distancing.storage import Listed
 
 Compose = Callable[[Sequence[str]], DictConfig]
@@ -31,6 +33,11 @@ class Frozen:
     @property
     def directory(self) -> Path:
         return Path(self.config.directory)
+
+    @property
+    def flat(self) -> dict[str, Leaf]:
+        """The resolved config's settings by their dotted names."""
+        return flat(yaml.load(self.texts[0], yaml.CSafeLoader))
 
     @property
     def listed(self) -> Listed:

@@ -11,7 +11,7 @@ from pathlib import Path
 from distancing.datasets import Torchvision
 from distancing.provenance import COMMIT_FILE, PACKAGE, git_commit, source
 from distancing.storage import Listed, RunDirectory, SweepDirectory, SweepError
-from distancing.sweep import slurm
+from distancing.sweep import cost, slurm
 from distancing.sweep.freeze import Frozen
 from distancing.sweep.local import Local
 from distancing.sweep.slurm import Slurm
@@ -50,6 +50,8 @@ def launch(frozen: Sequence[Frozen], sweep: SweepDirectory, place: Slurm | Local
         sweep.add(run.listed for run in frozen)
         yield f"{sweep.path}: {len(frozen)} runs, " + ", ".join(_counts(len(todo), Counter(
             state for run, state in states.items() if run not in again)))  # fmt: skip
+        if todo:
+            yield cost.said([run.flat for run in todo], todo[0].directory.parent)
         said = start([run.directory for run in todo], sweep, place)
     yield from said
     yield f"follow with  python -m distancing.sweep status {sweep.path}"
