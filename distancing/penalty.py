@@ -26,7 +26,8 @@ class Penalty:
         becomes higher until the network leaves.
     temperature: in nats; a hill grows exp(−s_c·k / temperature) times as fast, so that it doesn't grow for ever
         (well-tempered metadynamics, Barducci et al. 2008, whose ΔT this is). None: always as fast.
-    half_life: epochs in which a hill loses half of its height. newest: only so many of the hills act, the last ones.
+    half_life: epochs in which a hill loses half of its height. newest: only so many of the hills act, the last ones,
+        and only they grow.
     fixed_norm: keep ‖θ‖ as it was at the newest checkpoint while hills act.
     Growth, decay and the fixed norm are at work only in epochs in which hills act.
 
@@ -66,13 +67,13 @@ class Penalty:
 
     def energy(
         self, theta: Tensor, checkpoints: Tensor, widths: Tensor, strengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """E (a scalar) and ∂E/∂θ [P] (2.12–2.18), for θ [P], checkpoints [K, P], their widths and strengths [K]
-        (None: `strength`)."""
+        (None: `strength`); and the heights k, of d's shape."""
         s = torch.full_like(widths, self.strength) if strengths is None else strengths
         d, pull = self.distance.vjp(theta, checkpoints)
         k, slope = self.kernel.slope(d, _beside(widths, d))
-        return (_beside(s, d) * k).sum(), pull(_beside(s, d) * slope)
+        return (_beside(s, d) * k).sum(), pull(_beside(s, d) * slope), k
 
 
 class Hills:
@@ -100,32 +101,37 @@ class Hills:
     def __len__(self) -> int:
         return len(self.strengths)
 
-    def energy(self, theta: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(2.9) E and ∂E/∂θ [P] at θ [P], of the hills that act; seen on these images, if the distance looks at the
-        batch."""
-        features, centres, acting = self.features, self.centres, slice(-(self.penalty.newest or len(self)), None)
+    @property
+    def acting(self) -> slice:
+        """Of all hills, those that act."""
+        return slice(-(self.penalty.newest or len(self)), None)
+
+    def energy(self, theta: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(2.9) E and ∂E/∂θ [P] at θ [P], of the hills that act, and their heights k; seen on these images, if the
+        distance looks at the batch."""
+        features, centres, acting = self.features, self.centres, self.acting
         if features.moving and images is not None:
             features = features.on(images)
             centres = features(self.places[acting])
         else:
             centres = centres[acting]
         phi, pull = features.vjp(theta)
-        energy, gradient = self.penalty.energy(phi, centres, self.widths[acting], self.strengths[acting])
-        return energy, pull(gradient)
+        energy, gradient, k = self.penalty.energy(phi, centres, self.widths[acting], self.strengths[acting])
+        return energy, pull(gradient), k
 
     def heights(self, theta: Tensor) -> Tensor:
         """k(θ, θ_c) of each hill [K], between 0 and 1."""
         return self.penalty.heights(self.features(theta), self.centres, self.widths)
 
-    def pass_time(self, theta: Tensor, epochs: float) -> None:
-        """The hills grow and decay, for so many epochs (a step's share of one) spent at θ [P]."""
+    def pass_time(self, k: Tensor, epochs: float) -> None:
+        """The hills grow and decay, for so many epochs (a step's share of one) spent where those that act have the
+        heights k."""
         penalty = self.penalty
         if penalty.growth:
-            k = self.heights(theta)
             rate = penalty.growth * k
             if penalty.temperature:
-                rate = rate * torch.exp(-self.strengths * k / penalty.temperature)
-            self.strengths = self.strengths + epochs * rate
+                rate = rate * torch.exp(-self.strengths[self.acting] * k / penalty.temperature)
+            self.strengths[self.acting] += epochs * rate
         if penalty.half_life:
             self.strengths = self.strengths * 0.5 ** (epochs / penalty.half_life)
 

@@ -110,8 +110,8 @@ class Trainer:
         long as the data's the hills' is."""
         assert self.hills is not None
         data = self.theta.gradient
-        energy, push = self.hills.energy(self.theta.vector, images)
-        self.hills.pass_time(self.theta.vector, 1 / self.steps)
+        energy, push, k = self.hills.energy(self.theta.vector, images)
+        self.hills.pass_time(k, 1 / self.steps)
         cosine, ratio = cosine_and_ratio(data, push)
         data += push
         return energy, cosine, ratio

@@ -11,11 +11,13 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from conftest import ROOT, command_line, compose
+from hydra._internal.hydra import Hydra
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -23,6 +25,8 @@ from hypothesis.strategies import SearchStrategy
 from distancing.config import LARGE, LONG, LONGEST, SMALL, Config
 from distancing.phases import Cycle, Phase
 from distancing.sweep.__main__ import main as sweep_cli
+
+T = TypeVar("T")
 
 # the settings, and what is wrong for each
 
@@ -166,14 +170,18 @@ def numbers(kind: type, bounds: tuple[Any, ...]) -> SearchStrategy[str]:
 
 @pytest.fixture
 def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """`python train.py ARGUMENTS` in an empty folder must be refused as it should be; the line."""
-    here = tmp_path / "here"
+    """`python train.py ARGUMENTS` in an empty folder must be refused as it should be; the line.
+
+    Hydra composes everything twice, at first only to look for a hydra.mode: here where a sweep's file can have one.
+    """
+    here, get_mode = tmp_path / "here", Hydra.get_mode
     here.mkdir()
     monkeypatch.chdir(here)
 
     def check(*arguments: str, say: tuple[str, ...] = ()) -> str:
         capfd.readouterr()
-        code = command_line(*arguments)
+        with patch.object(Hydra, "get_mode", get_mode if "+sweep=mine" in arguments else lambda *_, **__: None):
+            code = command_line(*arguments)
         said = capfd.readouterr()
         assert code == 2, said.err
         lines = said.err.split("\n")
@@ -190,11 +198,22 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     return check
 
 
-def many(n: int) -> Any:
-    return settings(
-        max_examples=n, derandomize=True, database=None, deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+def different(n: int, examples: SearchStrategy[T], check: Callable[[T], object]) -> None:
+    """Check so many of them; older versions of hypothesis repeat themselves more."""
+    seen: set[T] = set()
+
+    @settings(
+        max_examples=5 * n, derandomize=True, database=None, deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
     )  # fmt: skip
+    @given(examples)
+    def draw(example: T) -> None:
+        if example not in seen and len(seen) < n:
+            seen.add(example)
+            check(example)
+
+    draw()
+    assert len(seen) == n
 
 
 SETTINGS = list(all_settings())
@@ -210,19 +229,12 @@ def test_every_setting_is_here() -> None:
 
 
 def test_wrong_values(refused: Callable[..., str]) -> None:
-    seen = set()
-
-    @many(600)
-    @given(st.sampled_from(SETTINGS).flatmap(lambda setting: st.tuples(st.just(setting), bad(setting))))
     def check(drawn: tuple[Setting, str]) -> None:
         setting, value = drawn
-        if drawn in seen or len(seen) == 180:  # of older versions of hypothesis, that repeat themselves
-            return
-        seen.add(drawn)
         refused(*setting.chosen, f"{setting.key}={value}", say=(setting.key, setting.key.rpartition(".")[2]))
 
-    check()
-    assert len(seen) == 180
+    values = st.sampled_from(SETTINGS).flatmap(lambda setting: st.tuples(st.just(setting), bad(setting)))
+    different(150, values, check)
 
 
 NAMES = st.from_regex(r"zz[a-z_]{0,20}", fullmatch=True)
@@ -246,17 +258,7 @@ MISSING = ("model._target_=distancing.models.Model", "dataset._target_=distancin
 
 
 def test_unknown_and_missing_settings(refused: Callable[..., str]) -> None:
-    seen = set()
-
-    @many(200)
-    @given(UNKNOWN)
-    def check(override: str) -> None:
-        if override not in seen and len(seen) < 40:
-            seen.add(override)
-            refused(override)
-
-    check()
-    assert len(seen) == 40
+    different(40, UNKNOWN, refused)
     for override in MISSING:
         refused(override)
 
@@ -294,17 +296,7 @@ def test_settings_that_cannot_be_together(refused: Callable[..., str], tmp_path:
         ).map(lambda root: f"dataset={name} dataset.download=false dataset.root='{root}'")),
         st.sampled_from([str(file), "/proc/nowhere", "x" * 300, "y/" * 3000]).map(lambda runs: f"runs={runs} epochs=2"),
     )  # fmt: skip
-    seen = set()
-
-    @many(300)
-    @given(impossible)
-    def check(overrides: str) -> None:
-        if overrides not in seen and len(seen) < 50:
-            seen.add(overrides)
-            refused(*overrides.split())
-
-    check()
-    assert len(seen) == 50
+    different(50, impossible, lambda overrides: refused(*overrides.split()))
 
 
 # sweeps
@@ -338,23 +330,20 @@ SWEEP_FILES = [
     "sweeper: {params: {hydra.sweep.dir: [a, b]}}",
     "sweeper: {params: {seed: !!python/object/apply:os.abort []}}",
     "sweeper: {params: {seed: [0, 1], model._target_: os.abort}}",
+    b"\xff\xfe\x00",
+    b"a: \x07\x1b",
+    bytes(range(256)),
+    b"[" * 2000,
 ]
 
 
-@pytest.mark.parametrize("text", SWEEP_FILES)
-def test_sweep_files(text: str, refused: Callable[..., str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", SWEEP_FILES)
+def test_sweep_files(content: str | bytes, refused: Callable[..., str], tmp_path: Path) -> None:
+    if isinstance(content, str):
+        content = (content if content[0] in "\t-" else f"# @package hydra\nmode: MULTIRUN\n{content}\n").encode()
     (tmp_path / "conf/sweep").mkdir(parents=True)
-    (tmp_path / "conf/sweep/mine.yaml").write_text(
-        f"# @package hydra\nmode: MULTIRUN\n{text}\n" if text[0] not in "\t-" else text
-    )
+    (tmp_path / "conf/sweep/mine.yaml").write_bytes(content)
     refused("+sweep=mine", f"--config-dir={tmp_path}/conf")
-
-
-def test_a_sweep_file_of_bytes(refused: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "conf/sweep").mkdir(parents=True)
-    for content in (b"\xff\xfe\x00", b"a: \x07\x1b", bytes(range(256)), b"[" * 2000):
-        (tmp_path / "conf/sweep/mine.yaml").write_bytes(content)
-        refused("+sweep=mine", f"--config-dir={tmp_path}/conf")
 
 
 # images
@@ -362,7 +351,7 @@ def test_a_sweep_file_of_bytes(refused: Callable[..., str], tmp_path: Path) -> N
 
 def idx(array: Any) -> bytes:
     """As MNIST's files are: 8 for bytes, the number of dimensions, each of them, the data."""
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def mnist(
@@ -371,8 +360,9 @@ def mnist(
     raw = root / "MNIST/raw"
     raw.mkdir(parents=True)
     for part, images in (("train", n), ("t10k", 10_000)):
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(np.zeros((images, *shape))))
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(labels if labels is not None else images) % top))
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(np.zeros((images, *shape), np.uint8)))
+        digits = np.arange(images if labels is None else labels) % top
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(digits.astype(np.uint8)))
     return raw
 
 
@@ -409,7 +399,7 @@ def test_a_file_of_cifar_is_not_unpickled_before_its_checksum(refused: Callable[
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]
-    for content in (pickle.dumps(Hostile()), pickle.dumps({"data": np.zeros((10000, 3072)), "labels": [0]}), b""):
+    for content in (pickle.dumps(Hostile()), pickle.dumps({"data": np.zeros((10, 3072)), "labels": [0]}), b""):
         for name in names:
             (folder / name).write_bytes(content)
         line = refused("dataset=cifar10", f"dataset.root={tmp_path}", "dataset.download=false")
@@ -426,19 +416,31 @@ LISTS = ["{", "[]", "3", '{"run": 3, "overrides": [], "epochs": 1}', '{"run": ".
          '{"run": "\\u0000", "overrides": [], "epochs": 1}']  # fmt: skip
 
 
-@pytest.mark.parametrize("line", LISTS, ids=range(len(LISTS)))
-def test_a_wrong_list_of_runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                              capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+@pytest.fixture
+def refused_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                  capfd: pytest.CaptureFixture[str]) -> Callable[..., None]:  # fmt: skip
+    """`python -m distancing.sweep COMMAND` for a sweep of these files must be refused in a line that begins so."""
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "runs/sweeps/it"
+    folder = Path("runs/sweeps/it")
     folder.mkdir(parents=True)
-    (folder / "runs.jsonl").write_text('{"run": "../../a", "overrides": [], "epochs": 1}\n' + line + "\n")
-    for command in ("status", "retry", "cancel"):
-        (folder / "launcher.json").write_text('{"kind": "local", "settings": {}}')
+
+    def check(command: str, begins: str, runs: str = "", launcher: str = '{"kind": "local", "settings": {}}') -> None:
+        (folder / "runs.jsonl").write_text(runs)
+        (folder / "launcher.json").write_text(launcher)
         assert sweep_cli([command, "it"]) == 2
         (said,) = capfd.readouterr().err.splitlines()
-        assert said.startswith("error: runs/sweeps/it/runs.jsonl, line 2")
-    assert not (tmp_path / "runs/a").exists()
+        assert said.startswith(f"error: {folder}/{begins}")
+        assert len(list(folder.iterdir())) == 2
+        assert not Path("runs/a").exists()
+
+    return check
+
+
+@pytest.mark.parametrize("line", LISTS, ids=range(len(LISTS)))
+def test_a_wrong_list_of_runs(line: str, refused_sweep: Callable[..., None]) -> None:
+    for command in ("status", "retry", "cancel"):
+        runs = '{"run": "../../a", "overrides": [], "epochs": 1}\n' + line + "\n"
+        refused_sweep(command, "runs.jsonl, line 2", runs=runs)
 
 
 LAUNCHERS = ["{", "[]", "3", '{"kind": "zzz", "settings": {}}', '{"kind": "local"}', '{"kind": [], "settings": {}}',
@@ -448,14 +450,5 @@ LAUNCHERS = ["{", "[]", "3", '{"kind": "zzz", "settings": {}}', '{"kind": "local
 
 
 @pytest.mark.parametrize("text", LAUNCHERS, ids=range(len(LAUNCHERS)))
-def test_a_wrong_launcher(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                          capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "runs/sweeps/it"
-    folder.mkdir(parents=True)
-    (folder / "runs.jsonl").write_text("")
-    (folder / "launcher.json").write_text(text)
-    assert sweep_cli(["retry", "it"]) == 2
-    (said,) = capfd.readouterr().err.splitlines()
-    assert said.startswith("error: runs/sweeps/it/launcher.json")
-    assert len(list(folder.iterdir())) <= 2
+def test_a_wrong_launcher(text: str, refused_sweep: Callable[..., None]) -> None:
+    refused_sweep("retry", "launcher.json", launcher=text)

@@ -80,9 +80,10 @@ def test_distance_and_push(kind: str) -> None:
     hills = Hills(penalty, about.theta.vector, about)
     hills.put(found[1:])
     d = np.array([squared(kind, [named[0], named[i]], [modules[0], modules[i]]) for i in (1, 2, 3)])
-    energy, push = hills.energy(found[0], IMAGES)
+    energy, push, k = hills.energy(found[0], IMAGES)
     heights = np.exp(-d / (2 * sigma**2))
     np.testing.assert_allclose(energy, 2 * heights.sum(), rtol=1e-9)
+    np.testing.assert_allclose(k, heights, rtol=1e-9)
     if kind != "function_space":  # whose heights are said on the first images, and not on a batch
         np.testing.assert_allclose(hills.heights(found[0]), heights, rtol=1e-9)
     generator = torch.Generator().manual_seed(3)
@@ -151,13 +152,29 @@ def test_hills_grow_until_the_network_leaves_and_fade() -> None:
         hills.put(where[:1])
         hills.put(where)
         for _ in range(10):
-            hills.pass_time(theta, 0.1)
+            hills.pass_time(hills.energy(theta)[2], 0.1)
     for _ in range(10):
         s = [si + 0.1 * 2 * ki * math.exp(-si * ki / 1.5) for si, ki in zip(s, k, strict=True)]
     assert growing.strengths.tolist() == pytest.approx(s)
     assert growing.energy(theta)[0].item() == pytest.approx(sum(si * ki for si, ki in zip(s, k, strict=True)))
     assert fading.strengths.tolist() == pytest.approx([8 / math.sqrt(2)] * 2)
     assert fading.energy(theta)[0].item() == pytest.approx(8 / math.sqrt(2) * k[1])
+
+
+def test_hills_grow_by_what_the_step_has_seen() -> None:
+    """…on its own images, with no forward pass of their own; one that no longer acts stays as it is."""
+    about = network()
+    found, named, modules = places(about, 4)
+    penalty = Penalty(distance=DISTANCES["function_space"], kernel=kernels.Gaussian(), strength=2.0, sigma=0.3,
+                      growth=0.7, newest=2)  # fmt: skip
+    hills, forwards = Hills(penalty, about.theta.vector, about), []
+    hills.put(found[1:])
+    about.module.register_forward_hook(lambda *_: forwards.append(1))
+    hills.pass_time(hills.energy(found[0], IMAGES[:5])[2], 0.1)
+    assert len(forwards) == 3
+    d = [squared("probe", [named[0], named[i]], [modules[0], modules[i]]) for i in (2, 3)]  # on five images, too
+    grown = [2 + 0.1 * 0.7 * math.exp(-each / (2 * 0.3**2)) for each in d]
+    assert hills.strengths.tolist() == pytest.approx([2, *grown], rel=1e-9)
 
 
 def test_a_run_whose_hills_grow_keeps_its_norm_and_its_strengths(tmp_path: Any) -> None:

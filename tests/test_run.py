@@ -16,7 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from distancing import provenance
 from distancing.config import check
+from distancing.landscape.__main__ import main as landscape
 from distancing.storage import RunDirectory
+from distancing.sweep.job import go_on
 
 Runs = Callable[..., int]
 BARE = """import json, sys, torch
@@ -97,6 +99,30 @@ def test_the_same_command_again(
     assert again["seconds"] != first["seconds"]
     for name in ("metrics", "checkpoints", "final"):
         assert again[name] == first[name]  # bit for bit
+
+
+def test_a_run_of_an_earlier_version(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Frozen and ended when there were neither analyses nor a verification: said, analysed, and trained, as ever."""
+    assert runs(*TINY) == 0
+    run, table = only_run(tmp_path), capsys.readouterr().out.split("finished")[1]
+    config, ended = OmegaConf.load(run / ".hydra/config.yaml"), result(run)
+    for unknown in ("analysis", "verify"):
+        del config[unknown]
+    for unknown in ("analysis", "verified", "checksum"):
+        del ended[unknown]
+    OmegaConf.save(config, run / ".hydra/config.yaml")
+    RunDirectory(run).write_result(ended)
+    assert {*result(run)} == {*ended, "checksum"}
+
+    assert go_on(str(run)) == 0
+    said = capsys.readouterr().out
+    assert "already ended" in said
+    assert said.endswith(table)
+    assert landscape([str(run), "--only", "barrier", "--set", "barrier.points=3"]) == 0
+    assert result(run)["analysis"]["barrier"]
+    (run / "result.json").unlink()
+    assert go_on(str(run)) == 0
+    assert result(run)["final"] == ended["final"]
 
 
 def test_a_run_in_use_is_refused(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from distancing.colours import BLUE, GREY, ORANGE
+
 METRICS = {"accuracy": "accuracy", "nll": "NLL, nats", "brier": "Brier", "ece": "ECE"}
 ERRORS = ("variance", "covariance", "correlation", "predicted_reduction", "measured_reduction", "mutual_information")
-COLOURS = {"train": "#767676", "validation": "#E69F00", "test": "#0072B2"}  # after Okabe and Ito
+COLOURS = {"train": GREY, "validation": ORANGE, "test": BLUE}
 MARKS = {"train": "o", "validation": "s", "test": "D"}  # readable without colours
 
 

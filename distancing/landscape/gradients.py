@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from distancing.analysis import Analysis
+from distancing.colours import GREY
 from distancing.component import component
 from distancing.landscape.marks import COLOURS
 from distancing.landscape.subject import Findings, LandscapeError, Subject, Track
@@ -84,9 +85,7 @@ def picture(rows: Sequence[Row], random: float) -> Figure:
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)
         _phases(axes, rows, named=axes is panels[0])
-    panels[0].axhspan(
-        -random, random, color="#767676", alpha=0.5, lw=0, label="random directions, ± their deviation 1/√P"
-    )
+    panels[0].axhspan(-random, random, color=GREY, alpha=0.5, lw=0, label="random directions, ± their deviation 1/√P")
     for axes in panels[:2]:
         axes.legend(frameon=False, fontsize=9)
     figure.align_ylabels(panels)

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")  # after Okabe and Ito
+from distancing.colours import INK, OKABE_ITO
+
+COLOURS = (*OKABE_ITO, INK)
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">")  # another number of them: 70 pairs
 
 

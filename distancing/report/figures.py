@@ -17,9 +17,11 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
+from distancing.colours import OKABE_ITO
+
 Array = NDArray[np.float64]
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")  # Okabe and Ito's,
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")  # but for the last, since their yellow is no line on white
+COLOURS = (*OKABE_ITO, "#000000", "#8C6D1F")  # their black, and a brown
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 MOST = len(COLOURS)  # groups in one picture
 SHADES = ("#EDEDED", "#FFFFFF")

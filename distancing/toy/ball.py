@@ -17,7 +17,7 @@ def hills(theta: Tensor, checkpoints: Tensor, strength: float, sigma: float) -> 
     """(2.8, 2.11) At the places θ [N, P], how high the hills on the checkpoints [K, P] are, [N], and ∂/∂θ, [N, P]."""
     penalty = Penalty(distance=Euclidean(), kernel=Gaussian(), strength=strength, sigma=sigma)
     widths = checkpoints.new_full((len(checkpoints),), sigma)
-    heights, gradients = zip(*(penalty.energy(place, checkpoints, widths) for place in theta), strict=True)
+    heights, gradients, _ = zip(*(penalty.energy(place, checkpoints, widths) for place in theta), strict=True)
     return torch.stack(heights), torch.stack(gradients)
 
 

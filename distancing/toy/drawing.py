@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from torch import Tensor
 
+from distancing.colours import BLUE, ORANGE
 from distancing.toy.ball import Scene
 
 DPI, FONT, DIAMETER = 160, 13, 9
-INK, GREY, PALE, HILL, BALL = "#222222", "#767676", "#D6E7F3", "#E69F00", "#0072B2"  # after Okabe and Ito
-SHADES = LinearSegmentedColormap.from_list("", [PALE, BALL])  # of a ball, the later the darker
+HILL, BALL = ORANGE, BLUE
+SHADES = LinearSegmentedColormap.from_list("", ["#D6E7F3", BALL])  # of a ball, the later the darker
 
 
 def line(low: float, high: float, points: int = 600) -> Tensor:

@@ -10,11 +10,12 @@ from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
+from distancing.colours import GREY, INK, VERMILION
 from distancing.toy import scenes
 from distancing.toy.ball import Scene, hills, roll
-from distancing.toy.drawing import BALL, DIAMETER, DPI, FONT, GREY, HILL, INK, SHADES, line, lying, there
+from distancing.toy.drawing import BALL, DIAMETER, DPI, FONT, HILL, SHADES, line, lying, there
 
-RED, HALO = "#D55E00", [withStroke(linewidth=3, foreground="white")]
+HALO = [withStroke(linewidth=3, foreground="white")]
 
 
 def hill() -> Figure:
@@ -80,7 +81,7 @@ def kernels() -> Figure:
     figure = _figure(3.8)
     left, right = figure.subplots(1, 2, sharex=True, gridspec_kw={"wspace": 0.08})
     x, checkpoint = line(-4, 4, 801), torch.zeros(1, 1, dtype=torch.float64)
-    styles = {0.5: (BALL, (0, (1, 1))), 1.0: (INK, "-"), 2.0: (RED, (0, (5, 1.5)))}
+    styles = {0.5: (BALL, (0, (1, 1))), 1.0: (INK, "-"), 2.0: (VERMILION, (0, (5, 1.5)))}
     for sigma, (color, style) in styles.items():
         height, gradient = hills(x, checkpoint, 1.0, sigma)
         left.plot(x, height, color=color, ls=style, lw=2, label=f"σ = {sigma:g}")
