@@ -216,3 +216,11 @@ def test_a_sweep_goes_on_after_a_failed_run(tmp_path: Path) -> None:
     in_sweep = next(f for f in found if f["seed"] == 1 and f["status"] == "finished")
     assert result(only_run(tmp_path / "alone"))["final"] == in_sweep["final"]
     assert start(*TINY, "epochs=8", "seed=0", f"runs={tmp_path}/runs") == 0  # already there
+
+
+def test_nothing_is_imported_that_a_run_does_not_need() -> None:
+    """Pictures and statistics come when they are asked for; TensorBoard's events before the first step."""
+    code = "import sys, distancing.experiment; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in loaded
+    assert {"matplotlib", "scipy", "sklearn", "torchvision.datasets", "tensorboard", "submitit"} & {*loaded} == set()

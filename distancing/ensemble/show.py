@@ -1,16 +1,17 @@
-"""An ensemble's scores for people: tables and pictures."""
+"""An ensemble's scores for people: tables and pictures. matplotlib, slow to import, waits for the first picture."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from distancing.colours import BLUE, GREY, ORANGE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 METRICS = {"accuracy": "accuracy", "nll": "NLL, nats", "brier": "Brier", "ece": "ECE"}
 ERRORS = ("variance", "covariance", "correlation", "predicted_reduction", "measured_reduction", "mutual_information")
@@ -47,8 +48,10 @@ def _cells(scores: dict[str, float]) -> list[str]:
     return [f"{scores['accuracy']:.2%}", *(f"{scores[metric]:.4f}" for metric in METRICS if metric != "accuracy")]
 
 
-def picture(found: dict[str, Any]) -> Figure:
+def picture(found: dict[str, Any]) -> "Figure":
     """The scores' growth with the number of members; and the members' disagreement, distances and directions."""
+    from matplotlib.figure import Figure
+
     matrices: dict[str, NDArray[np.float64]] = {
         "disagreement, share of test images": np.asarray(found["splits"]["test"]["disagreement"])
     }
@@ -82,14 +85,18 @@ def picture(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def pixels(figure: Figure) -> NDArray[np.uint8]:
+def pixels(figure: "Figure") -> NDArray[np.uint8]:
     """The picture as it is drawn, [H, W, 4]."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())
 
 
 def write_picture(found: dict[str, Any], path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(picture(found)).print_png(path)
 

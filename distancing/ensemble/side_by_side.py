@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from distancing.ensemble.members import EnsembleError
+from distancing.report.figures import COLOURS, MARKS
 from distancing.report.significance import holm, unpaired
 
 Row = Mapping[str, Any]  # of `compare.compare`
@@ -22,8 +23,6 @@ SCORES = {
     "correlation": "c/v",
 }  # fmt: skip
 DRAWN = {"nll": "NLL, nats", "accuracy": "accuracy, %", "ece": "expected calibration error"}
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def write_csv(found: Sequence[Row], path: Path) -> None:

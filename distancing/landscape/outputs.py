@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from distancing.analysis import Analysis
@@ -57,6 +55,8 @@ def analyse(
 
 def keep(findings: Findings, folder: Path, name: str, asked: Mapping[str, Any]) -> None:
     """The JSON is written last: where it is, the others are, too."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+
     text, picture = io.StringIO(), io.BytesIO()
     table = csv.DictWriter(text, list(findings.rows[0]) if findings.rows else [], lineterminator="\n")
     table.writeheader()
@@ -83,6 +83,8 @@ def for_tensorboard(
     found: Mapping[str, Mapping[str, float]], folder: Path
 ) -> tuple[dict[str, list[float]], dict[str, NDArray[Any]]]:
     """Scalars, and pictures [H, W, 4], by their tags."""
+    from matplotlib.image import imread  # slow to import
+
     scalars = {f"analysis/{name}/{key}": [value] for name, values in found.items() for key, value in values.items()
                if value is not None}  # fmt: skip
     return scalars, {f"analysis/{name}": imread(folder / f"{name}.png") for name in found}

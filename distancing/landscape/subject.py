@@ -4,10 +4,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +17,9 @@ from distancing.ensemble.members import Member
 from distancing.evaluate import evaluating, refresh_from
 from distancing.storage import RunDirectory
 from distancing.theta import Theta
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 T = TypeVar("T")
 BATCH = 128  # images: on a CPU their activations fit its caches, which is twice as fast as thousands at a time
@@ -35,7 +37,7 @@ class Findings:
 
     values: Mapping[str, float]
     rows: Sequence[Mapping[str, float | str]]
-    figure: Figure
+    figure: "Figure"
 
 
 class Subject:
