@@ -1,0 +1,94 @@
+"""What a run costs besides its steps: its start, and how many a machine trains at a time.
+
+start       `train.py --help`; importing torch alone; a run of digits up to its first step, and up to its end
+throughput  N processes side by side, each training short runs one after the other, with as many threads as there are
+            cores for each: runs an hour, for N = 1, 2, … up to `--processes`
+
+Each is a whole process, timed from outside; shown are medians over the rounds.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+RUN = ("phases=single", "penalty=none", "model.width=4", "evaluate_every=100")
+FIRST_STEP = """
+import runpy, sys, time
+import torch
+imported = time.perf_counter()
+from distancing.logs import ProgressBar
+def step(self, done, phase):
+    print(time.perf_counter() - imported)
+    raise SystemExit
+ProgressBar.step = step
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def seconds(*command: str, cwd: str, threads: int | None = None) -> tuple[float, str]:
+    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, check=True
+    )
+    return time.perf_counter() - begun, done.stdout
+
+
+def side_by_side(processes: int, runs: int, epochs: int, cwd: str) -> float:
+    """Runs an hour, of so many processes that train so many runs each."""
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    environment, begun = {**os.environ, "OMP_NUM_THREADS": str(threads)}, time.perf_counter()
+    started = []
+    for i in range(processes):
+        seeds = ",".join(str(i * runs + j) for j in range(runs))
+        command = [sys.executable, str(TRAIN), "-m", *RUN, f"epochs={epochs}", f"seed={seeds}",
+                   f"runs={cwd}/{processes}-{i}"]  # fmt: skip
+        started.append(subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL))
+    if any(each.wait() for each in started):
+        raise RuntimeError("a run failed")
+    return 3600 * processes * runs / (time.perf_counter() - begun)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="What a run costs besides its steps; see this file's docstring.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=2 * (os.cpu_count() or 1))
+    parser.add_argument("--runs", type=int, default=4, help="of each process")
+    parser.add_argument("--epochs", type=int, default=40)
+    args = parser.parse_args(arguments)
+    times: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as cwd:
+        for i in range(args.rounds):
+            run = (str(TRAIN), *RUN, "epochs=1", f"runs={cwd}/{i}")
+            for name, found in (
+                ("python -c 'import torch'", seconds("-c", "import torch", cwd=cwd)[0]),
+                ("train.py --help", seconds(str(TRAIN), "--help", cwd=cwd)[0]),
+                ("to the first step, after torch", float(seconds("-c", FIRST_STEP, *run, cwd=cwd)[1].splitlines()[-1])),
+                ("a run of one epoch", seconds(*run, cwd=cwd)[0]),
+            ):
+                times.setdefault(name, []).append(found)
+        start = Table("", "s", title="start")
+        for name, each in times.items():
+            start.add_row(name, f"{statistics.median(each):.2f}")
+        many = Table("processes", "runs an hour", "times one", title=f"runs of {args.epochs} epochs on digits")
+        one = 0.0
+        for n in range(1, args.processes + 1):
+            found = side_by_side(n, args.runs, args.epochs, cwd)
+            one = one or found
+            many.add_row(str(n), f"{found:.0f}", f"{found / one:.2f}")
+    Console(highlight=False).print(start, many)
+
+
+if __name__ == "__main__":
+    main()
