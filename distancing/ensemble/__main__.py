@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     args = parser.parse_args(arguments)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     try:
         device = torch.device(args.device)
         if args.compare:
@@ -65,10 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _side_by_side(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     """Of CSV files as they are, and of sweeps."""
     files = [Path(each) for each in args.what if each.endswith(".csv")]
-    found = [row for file in files for row in side_by_side.read_csv(file)]
+    sizes = _sizes(args.members)
+    found = [row for file in files for row in side_by_side.read_csv(file) if not sizes or row["members"] in sizes]
     runs = [run for each in args.what if not each.endswith(".csv") for run in find_sweep(each).runs()]
     if runs:
-        found += compare.compare(compare.ensembles(runs, _sizes(args.members)), device, _weights(args.weights))
+        found += compare.compare(compare.ensembles(runs, sizes), device, _weights(args.weights))
     if not found:
         raise EnsembleError(f"there are no ensembles to compare in {', '.join(args.what)}")
     return found
