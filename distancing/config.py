@@ -127,6 +127,11 @@ class Config:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @property
+    def memory_format(self) -> torch.memory_format:
+        """Of images and convolutions."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
     def torch_device(self) -> torch.device:
         """The device to train on. Raises ConfigError if it isn't there."""
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

@@ -86,8 +86,7 @@ def run(
         return result
     device = config.torch_device
     reproducible()
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    trainer = _trainer(config, config.dataset.load(device, memory_format), device)
+    trainer = _trainer(config, config.dataset.load(device, config.memory_format), device)
     with directory:
         if config.overwrite:
             directory.clear()
@@ -135,7 +134,7 @@ def _verify(config: Config, directory: RunDirectory, console: Console, result: d
         return result
     device = config.torch_device
     reproducible()
-    data = config.dataset.load(device, torch.channels_last if config.channels_last else torch.contiguous_format)
+    data = config.dataset.load(device, config.memory_format)
     different = difference(config, data, device, directory, result)
     console.print(f"verified: not the same a second time: {different}" if different else "verified: the same a second "
                   "time, bit for bit", markup=False)  # fmt: skip

@@ -71,10 +71,12 @@ def scored(
 def images(config: Config, device: torch.device) -> Data:
     """The images on which members of this config are judged: the training images each once, as they are. What is
     trained with, and what is held out, differ from fold to fold: there, all but the test images together."""
-    whole = dataclasses.replace(config.dataset, augment=False, bootstrap=False, fold=None, folds=None).load(device)
+    whole = dataclasses.replace(config.dataset, augment=False, bootstrap=False, fold=None, folds=None).load(
+        device, config.memory_format
+    )
     if not config.dataset.folds:
         return whole
-    own = dataclasses.replace(config.dataset, augment=False, bootstrap=False).load(device)
+    own = dataclasses.replace(config.dataset, augment=False, bootstrap=False).load(device, config.memory_format)
     return dataclasses.replace(whole, mean=own.mean, std=own.std)
 
 

@@ -30,7 +30,8 @@ class Member:
     def network(self, device: torch.device) -> nn.Module:
         """Raises StorageError if the file is damaged, or of another network than its run's config says."""
         dataset = self.config.dataset
-        network = self.config.model.build(dataset.image_shape, dataset.classes).to(device)
+        network = self.config.model.build(dataset.image_shape, dataset.classes)
+        network = network.to(device).to(memory_format=self.config.memory_format)
         try:
             stored = load(self.file, device)
             if stored["config_hash"] != self.config.hash:
@@ -46,7 +47,8 @@ class Member:
         place = Theta(self.network(device)).vector.cpu()
         with torch.random.fork_rng([]):
             torch.manual_seed(self.config.seed)
-            start = Theta(self.config.model.build(dataset.image_shape, dataset.classes)).vector
+            network = self.config.model.build(dataset.image_shape, dataset.classes)
+        start = Theta(network.to(memory_format=self.config.memory_format)).vector
         return place, place - start
 
     def logits(self, data: Data, device: torch.device, refresh: bool = False) -> dict[str, Tensor]:
