@@ -26,7 +26,8 @@ def drawn(commands: str) -> str:
     """The table that the one of these commands makes that reads results/; empty if there is none."""
     for command in commands.replace("\\\n", " ").splitlines():
         words = shlex.split(command, comments=True)
-        if words[:2] == ["python", "-m"] and any(word.startswith("results/") for word in words[3:]):
+        what = [word for word in words[3:5] if word != "--compare"][:1]
+        if words[:2] == ["python", "-m"] and what and what[0].startswith("results/"):
             with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
                 assert COMMANDS[words[2]]([*words[3:], "--markdown", f"{folder}/table.md"]) == 0, command
                 return Path(folder, "table.md").read_text()
