@@ -19,7 +19,7 @@ from distancing.report.__main__ import main as report
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "RESULTS.md"
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"distancing.report": report, "distancing.ensemble": ensemble}
-BLOCK = re.compile(r"```sh\n(.*?)```\n\n((?:\|.*\n)*)", re.DOTALL)  # commands, and the table below them
+BLOCK = re.compile(r"```sh\n(.*?)```\n\n((?:\|[^\n]*\n)*)", re.DOTALL)  # commands, and the table below them
 
 
 def drawn(commands: str) -> str:
@@ -30,12 +30,17 @@ def drawn(commands: str) -> str:
         if words[:2] == ["python", "-m"] and what and what[0].startswith("results/"):
             with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
                 assert COMMANDS[words[2]]([*words[3:], "--markdown", f"{folder}/table.md"]) == 0, command
-                return Path(folder, "table.md").read_text()
+                lines = Path(folder, "table.md").read_text().splitlines(keepends=True)
+                return "".join(line for line in lines if line.startswith("|"))
     return ""
 
 
 def redrawn(text: str) -> str:
-    return BLOCK.sub(lambda found: f"```sh\n{found[1]}```\n\n{drawn(found[1]) or found[2]}", text)
+    def block(found: re.Match[str]) -> str:
+        table = drawn(found[1])
+        return f"```sh\n{found[1]}```\n\n{table or found[2]}" + ("\n" if table and not found[2] else "")
+
+    return BLOCK.sub(block, text)
 
 
 def test_every_table_is_what_its_command_makes_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
