@@ -112,7 +112,7 @@ def picture(found: dict[str, Times], sizes: dict[str, int]) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("ms a step")
-    figure.axes[0].legend(frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
