@@ -229,8 +229,9 @@ def node_lost(user: User, run: Path) -> None:
 
 
 def out_of_time(user: User, run: Path) -> None:
-    """It does not get far until its limit is near: Slurm's signal comes with another one that wakes it up."""
+    """It is held, and then its limit comes near: Slurm's signal comes with another one that wakes it up."""
     os.kill(process(user, run), signal.SIGSTOP)
+    user.cluster.run("scontrol", "update", f"JobId={user.job(run)}", "TimeLimit=2")  # minutes from its start
     user.cluster.wait_for(lambda: user.cluster.state(user.job(run)) == "PENDING", what="the end of the job's time")
 
 
@@ -244,7 +245,7 @@ HAPPENINGS: dict[Callable[[User, Path], None], list[str]] = {  # and what their 
     killed: ["exclude='node2,node3,node4'"],
     node_lost: ["exclude='node1,node4'"],
     preempted: ["exclude='node1,node2,node3'", "partition=low", "signal_delay_s=5"],
-    out_of_time: ["exclude='node2,node3,node4'", "timeout_min=1", "signal_delay_s=35"],
+    out_of_time: ["exclude='node2,node3,node4'", "timeout_min=60", "signal_delay_s=90"],
 }
 
 
