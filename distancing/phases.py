@@ -14,6 +14,8 @@ from distancing.component import component
 class Phase:
     """epochs: at most this many; None for an equal share of what is left of the run's epochs.
     penalty: the hills at the checkpoints stored so far act.
+    reinitialise: begin with other initial parameters, as an independent network: the control for all that goes on from
+        a place.
     jump: begin with a single step of this length ‖Δθ‖ in a random direction, each filter in proportion to its norm:
         the control for a hill, which says whether it matters where a hill pushes, or only how far.
     checkpoint: store a checkpoint at the end, named after the phase.
@@ -26,6 +28,7 @@ class Phase:
 
     epochs: PositiveInt | None = None
     penalty: bool = False
+    reinitialise: bool = False
     jump: PositiveFloat | None = None
     checkpoint: bool = False
     restart_schedule: bool = False

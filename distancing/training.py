@@ -251,17 +251,32 @@ class Trainer:
             progress.schedule_start = progress.epoch
             progress.schedule_epochs = sum(epochs[: restarts[0] if restarts else None])
         self.best = None
+        if coming[0].reinitialise:
+            self._reinitialise()
         if coming[0].jump:
             self._jump(coming[0].jump)
 
+    def _reinitialise(self) -> None:
+        """Begin again with other initial parameters, as an independent network."""
+        dataset = self.config.dataset
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._epoch_seed())
+            fresh = self.config.model.build(dataset.image_shape, dataset.classes)
+        self.network.load_state_dict(fresh.state_dict())
+        self.optimizer.state.clear()  # the velocity belonged to another place
+
     def _jump(self, length: float) -> None:
-        """Go `length` in a random direction. It follows from (seed, epoch): a run that goes on needs no generator's
-        state, and has the parameters after the jump in its own."""
-        # mixed into 32 bits, since torch's CPU generator ignores the others
-        (seed,) = np.random.SeedSequence([self.config.seed, self.progress.epoch]).generate_state(1)
-        direction = filter_direction(self.theta, torch.Generator().manual_seed(int(seed)))
+        """Go `length` in a random direction."""
+        direction = filter_direction(self.theta, torch.Generator().manual_seed(self._epoch_seed()))
         self.theta.vector.add_(direction, alpha=length)
         self.optimizer.state.clear()  # the velocity belonged to another place
+
+    def _epoch_seed(self) -> int:
+        """What is random at the begin of a phase follows from (seed, epoch): a run that goes on needs no generator's
+        state, and has what came of it in its own."""
+        # mixed into 32 bits, since torch's CPU generator ignores the others
+        (seed,) = np.random.SeedSequence([self.config.seed, self.progress.epoch]).generate_state(1)
+        return int(seed)
 
     def end_phase(self, directory: RunDirectory) -> None:
         """Go back to the best parameters, store a checkpoint, go on to the next phase; as the phase says."""

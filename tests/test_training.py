@@ -269,6 +269,27 @@ def test_a_jump_goes_its_length_once(tmp_path: Any) -> None:
     assert (F.normalize(jumps) @ F.normalize(jumps).T - torch.eye(5)).abs().max() < 0.3
 
 
+def test_an_independent_network_in_the_same_run(tmp_path: Any) -> None:
+    """…begins where another seed's does, and leaves the generator of dropout as it was."""
+    made = trainer("phases=independent", "phases.cycle.times=3")
+    begins = [made.theta.vector.clone()]
+    with RunDirectory(tmp_path) as directory:
+        for _ in range(2):
+            made.epoch(lambda: True)
+            made.end_epoch()
+            rng = torch.get_rng_state()
+            made.end_phase(directory)
+            assert torch.equal(torch.get_rng_state(), rng)
+            assert not made.optimizer.state
+            begins.append(made.theta.vector.clone())
+        torch.manual_seed(made._epoch_seed())
+        dataset = made.config.dataset
+        network = made.config.model.build(dataset.image_shape, dataset.classes)
+        assert torch.equal(made.theta.flatten(network.state_dict()), begins[-1])
+        assert all(torch.equal(made.network.state_dict()[name], x) for name, x in network.state_dict().items())
+    assert min((a - b).norm() for a, b in itertools.combinations(begins, 2)) > begins[0].norm()
+
+
 def test_the_first_phase_may_jump() -> None:
     made, plain = trainer("phases=single", "phases.train.jump=0.5"), trainer("phases=single")
     assert (made.theta.vector - plain.theta.vector).norm().item() == pytest.approx(0.5, rel=1e-5)
