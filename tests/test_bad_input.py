@@ -270,7 +270,7 @@ def test_settings_that_cannot_be_together(refused: Callable[..., str], tmp_path:
     of_digits = "dataset.train_images={} dataset.folds=null"
     impossible = st.one_of(
         st.tuples(count, count).map(
-            lambda n: f"epochs={sum(n) + 1} phases.descend.epochs={n[0]} phases.escape.epochs={n[1]}"
+            lambda n: f"epochs={sum(n) + 1} phases=distancing phases.descend.epochs={n[0]} phases.escape.epochs={n[1]}"
         ),
         count.map(lambda n: f"phases=cycles phases.cycle.times={n} epochs={2 * n}"),
         st.integers(LONGEST, 10**15).map(lambda n: f"phases=cycles phases.cycle.times={min(n, LONG)} epochs={n}"),
@@ -294,7 +294,7 @@ def test_settings_that_cannot_be_together(refused: Callable[..., str], tmp_path:
         st.sampled_from(["cifar10", "mnist", "fashion_mnist", "cifar100"]).flatmap(lambda name: st.sampled_from(
             [str(file), str(tmp_path), "/proc/self", "/root/../nowhere", "x" * 300, "/" + "y/" * 2000, "ä漢"]
         ).map(lambda root: f"dataset={name} dataset.download=false dataset.root='{root}'")),
-        st.sampled_from([str(file), "/proc/nowhere", "x" * 300, "y/" * 3000]).map(lambda runs: f"runs={runs} epochs=2"),
+        st.sampled_from([str(file), "/proc/nowhere", "x" * 300, "y/" * 3000]).map(lambda runs: f"runs={runs} epochs=7"),
     )  # fmt: skip
     different(50, impossible, lambda overrides: refused(*overrides.split()))
 

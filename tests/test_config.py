@@ -58,7 +58,7 @@ BAD = {
     "batch_size=true": "batch_size=True: input should be a valid integer",
     "batch_size=1436": "batch_size=1436 leaves a last batch of one of the 1437 training images",
     "epochs=0": "epochs=0: input should be greater than 0",
-    "epochs=1": "epochs=1: the 2 phases need at least 2 epochs, but there are 1",
+    "epochs=1": "phases.cycle.times=3 does not fit into epochs=1",
     "seed=-1": "seed=-1: input should be greater than or equal to 0",
     "precision=fp16": "precision='fp16': input should be 'fp32' or 'bf16'",
     "label_smoothing=0.95": "label_smoothing=0.95 is above 1 − 1/classes = 0.9",
@@ -85,13 +85,13 @@ BAD = {
     "penalty.kernel=null": "penalty.kernel=None: a component with a _target_ belongs here",
     "phases.escape=3": "phases.escape=3: a phase's settings belong here",
     "phases.escape.epochs=39.5": "phases.escape.epochs=39.5: input should be a valid integer",
-    "phases.escape.epochs=50": "epochs=40: the 2 phases need at least 51 epochs, but there are 40",
-    "phases.escape.epochs=5 phases.descend.epochs=5": "epochs=40, but the phases' own epochs are 10 in all",
+    "phases=distancing phases.escape.epochs=90": "epochs=70: the 2 phases need at least 91 epochs, but there are 70",
+    "phases=distancing phases.escape.epochs=5 phases.descend.epochs=5": "epochs=70, but the phases' own epochs are 10",
     "phases.escape.checkpiont=true": "phases.escape.checkpiont is not a setting; allowed here: epochs, penalty,",
     "phases.descend.patience=3": "phases.descend.patience=3 needs dataset.validation_fraction > 0",
     "phases.escape.jump=0": "phases.escape.jump=0: input should be greater than 0",
     "phases.x.times=2": "phases.x.phases is missing",
-    "phases=cycles phases.cycle.times=1000000000": "phases.cycle.times=1000000000 does not fit into epochs=40",
+    "phases=cycles phases.cycle.times=1000000000": "phases.cycle.times=1000000000 does not fit into epochs=70",
     "phases.final.epochs=3": "phases.final: a phase's name may",
     f"phases.{'x' * 51}.epochs=3": "a phase's name may",
     "device=cuda": None if torch.cuda.is_available() else "device=cuda is not on this machine, which has cpu",
@@ -121,7 +121,7 @@ COMMAND_LINES = {
     "phases=null": "Config group override must be a string or a list. Got NoneType",
     "epochs=[1": "no viable alternative at input '[1'",
     "penalty=none penalty.strength=3": "Could not override 'penalty.strength'.",
-    "runs=/proc/nowhere epochs=2": "/proc/nowhere",
+    "runs=/proc/nowhere epochs=7": "/proc/nowhere",
 }
 
 
@@ -148,7 +148,7 @@ def test_a_run_is_named_by_what_can_change_its_numbers() -> None:
 
 
 def test_the_order_of_the_phases_is_part_of_the_name() -> None:
-    orders = ["a.epochs=1 b.epochs=39", "b.epochs=39 a.epochs=1"]
+    orders = ["a.epochs=1 b.epochs=69", "b.epochs=69 a.epochs=1"]
     cfgs = [compose("phases=single", "~phases.train", *(f"+phases.{o}" for o in order.split())) for order in orders]
     assert len({check(cfg).hash for cfg in cfgs}) == 2
 

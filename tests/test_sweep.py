@@ -159,7 +159,7 @@ def test_a_local_sweep_is_its_runs(sweep: Sweep, runs: Callable[..., int], tmp_p
     assert (listed[1].path / ".hydra/overrides.yaml").read_text().endswith("- seed=1\n")
 
     before = (listed[0].path / "result.json").stat().st_mtime_ns
-    made = sweep(*started, "optimizer.lr=0.01,1e30")
+    made = sweep(*started, "optimizer.lr=0.1,1e30")
     assert "4 runs, 2 to start, 2 already finished" in capfd.readouterr().out
     assert (listed[0].path / "result.json").stat().st_mtime_ns == before
     assert cli(["status", "it", "--watch"]) == 0  # until all have ended

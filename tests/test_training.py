@@ -35,8 +35,8 @@ def drive(made: Trainer, folder: Any) -> Trainer:
 
 def test_the_loss_of_one_step_is_the_thesiss() -> None:
     """Cross entropy with labels smoothed by k, λ‖θ‖² (1.13) and s·Σ_c k(θ, θ_c) (2.9), in float64, by autograd."""
-    made = trainer("model=mlp", "model.width=9", "label_smoothing=0.3", "optimizer=sgd", "optimizer.l2=0.02",
-                   "penalty.strength=2", "penalty.sigma=1.5", "penalty.sigma_unit=absolute",
+    made = trainer("model=mlp", "model.width=9", "label_smoothing=0.3", "optimizer=sgd", "optimizer.lr=0.01",
+                   "optimizer.l2=0.02", "penalty.strength=2", "penalty.sigma=1.5", "penalty.sigma_unit=absolute",
                    "phases=distancing", "phases.descend.penalty=true")  # fmt: skip
     for shift in (0.02, -0.05):
         made.add_place({"name": str(shift)}, made.theta.vector + shift)
