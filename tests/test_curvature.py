@@ -412,6 +412,13 @@ def test_what_cannot_be_asked(run: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert err.startswith("error: ")
         assert said in err
         assert err.count("\n") == 1
+    seeds = tmp_path / "seeds"  # asked for all, it makes those that can be made, and says why not the others
+    light = ["--set=barrier.points=3", "--set=valley.epochs=1", "--set=sharpness.probes=2", "--set=sharpness.images=20"]
+    assert cli([files[0], f"{plain}/checkpoints/descend-1.pt", f"--folder={seeds}", *light]) == 0
+    said = capsys.readouterr().out
+    assert "plane  left out: plane needs 3 places at least, and there are 2" in said
+    assert "gradients  left out: gradients is about the training of one run, and these places are of several" in said
+    assert {path.name for path in seeds.glob("*.json")} == {"barrier.json", "valley.json", "sharpness.json"}
     (old / "metrics.csv").unlink()
     assert cli([str(old), "--only=gradients", "--again"]) == 2
     assert "metrics.csv can't be read: No such file" in capsys.readouterr().err

@@ -53,11 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = args.folder or (run.landscape if run else None)
         if folder is None:
             raise LandscapeError("--folder=… is needed for places of several runs, or for some of a run's")
-        enough = {name: each for name, each in analyses.items() if len(members) >= each.least}
-        if not enough or args.only != parser.get_default("only"):
-            enough = analyses  # what was asked for by name, is done or refused
+        # what was asked for by name is done or refused
+        left_out: dict[str, str] | None = {} if args.only == parser.get_default("only") else None
         with tracking(console) as track:
-            found, made = analyse(enough, members, folder, torch.device(args.device), track, again=args.again)
+            device = torch.device(args.device)
+            found, made = analyse(analyses, members, folder, device, track, again=args.again, left_out=left_out)
+        if not found:
+            raise LandscapeError("; ".join((left_out or {}).values()))
         if run and folder == run.landscape:
             with run:
                 record(run, found, made)
@@ -65,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"[bold]{name}[/]  {folder / name}.png" + ("" if name in made else "  (made before)"))
             for key, value in values.items():
                 console.print(f"  {key:32} {'not finite' if value is None else f'{value:.5g}'}", markup=False)
+        for name, why in (left_out or {}).items():
+            console.print(f"[bold]{name}[/]  left out: {why}")
     except ERRORS as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
         return 2

@@ -29,23 +29,39 @@ def analyse(
     track: Track[Any],
     data: Data | None = None,
     again: bool = False,
+    left_out: dict[str, str] | None = None,
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """The values that each analysis finds, by its name; and the names of those that had to be made.
 
-    data: the members' images, where they are at hand. again: make what is there already, too. Raises LandscapeError
-    before any work if there are too few members for one of them.
+    data: the members' images, where they are at hand. again: make what is there already, too. left_out: gets those that
+    these members don't allow, and why; without it the first one is refused, before any work if they are too few for it.
+    Raises LandscapeError.
     """
-    for name, analysis in analyses.items():
-        if len(members) < analysis.least:
-            raise LandscapeError(f"{name} needs {analysis.least} places at least, and there are {len(members)}")
+    few = {
+        name: f"{name} needs {analysis.least} places at least, and there are {len(members)}"
+        for name, analysis in analyses.items()
+        if len(members) < analysis.least
+    }
+    if left_out is not None:
+        left_out |= few
+    elif few:
+        raise LandscapeError(next(iter(few.values())))
     found, made, subject = {}, [], None
     for name, analysis in analyses.items():
+        if name in few:
+            continue
         asked = _asked(analysis, members)
         kept = None if again else _kept(folder / f"{name}.json", asked)
         if kept is None:
             if subject is None or subject[0] != analysis.images:
                 subject = analysis.images, Subject(members, device, analysis.images, data)
-            findings = analysis(subject[1], track)
+            try:
+                findings = analysis(subject[1], track)
+            except LandscapeError as error:
+                if left_out is None:
+                    raise
+                left_out[name] = str(error)
+                continue
             keep(findings, folder, name, asked)
             kept = dict(findings.values)
             made.append(name)
