@@ -394,7 +394,7 @@ def test_what_cannot_be_asked(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     plain = str(only_run(other))
     capsys.readouterr()
     for arguments, said in (
-        ([*files[:2], *folder, "--only=plane"], "plane needs 3 places at least, and there are 2"),
+        ([*files[:2], *folder, "--only=barrier,plane"], "plane needs 3 places at least, and there are 2"),
         ([str(run), "--only=plane", "--set=plane.through=[descend,settle-1,nowhere]"],
          "plane.through=nowhere is no place here; there are descend, settle-1, settle-2"),
         ([str(run), "--only=plane", "--set=plane.through=[descend,settle-1,descend]"], "lie on one line"),
