@@ -1,6 +1,7 @@
 """From the composed YAML to the settings of a run: everything is checked here, before any work."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -16,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from torch import nn
 from typing_extensions import Self
 from yaml import YAMLError
 
@@ -25,6 +27,7 @@ from distancing.datasets import Dataset, Torchvision
 from distancing.distances import Distance
 from distancing.kernels import Kernel
 from distancing.models import Model
+from distancing.models.layout import unsafe_in_channels_last
 from distancing.optimizers import Optimizer
 from distancing.penalty import Penalty
 from distancing.phases import Cycle, Phase, share, stored, unroll
@@ -126,10 +129,24 @@ class Config:
         """What a network computes in."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Of images and convolutions."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
+    def build_network(self, device: torch.device) -> nn.Module:
+        """Return the initialised network on `device`, in the layout that it computes in.
+
+        Its parameters are drawn from torch's global generator.
+        """
+        network = self.model.build(self.dataset.image_shape, self.dataset.classes)
+        return network.to(device).to(memory_format=self.memory_format(device))
+
+    def memory_format(self, device: torch.device) -> torch.memory_format:
+        """Return the layout of images and convolutions: channels_last if it was asked for and is safe on `device`."""
+        safe = self.channels_last and not self.unsafe_layers(device)
+        return torch.channels_last if safe else torch.contiguous_format
+
+    def unsafe_layers(self, device: torch.device) -> list[str]:
+        """Return the names of the layers because of which the network can't compute in channels_last on `device`."""
+        if device.type != "cpu":
+            return []
+        return list(_unsafe_layers(self.model, self.dataset.image_shape, self.dataset.classes))
 
     @property
     def torch_device(self) -> torch.device:
@@ -141,6 +158,12 @@ class Config:
             found = ", ".join(name for name, available in there.items() if available)
             raise ConfigError(f"device={self.device} is not on this machine, which has {found}")
         return torch.device(self.device)
+
+
+@functools.cache
+def _unsafe_layers(model: Model, image_shape: tuple[int, int, int], classes: int) -> tuple[str, ...]:
+    with torch.random.fork_rng([]), torch.device("meta"):  # neither memory nor random numbers
+        return tuple(unsafe_in_channels_last(model.network(image_shape, classes)))
 
 
 # Hydra refuses a key that no YAML names, in words about structs. Within the groups it may let anything pass:

@@ -22,6 +22,7 @@ from distancing.ensemble import show
 from distancing.ensemble.judge import judge
 from distancing.ensemble.members import Member, find
 from distancing.flat import flat, typed
+from distancing.gradient_check import GradientError, check_gradient
 from distancing.landscape.outputs import analyse, record
 from distancing.landscape.subject import LandscapeError
 from distancing.logs import Metrics, ProgressBar, tracking
@@ -32,10 +33,10 @@ from distancing.training import Diverged, Request, Trainer, distances, train
 from distancing.verify import difference
 
 MOST = 1500  # letters of a line that says what is wrong
-REFUSED, DIVERGED, NOT_THE_SAME = 2, 3, 4  # exit codes; a run stopped by signal n exits with 128 + n
+REFUSED, DIVERGED, NOT_THE_SAME, WRONG_GRADIENT = 2, 3, 4, 5  # exit codes; a run stopped by signal n exits with 128 + n
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 # said in one line, without a stack trace
-USER_ERRORS = (ConfigError, DatasetError, StorageError, LandscapeError, OSError)
+USER_ERRORS = (ConfigError, DatasetError, StorageError, LandscapeError, GradientError, OSError)
 
 
 def main(cfg: DictConfig, overrides: Sequence[str] = ()) -> tuple[int, dict[str, Any] | None]:
@@ -50,19 +51,20 @@ def main(cfg: DictConfig, overrides: Sequence[str] = ()) -> tuple[int, dict[str,
         frozen = OmegaConf.to_yaml(cfg, resolve=True), typed
         result = run(config, RunDirectory(config.directory), frozen)
     except USER_ERRORS as error:
-        return refuse(in_a_line(error)), None
+        return refuse(error), None
     if config.verify and not result["verified"]:
         return NOT_THE_SAME, result
     return DIVERGED if result["status"] == "diverged" else 0, result
 
 
-def refuse(message: str) -> int:
-    """Say what is wrong, in one line whatever is in it; the exit code."""
+def refuse(error: Exception | str) -> int:
+    """Print what is wrong in one line, whatever characters are in it; return the exit code."""
+    message = error if isinstance(error, str) else in_a_line(error)
     message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(message.split("\n")))
     if len(message) > MOST:
         message = f"{message[: MOST // 2]} … {message[-MOST // 2 :]}"
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", markup=False)
-    return REFUSED
+    return WRONG_GRADIENT if isinstance(error, GradientError) else REFUSED
 
 
 def in_a_line(error: Exception) -> str:
@@ -86,7 +88,11 @@ def run(
         return result
     device = config.torch_device
     reproducible()
-    trainer = _trainer(config, config.dataset.load(device, config.memory_format), device)
+    trainer = _trainer(config, config.dataset.load(device, config.memory_format(device)), device)
+    if unsafe := config.channels_last and config.unsafe_layers(device):
+        console.print(f"note: this run computes in the contiguous layout, because oneDNN computes wrong gradients of "
+                      f"{unsafe[0]} in channels_last", markup=False)  # fmt: skip
+    gradient = check_gradient(config, trainer.data, trainer.network, trainer.forward)
     with directory:
         if config.overwrite:
             directory.clear()
@@ -97,6 +103,7 @@ def run(
             directory.freeze(*frozen)
         _go_on(trainer, directory, console)
         result = _train(trainer, directory, console, StopSignal(save_only))
+        result["gradient_check"] = dataclasses.asdict(gradient)
         directory.write_result(result)
         result = directory.read_result() or result  # said now as it will be said again
         if result["status"] == "finished":
@@ -134,7 +141,7 @@ def _verify(config: Config, directory: RunDirectory, console: Console, result: d
         return result
     device = config.torch_device
     reproducible()
-    data = config.dataset.load(device, config.memory_format)
+    data = config.dataset.load(device, config.memory_format(device))
     different = difference(config, data, device, directory, result)
     console.print(f"verified: not the same a second time: {different}" if different else "verified: the same a second "
                   "time, bit for bit", markup=False)  # fmt: skip

@@ -60,9 +60,8 @@ class Trainer:
 
     def __init__(self, config: Config, data: Data, device: torch.device) -> None:
         torch.manual_seed(config.seed)
-        network = config.model.build(config.dataset.image_shape, config.dataset.classes)
         self.config, self.data, self.device = config, data, device
-        self.network = network.to(device).to(memory_format=data.memory_format)
+        self.network = config.build_network(device)
         self.forward = torch.compile(self.network, dynamic=False) if config.compile else self.network
         self.autocast = config.autocast(device)
         self.theta = Theta(self.network)
@@ -258,10 +257,9 @@ class Trainer:
 
     def _reinitialise(self) -> None:
         """Begin again with other initial parameters, as an independent network."""
-        dataset = self.config.dataset
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._epoch_seed())
-            fresh = self.config.model.build(dataset.image_shape, dataset.classes)
+            fresh = self.config.build_network(self.device)
         self.network.load_state_dict(fresh.state_dict())
         self.optimizer.state.clear()  # the velocity belonged to another place
 

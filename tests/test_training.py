@@ -24,7 +24,7 @@ from distancing.training import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, RAT
 def trainer(*overrides: str) -> Trainer:
     config = check(compose(*TINY, *overrides))
     device = torch.device("cpu")
-    return Trainer(config, config.dataset.load(device, config.memory_format), device)
+    return Trainer(config, config.dataset.load(device, config.memory_format(device)), device)
 
 
 def drive(made: Trainer, folder: Any) -> Trainer:

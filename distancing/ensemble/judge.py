@@ -13,6 +13,7 @@ from distancing.data import Data
 from distancing.ensemble import scores
 from distancing.ensemble.members import EnsembleError, Member
 from distancing.evaluate import predict, refresh_batch_norm
+from distancing.theta import Theta
 
 Weights = str | Sequence[float]  # `equal`, `likelihood`, or one for each member
 
@@ -30,7 +31,9 @@ def judge(
     """
     found = scored(members, device, weights, refresh, common)
     if len({member.config.model for member in members}) == 1:
-        places, ways = (torch.stack(each) for each in zip(*(m.way(device) for m in members), strict=True))
+        theta = Theta(members[0].network(device))
+        places = torch.stack([member.place(theta) for member in members])
+        ways = places - torch.stack([member.start(theta) for member in members])
         found["distances"] = scores.distances(places).tolist()
         found["cosines"] = scores.cosines(ways, torch.zeros_like(ways[0])).tolist()
         common = common or images(members[0].config, device)
@@ -72,11 +75,11 @@ def images(config: Config, device: torch.device) -> Data:
     """The images on which members of this config are judged: the training images each once, as they are. What is
     trained with, and what is held out, differ from fold to fold: there, all but the test images together."""
     whole = dataclasses.replace(config.dataset, augment=False, bootstrap=False, fold=None, folds=None).load(
-        device, config.memory_format
+        device, config.memory_format(device)
     )
     if not config.dataset.folds:
         return whole
-    own = dataclasses.replace(config.dataset, augment=False, bootstrap=False).load(device, config.memory_format)
+    own = dataclasses.replace(config.dataset, augment=False, bootstrap=False).load(device, config.memory_format(device))
     return dataclasses.replace(whole, mean=own.mean, std=own.std)
 
 

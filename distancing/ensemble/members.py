@@ -29,9 +29,7 @@ class Member:
 
     def network(self, device: torch.device) -> nn.Module:
         """Raises StorageError if the file is damaged, or of another network than its run's config says."""
-        dataset = self.config.dataset
-        network = self.config.model.build(dataset.image_shape, dataset.classes)
-        network = network.to(device).to(memory_format=self.config.memory_format)
+        network = self.config.build_network(device)
         try:
             stored = load(self.file, device)
             if stored["config_hash"] != self.config.hash:
@@ -41,15 +39,15 @@ class Member:
             raise StorageError(f"{self.file} is no network of its run's: {str(error).splitlines()[0]}") from error
         return network
 
-    def way(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Where it is, θ [P], and how it came there from its run's initial parameters, θ − θ_0 [P]."""
-        dataset = self.config.dataset
-        place = Theta(self.network(device)).vector.cpu()
+    def place(self, theta: Theta) -> Tensor:
+        """Return the parameters [P] in the order and on the device of `theta`, whatever layout their run computed in."""
+        return theta.flatten(self.network(theta.vector.device).state_dict())
+
+    def start(self, theta: Theta) -> Tensor:
+        """Return θ_0, its run's initial parameters [P], in the order and on the device of `theta`."""
         with torch.random.fork_rng([]):
             torch.manual_seed(self.config.seed)
-            network = self.config.model.build(dataset.image_shape, dataset.classes)
-        start = Theta(network.to(memory_format=self.config.memory_format)).vector
-        return place, place - start
+            return theta.flatten(self.config.build_network(theta.vector.device).state_dict())
 
     def logits(self, data: Data, device: torch.device, refresh: bool = False) -> dict[str, Tensor]:
         """Of each split, float32 [N, C] on the CPU; computed once and kept beside the checkpoint.

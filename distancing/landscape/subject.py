@@ -44,8 +44,7 @@ class Subject:
     """The places of `members` and one network to stand at any of them.
 
     names [M], places [M, P], start [P] (θ_0 of the first member's run); network, whose parameters `theta` holds;
-    data, of which every split has at most `images` images; run, if all members are of one. The network computes in
-    channels_last, and the vectors are in the order of its `theta`.
+    data, of which every split has at most `images` images; run, if all members are of one.
     Raises LandscapeError if the members have different architectures, or dropout.
     """
 
@@ -56,17 +55,14 @@ class Subject:
                 raise LandscapeError(f"{first.name} and {other.name} are networks of different architectures")
         self.members, self.device, self.config = members, device, first.config
         self.names = [member.name for member in members]
-        ways = [member.way(device) for member in members]
         self.network: nn.Module = first.network(device)
         if any(isinstance(each, nn.modules.dropout._DropoutNd) and each.p > 0 for each in self.network.modules()):
             raise LandscapeError(f"{first.name} has dropout, so that its loss is a random number: model.dropout=0")
-        plain = Theta(self.network)  # the order of the ways
-        self.theta = Theta(self.network.to(memory_format=torch.channels_last).eval())
-        self.places = torch.stack([self.theta.flatten(plain.named(place.to(device))) for place, _ in ways])
-        self.start = self.theta.flatten(plain.named((ways[0][0] - ways[0][1]).to(device)))
+        self.theta = Theta(self.network.eval())
+        self.places = torch.stack([member.place(self.theta) for member in members])
+        self.start = first.start(self.theta)
         self.autocast = first.config.autocast(device)
         self.data = shortened(data or fixed_images(first.config, device), images)
-        self.data = dataclasses.replace(self.data, memory_format=torch.channels_last)
         folders = {member.file.parent.parent for member in members}
         self.run = RunDirectory(folders.pop()) if len(folders) == 1 else None
         self._tick: Callable[[], None] = lambda: None

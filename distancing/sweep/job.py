@@ -37,7 +37,7 @@ def go_on(path: str, in_slurm: bool = False) -> int:
     node that was lost, the job is to be queued again.
     """
     from distancing.config import ConfigError, read_config
-    from distancing.experiment import USER_ERRORS, in_a_line, refuse, run
+    from distancing.experiment import USER_ERRORS, refuse, run
 
     directory = RunDirectory(path, WAIT) if in_slurm else RunDirectory(path)
     try:
@@ -52,9 +52,9 @@ def go_on(path: str, in_slurm: bool = False) -> int:
         if in_slurm and directory.in_use:
             refuse(f"{error}; the job is queued again")
             return REQUEUE
-        return _failed(directory, str(error))
+        return _failed(directory, error)
     except USER_ERRORS as error:
-        return _failed(directory, in_a_line(error))
+        return _failed(directory, error)
     except Exception:
         return _failed(directory, traceback.format_exc().strip())
     except SystemExit as stop:
@@ -63,10 +63,10 @@ def go_on(path: str, in_slurm: bool = False) -> int:
         raise
 
 
-def _failed(directory: RunDirectory, why: str) -> int:
-    from distancing.experiment import refuse
+def _failed(directory: RunDirectory, why: Exception | str) -> int:
+    from distancing.experiment import in_a_line, refuse
 
-    directory.error.write_text(f"{why}\n")
+    directory.error.write_text(f"{why if isinstance(why, str) else in_a_line(why)}\n")
     return refuse(why)
 
 

@@ -1,0 +1,158 @@
+"""A check of the machine: the gradient that a run is about to train with, against float64.
+
+A wrong kernel in a native library changes numbers and says nothing. So one backward pass of the run's own network, in
+its own layout, precision, threads and compilation, is compared with one that shares neither kernels nor layout with it.
+"""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distancing.config import Config
+from distancing.data import Data
+
+IMAGES = 16
+FLOOR = 1e-3  # of the whole gradient's norm: below this, a parameter's own gradient is too small to be compared with
+TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 1e-1}  # relative, of a gradient
+# Some networks amplify rounding errors, very deep ones most of all. What a relative change of the parameters by this
+# much does to the exact gradient is therefore tolerated, too: 32 roundings of fp32, 8 of the shorter formats.
+PERTURBATIONS = {"fp32": 2.0**-19, "tf32": 2.0**-8, "bf16": 2.0**-6}
+
+
+class GradientError(Exception):
+    """This machine computes a wrong gradient; the message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientCheck:
+    """parameter: the one whose gradient is off by most. error: by how much (see `relative_errors`).
+    tolerance: the largest error that is let through. layout: `channels_last` or `contiguous`.
+    cpu: the instruction set of PyTorch's own kernels.
+    """
+
+    parameter: str
+    error: float
+    tolerance: float
+    layout: str
+    cpu: str
+
+
+def check_gradient(
+    config: Config, data: Data, network: nn.Module, forward: Callable[[Tensor], Tensor]
+) -> GradientCheck:
+    """Compare the gradient of `network`, called through `forward`, on a few training images with float64's.
+
+    Parameters, buffers, modes and random generators are afterwards what they were. Raises GradientError if the error
+    is above the tolerance or is not a number.
+    """
+    # a compiled network is compiled for the size of the batches
+    images = data.train.images[: config.batch_size if config.compile else min(config.batch_size, IMAGES)]
+    inputs = data.normalise(images)
+    # wrong labels, because right ones leave a trained network a gradient of rounding errors
+    labels = (data.train.labels[: len(images)] + 1) % config.dataset.classes
+    reference = copy.deepcopy(network).cpu().double().to(memory_format=torch.contiguous_format)
+    with config.autocast(inputs.device):
+        gradient = _gradient(network, forward, inputs, labels)
+    inputs, labels = inputs.cpu().double().contiguous(), labels.cpu()
+    exact = _gradient(reference, reference, inputs, labels)
+    parameter, error = largest(relative_errors(gradient, exact))
+    precision = _precision(config, data)
+    tolerance = TOLERANCES[precision]
+    if error > tolerance:
+        _perturb(reference, PERTURBATIONS[precision])
+        tolerance = max(tolerance, largest(relative_errors(_gradient(reference, reference, inputs, labels), exact))[1])
+    check = GradientCheck(
+        parameter=parameter,
+        error=error,
+        tolerance=tolerance,
+        layout="channels_last" if data.memory_format == torch.channels_last else "contiguous",
+        cpu=torch.backends.cpu.get_cpu_capability(),
+    )
+    if not check.error <= check.tolerance:
+        raise GradientError(
+            f"this machine computes a wrong gradient: that of {parameter} is off by {check.error:.2%} from float64's, "
+            f"where rounding explains {check.tolerance:.2g}; nothing was trained; "
+            f"try {_remedy(config, check)}"
+        )
+    return check
+
+
+def relative_errors(gradient: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return ‖g − g*‖ / ‖g*‖ for each parameter's gradient g and its exact value g*, in float64.
+
+    A ‖g*‖ below FLOOR times that of all parameters together counts as that much: it is 0 where a unit is dead.
+    """
+    floor = FLOOR * math.sqrt(sum(float(value.square().sum()) for value in exact.values()))
+    return {
+        name: float((gradient[name].cpu().double() - value).norm()) / max(float(value.norm()), floor)
+        for name, value in exact.items()
+    }
+
+
+def largest(errors: Mapping[str, float]) -> tuple[str, float]:
+    """Return the parameter with the largest error, and this error; NaN counts as the largest of all."""
+    return max(errors.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
+
+
+def _perturb(network: nn.Module, size: float) -> None:
+    """Change every parameter by a random part of itself, with standard deviation `size`."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.mul_(1 + size * torch.randn(value.shape, generator=generator, dtype=value.dtype))
+
+
+def _precision(config: Config, data: Data) -> str:
+    """Return the name of the format to which the network's products are rounded."""
+    tf32 = data.train.images.is_cuda and torch.backends.cudnn.allow_tf32
+    return "tf32" if tf32 and config.precision == "fp32" else config.precision
+
+
+def _gradient(
+    network: nn.Module, forward: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """Return each parameter's gradient of the mean cross entropy in training mode, but without dropout."""
+    parameters = dict(network.named_parameters())
+    with _unchanged(network, inputs.device):
+        network.train()
+        for module in network.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.eval()
+        logits = forward(inputs)
+        loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels)
+        gradient = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
+    return dict(zip(parameters, gradient, strict=True))
+
+
+@contextmanager
+def _unchanged(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Restore the network's buffers and modes and the random generators afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    buffers = {buffer: buffer.clone() for buffer in network.buffers()}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            for buffer, value in buffers.items():
+                buffer.copy_(value)
+            for module, mode in modes.items():
+                module.training = mode
+
+
+def _remedy(config: Config, check: GradientCheck) -> str:
+    """Return the first setting to change, from the likeliest culprit to the last resort."""
+    if config.compile:
+        return "compile=false"
+    if check.layout == "channels_last":
+        return "channels_last=false"
+    if config.precision != "fp32":
+        return "precision=fp32"
+    if torch.get_num_threads() > 1:
+        return "threads=1"
+    return "ONEDNN_MAX_CPU_ISA=AVX in the environment, or another version of PyTorch"
