@@ -1,0 +1,168 @@
+"""The gradient on this machine: right for every network and layout, and refused where a kernel is wrong."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conftest import ROOT, TINY, compose, only_run, result, start
+from distancing.config import Config, check
+from distancing.data import Data
+from distancing.experiment import WRONG_GRADIENT
+from distancing.gradient_check import GradientError, check_gradient, relative_errors
+from distancing.models import MLP, MobileNetV2, Model, ResNet
+from distancing.models.layout import unsafe_in_channels_last
+
+CPU = torch.device("cpu")
+NETWORKS: list[Model] = [
+    *(ResNet(depth=8, width=width, shortcut="conv") for width in range(1, 17)),
+    *(ResNet(depth=8, width=width, shortcut="pad") for width in range(1, 17)),
+    ResNet(depth=20, width=6),
+    ResNet(depth=10, width=5, stages=4),  # images of 8×8 end as 1×1
+    MobileNetV2(width=0.25),
+    MLP(),
+]
+
+
+def config_of(*overrides: str) -> tuple[Config, Data]:
+    config = check(compose(*overrides))
+    return config, config.dataset.load(CPU, config.memory_format(CPU))
+
+
+def check_all() -> None:
+    """Print the error of every network, in both layouts and with one thread and two, as a line of JSON each."""
+    digits, data = config_of("batch_size=7")  # an odd batch leaves kernels a remainder
+    for model in NETWORKS:
+        for channels_last in (True, False):
+            config = dataclasses.replace(digits, model=model, channels_last=channels_last)
+            images = dataclasses.replace(data, memory_format=config.memory_format(CPU))
+            torch.manual_seed(0)
+            network = config.build_network(CPU)
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                found = dataclasses.asdict(check_gradient(config, images, network, network))
+                print(json.dumps({"network": str(model), "threads": threads, **found}), flush=True)
+
+
+@pytest.mark.parametrize("isa", ["SSE41", "AVX", "AVX2", None])
+@pytest.mark.parametrize("capability", ["default", "avx2", None])
+def test_every_network_with_every_instruction_set(isa: str | None, capability: str | None) -> None:
+    """In a process of its own, because the libraries choose their kernels once."""
+    chosen = {
+        "ONEDNN_MAX_CPU_ISA": isa,
+        "ATEN_CPU_CAPABILITY": capability,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "GOMP_SPINCOUNT": "1000",  # other tests use these cores
+    }
+    environment = {name: value for name, value in {**os.environ, **chosen}.items() if value is not None}
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, env=environment, timeout=900)
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr[-2000:]}"
+    checks = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(checks) == 4 * len(NETWORKS)
+    assert {each["layout"] for each in checks} == {"contiguous", "channels_last"}
+    # MobileNetV2 normalises seven images of 1×1 pixel, which amplifies rounding errors: the check allows for it
+    errors = {each["network"]: each["error"] for each in checks if "MobileNetV2" not in each["network"]}
+    assert max(errors.values()) < 1e-4
+
+
+def test_layers_that_are_not_safe_in_channels_last() -> None:
+    names = unsafe_in_channels_last(ResNet(depth=8, width=8).build((1, 8, 8), 10))
+    assert names == ["layer2.0.downsample.0"]  # 8 channels; the next one has 16
+    for model in (ResNet(depth=8, width=16), ResNet(depth=8, width=2, shortcut="pad"), MobileNetV2(), MLP()):
+        assert unsafe_in_channels_last(model.build((1, 8, 8), 10)) == []
+    config, _ = config_of("model.width=8")
+    assert config.memory_format(CPU) == torch.contiguous_format
+    assert config.memory_format(torch.device("cuda")) == torch.channels_last
+
+
+def test_a_layout_that_is_not_safe_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert start(*TINY, "speed=default", f"runs={tmp_path}") == 0
+    assert (
+        "contiguous layout, because oneDNN computes wrong gradients of layer2.0.downsample.0" in capsys.readouterr().err
+    )
+    found = result(only_run(tmp_path))["gradient_check"]
+    assert found["layout"] == "contiguous"
+    assert 0 < found["error"] < found["tolerance"]
+
+
+class WrongConvolution(torch.autograd.Function):
+    """A convolution whose weights' gradient is off by one per cent, or not a number, in one output channel."""
+
+    factor = 1.01
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return nn.functional.conv2d(x, weight, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        wrong = nn.grad.conv2d_weight(x, weight.shape, gradient, padding=1)
+        if x.dtype == torch.float32:  # a fault of the fast kernels
+            wrong[2] *= WrongConvolution.factor
+        return nn.grad.conv2d_input(x.shape, weight, gradient, padding=1), wrong
+
+
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+def test_a_wrong_kernel_is_refused(
+    factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = ResNet.network
+
+    def broken(self: ResNet, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        network = build(self, image_shape, classes)
+        convolution = network.get_submodule("layer3.0.conv2")
+        convolution.forward = lambda x: WrongConvolution.apply(x, convolution.weight)  # type: ignore[method-assign]
+        return network
+
+    monkeypatch.setattr(ResNet, "network", broken)
+    monkeypatch.setattr(WrongConvolution, "factor", factor)
+    assert start("model.width=16", "epochs=4", "phases=single", f"runs={tmp_path}") == WRONG_GRADIENT
+    error = capsys.readouterr().err
+    assert "layer3.0.conv2.weight is off by" in error
+    assert "try channels_last=false" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())  # before any work
+
+
+def test_the_check_leaves_no_trace() -> None:
+    """Batch-norm statistics, modes, gradients and generators are what they were; dropout draws nothing."""
+    config, data = config_of("model=mobilenetv2", "model.width=0.25", "model.dropout=0.5")
+    network = config.build_network(CPU).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    generator = torch.get_rng_state()
+    first, second = (check_gradient(config, data, network, network) for _ in range(2))
+    assert first == second
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not any(module.training for module in network.modules())
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_rounding_that_a_deep_network_amplifies_is_tolerated() -> None:
+    """ResNet-110's gradient in float32 differs from float64's by per cents: the units near zero are switched."""
+    config, data = config_of("model=resnet110", "model.width=4", "batch_size=16")
+    torch.manual_seed(0)
+    network = config.build_network(CPU)
+    found = check_gradient(config, data, network, network)
+    assert found.error < found.tolerance
+    with pytest.raises(GradientError, match="try channels_last=false|try threads=1|ONEDNN_MAX_CPU_ISA"):
+        check_gradient(config, data, network, lambda x: 1.5 * network(x))
+
+
+def test_relative_errors() -> None:
+    exact = {"a": torch.tensor([3.0, 4.0]).double(), "dead": torch.zeros(2).double()}
+    found = relative_errors({"a": torch.tensor([3.0, 4.5]), "dead": torch.tensor([0.0, 5e-3])}, exact)
+    assert found == {"a": pytest.approx(0.1), "dead": pytest.approx(1.0)}
+
+
+if __name__ == "__main__":
+    check_all()
