@@ -8,10 +8,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from distancing.config import ConfigError, composition_error
-from distancing.datasets import DatasetError
+from distancing.config import composition_error
+from distancing.errors import ConfigError, DatasetError, SweepError
 from distancing.experiment import main, objective, refuse
-from distancing.storage import SweepError
 
 exit_codes: list[int] = []
 bugs: list[Exception] = []

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from step import BATCH, HILLS, NETWORKS, Runs, config_of, measure, median_and_quartiles, push, random_data, ratios
 
-from distancing import distances
-from distancing.distances import Distance
 from distancing.experiment import reproducible
-from distancing.features import Network
-from distancing.penalty import Hills
-from distancing.training import Trainer
+from distancing.hills import distances
+from distancing.hills.distances import Distance
+from distancing.hills.features import Network
+from distancing.hills.penalty import Hills
+from distancing.training.trainer import Trainer
 
 DISTANCES: dict[str, Distance] = {
     "euclidean": distances.Euclidean(),

@@ -27,10 +27,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from distancing.colours import OKABE_ITO
-from distancing.distances import Euclidean
-from distancing.kernels import Gaussian
+from distancing.hills.distances import Euclidean
+from distancing.hills.kernels import Gaussian
+from distancing.hills.penalty import Hills, Penalty
 from distancing.models import MobileNetV2, ResNet
-from distancing.penalty import Hills, Penalty
 
 NETWORKS = {
     "ResNet-8, width 4": ResNet(depth=8, width=4), "ResNet-20": ResNet(depth=20), "MobileNetV2": MobileNetV2(),

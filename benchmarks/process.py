@@ -26,7 +26,7 @@ FIRST_STEP = """
 import runpy, sys, time
 import torch
 imported = time.perf_counter()
-from distancing.logs import ProgressBar
+from distancing.runs.tracking import ProgressBar
 def step(self, done, phase):
     print(time.perf_counter() - imported)
     raise SystemExit

@@ -35,18 +35,18 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from distancing.config import Config
-from distancing.data import Data, Split, mean_std
-from distancing.datasets import CIFAR10
-from distancing.distances import Euclidean
+from distancing.data.batches import Data, Split, mean_std
+from distancing.data.datasets import CIFAR10
 from distancing.experiment import reproducible
-from distancing.kernels import Gaussian
+from distancing.hills.distances import Euclidean
+from distancing.hills.kernels import Gaussian
+from distancing.hills.penalty import Hills, Penalty
 from distancing.models import MobileNetV2, Model, ResNet
-from distancing.optimizers import SGD
-from distancing.penalty import Hills, Penalty
-from distancing.phases import Phase
-from distancing.schedules import Constant
-from distancing.training import Trainer
+from distancing.training.optimizers import SGD
+from distancing.training.plan import Phase
+from distancing.training.schedules import Constant
+from distancing.training.settings import Config
+from distancing.training.trainer import Trainer
 
 BATCH, HILLS, REPEAT = 128, (1, 4, 16), 0.3
 # hills so wide and low that training doesn't leave them while it is timed, begun on their slopes

@@ -15,28 +15,36 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from distancing.config import NOT_HASHED, Config, ConfigError, check
-from distancing.data import Data
-from distancing.datasets import DatasetError
+from distancing.config import NOT_HASHED, check
+from distancing.data.batches import Data
 from distancing.ensemble import show
 from distancing.ensemble.judge import judge
-from distancing.ensemble.members import Member, find
+from distancing.errors import (
+    DIVERGED,
+    NOT_THE_SAME,
+    REFUSED,
+    WRONG_GRADIENT,
+    ConfigError,
+    DistancingError,
+    GradientError,
+    StorageError,
+)
 from distancing.flat import flat, typed
-from distancing.gradient_check import GradientError, check_gradient
 from distancing.landscape.outputs import analyse, record
-from distancing.landscape.subject import LandscapeError
-from distancing.logs import Metrics, ProgressBar, tracking
-from distancing.provenance import provenance
-from distancing.storage import RunDirectory, StorageError
-from distancing.summary import summary
-from distancing.training import Diverged, Request, Trainer, distances, train
-from distancing.verify import difference
+from distancing.runs import RunDirectory
+from distancing.runs.provenance import provenance
+from distancing.runs.summary import summary
+from distancing.runs.tracking import Metrics, ProgressBar, tracking
+from distancing.stored import Member, find
+from distancing.training.gradient_check import check_gradient
+from distancing.training.settings import Config
+from distancing.training.trainer import Diverged, Request, Trainer, distances, train
+from distancing.training.verify import difference
 
 MOST = 1500  # letters of a line that says what is wrong
-REFUSED, DIVERGED, NOT_THE_SAME, WRONG_GRADIENT = 2, 3, 4, 5  # exit codes; a run stopped by signal n exits with 128 + n
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 # said in one line, without a stack trace
-USER_ERRORS = (ConfigError, DatasetError, StorageError, LandscapeError, GradientError, OSError)
+USER_ERRORS = (DistancingError, OSError)
 
 
 def main(cfg: DictConfig, overrides: Sequence[str] = ()) -> tuple[int, dict[str, Any] | None]:

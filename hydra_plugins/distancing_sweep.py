@@ -28,7 +28,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         """Raises SweepError or ConfigError before anything is started, and the first failed run's error after all."""
-        from distancing.storage import SweepDirectory
+        from distancing.runs import SweepDirectory
         from distancing.sweep.freeze import freeze
         from distancing.sweep.grid import Grid
         from distancing.sweep.launch import list_runs
@@ -62,7 +62,7 @@ class DistancingLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:  # noqa: ARG002
         """The runs' objectives if they are waited for, else nothing. Raises SweepError or ConfigError."""
-        from distancing.storage import SweepDirectory
+        from distancing.runs import SweepDirectory
         from distancing.sweep.freeze import freeze
         from distancing.sweep.launch import launch, wait
 
@@ -119,8 +119,9 @@ def _component(cls: type, settings: dict[str, Any], path: str) -> Any:
 
 
 def _returned(directory: Path, overrides: Sequence[str]) -> JobReturn:
+    from distancing.errors import SweepError
     from distancing.experiment import objective
-    from distancing.storage import RunDirectory, SweepError
+    from distancing.runs import RunDirectory
 
     if result := RunDirectory(directory).read_result():
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective(result))

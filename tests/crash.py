@@ -24,7 +24,7 @@ import torch
 from conftest import TINY, only_run, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from distancing.storage import load
+from distancing.runs import load
 
 # all that has a state, but for dropout, which an analysis refuses (test_resume.py has it): early stopping with its best
 # parameters, hills that grow and fade, jumps, restarts, augmentation

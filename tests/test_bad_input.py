@@ -22,9 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from distancing.config import LARGE, LONG, LONGEST, SMALL, Config
-from distancing.phases import Cycle, Phase
+from distancing.config import LONG, SMALL
 from distancing.sweep.__main__ import main as sweep_cli
+from distancing.training.plan import Cycle, Phase
+from distancing.training.settings import LARGE, LONGEST, Config
 
 T = TypeVar("T")
 
@@ -252,8 +253,8 @@ UNKNOWN = st.one_of(
     st.tuples(st.sampled_from(COMPONENTS), NAMES).map(lambda each: f"{each[0]}._target_=distancing.{each[1]}.X"),
     st.sampled_from(COMPONENTS).map(lambda group: f"{group}._target_=os.system"),
 )
-MISSING = ("model._target_=distancing.models.Model", "dataset._target_=distancing.datasets.Torchvision",
-           "penalty.kernel._target_=distancing.kernels.Kernel", "optimizer._target_=distancing..X", "~optimizer",
+MISSING = ("model._target_=distancing.models.Model", "dataset._target_=distancing.data.datasets.Torchvision",
+           "penalty.kernel._target_=distancing.hills.kernels.Kernel", "optimizer._target_=distancing..X", "~optimizer",
            "~phases", "~penalty.kernel", "~seed", "~dataset._target_", "seed=???", "seed=${seed}",)  # fmt: skip
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import ROOT, TINY, command_line, compose, start
 
-from distancing.config import ConfigError, check
-from distancing.data import Data, Split
-from distancing.theta import Theta
-from distancing.training import Trainer
+from distancing.config import check
+from distancing.data.batches import Data, Split
+from distancing.errors import ConfigError
+from distancing.hills.theta import Theta
+from distancing.training.trainer import Trainer
 
 GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "speed", "experiment")
 CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in sorted((ROOT / "conf" / group).glob("*.yaml"))]
@@ -97,10 +98,10 @@ BAD = {
     "device=cuda": None if torch.cuda.is_available() else "device=cuda is not on this machine, which has cpu",
     "dataset=mnist dataset.download=false dataset.root=/nowhere": "dataset.root=/nowhere: can't read MNIST:",
     "model._target_=os.system": "model._target_=os.system: only a Model of this package may be constructed here",
-    "model._target_=distancing.storage.RunDirectory": "only a Model of this package",
+    "model._target_=distancing.runs.RunDirectory": "only a Model of this package",
     "model._target_=distancing.nothing.Here": "only a Model of this package",
     "model._target_=torch.nn.Identity": "only a Model of this package",
-    "penalty.kernel._target_=distancing.storage.os.system": "only a Kernel of this package",
+    "penalty.kernel._target_=distancing.runs.os.system": "only a Kernel of this package",
     "+dataset.seeds._target_=os.abort": "dataset.seeds is not a setting",
     "dataset.seed={_target_: os.abort}": "dataset.seed={'_target_': 'os.abort'}: input should be a valid integer",
 }  # fmt: skip

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.config import check, read_config
-from distancing.data import Data
-from distancing.ensemble.members import find
+from distancing.data.batches import Data
+from distancing.errors import LandscapeError
+from distancing.hills.theta import Theta
 from distancing.landscape import units
 from distancing.landscape.__main__ import main as cli
 from distancing.landscape.curvature import largest_eigenvalue, relative, trace_samples
@@ -25,9 +26,9 @@ from distancing.landscape.gradients import Gradients
 from distancing.landscape.loss import Loss
 from distancing.landscape.plane import Flat, Plane, hills
 from distancing.landscape.sharpness import Sharpness, worst
-from distancing.landscape.subject import LandscapeError, Subject
-from distancing.theta import Theta
-from distancing.training import GRADIENTS, Trainer, cosine_and_ratio
+from distancing.landscape.subject import Subject
+from distancing.stored import find
+from distancing.training.trainer import GRADIENTS, Trainer, cosine_and_ratio
 
 CPU = torch.device("cpu")
 CYCLES = [*TINY, "phases=cycles", "phases.cycle.times=2", "epochs=15", "optimizer.lr=0.1"]

@@ -12,17 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as TF
 
-from distancing.data import Data, Epoch, Split, mean_std
-from distancing.datasets import (
-    CIFAR10,
-    MNIST,
-    Dataset,
-    DatasetError,
-    Digits,
-    FashionMNIST,
-    balanced,
-    stratified_folds,
-)
+from distancing.data.batches import Data, Epoch, Split, mean_std
+from distancing.data.datasets import CIFAR10, MNIST, Dataset, Digits, FashionMNIST, balanced, stratified_folds
+from distancing.errors import DatasetError
 
 
 def numbered(n: int, padding: int = 0, flip: bool = False, size: int = 6, channels: int = 2) -> Data:

@@ -10,13 +10,13 @@ import torch
 from test_training import drive, trainer
 from torch import Tensor, nn
 
-from distancing import distances, kernels
-from distancing.distances import Distance
-from distancing.features import Network, Projection
-from distancing.kernels import Kernel
-from distancing.penalty import Hills, Penalty
-from distancing.storage import RunDirectory
-from distancing.theta import Theta
+from distancing.hills import distances, kernels
+from distancing.hills.distances import Distance
+from distancing.hills.features import Network, Projection
+from distancing.hills.kernels import Kernel
+from distancing.hills.penalty import Hills, Penalty
+from distancing.hills.theta import Theta
+from distancing.runs import RunDirectory
 
 IMAGES = torch.randn(12, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 DISTANCES: dict[str, Distance] = {

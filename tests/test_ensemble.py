@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from distancing.config import read_config
 from distancing.ensemble.__main__ import main as cli
 from distancing.ensemble.judge import judge
-from distancing.ensemble.members import EnsembleError, find
-from distancing.evaluate import refresh_batch_norm
+from distancing.errors import EnsembleError
 from distancing.experiment import main
-from distancing.storage import find_sweep, load
+from distancing.models.evaluation import refresh_batch_norm
+from distancing.runs import find_sweep, load
+from distancing.stored import find
 
 CPU = torch.device("cpu")
 
@@ -134,7 +135,7 @@ def test_a_run_on_a_bag_or_a_fold_judges_its_own_places(tmp_path: Path) -> None:
 def test_logits_are_computed_once(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = shutil.copytree(runs["cycles"], tmp_path / runs["cycles"].name)
     before = judge(find([run]), CPU)
-    monkeypatch.setattr("distancing.ensemble.members.predict", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("distancing.stored.predict", lambda *_: pytest.fail("computed again"))
     assert judge(find([run]), CPU) == before
     monkeypatch.undo()
     kept = run / "checkpoints/logits/descend.pt"

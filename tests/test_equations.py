@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.component import component
-from distancing.distances import Distance, Elementwise, Euclidean
-from distancing.kernels import Gaussian, Kernel
-from distancing.penalty import Penalty
-from distancing.theta import Theta
+from distancing.hills.distances import Distance, Elementwise, Euclidean
+from distancing.hills.kernels import Gaussian, Kernel
+from distancing.hills.penalty import Penalty
+from distancing.hills.theta import Theta
 
 DISTANCES = {"euclidean": Euclidean, "elementwise": Elementwise}
 

@@ -22,7 +22,8 @@ from omegaconf import DictConfig
 
 from distancing import experiment
 from distancing.ensemble.__main__ import main as ensemble_cli
-from distancing.storage import Listed, RunDirectory, StorageError, lock
+from distancing.errors import StorageError
+from distancing.runs import Listed, RunDirectory, lock
 from distancing.sweep.status import status
 
 RUN = [*TINY[2:], "experiment=smoke", "model=mlp", "model.width=8", "phases=distancing", "epochs=4",

@@ -13,9 +13,10 @@ import torch
 from conftest import TINY, only_run, start
 
 from distancing.ensemble.__main__ import main as ensemble_cli
+from distancing.errors import StorageError, SweepError
 from distancing.landscape.__main__ import main as landscape_cli
-from distancing.storage import Listed, RunDirectory, StorageError, SweepDirectory, SweepError
-from distancing.storage.files import sealed
+from distancing.runs import Listed, RunDirectory, SweepDirectory
+from distancing.runs.files import sealed
 from distancing.sweep.__main__ import main as sweep_cli
 from distancing.sweep.job import go_on
 
@@ -69,7 +70,7 @@ def test_tensors_are_read_without_executing(ended: Path, bomb: Any, tmp_path: Pa
     [
         ("_target_: distancing.models.ResNet", "_target_: os.system\n  command: touch executed"),
         ("_target_: distancing.models.ResNet", "_target_: stranger.Model"),  # which is executed when it is imported
-        ("_target_: distancing.kernels.Gaussian", "_target_: distancing.storage.run.shutil.rmtree"),
+        ("_target_: distancing.hills.kernels.Gaussian", "_target_: distancing.runs.directory.shutil.rmtree"),
         ("seed: 0\nepochs", "seed: !!python/object/apply:os.system ['touch executed']\nepochs"),
         ("name: ", "name: ../../../elsewhere/"),
         ("runs: runs", "runs: ${oc.env:HOME}\nhydra: {run: {dir: /tmp}}"),

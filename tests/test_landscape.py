@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from distancing import experiment
 from distancing.component import component
-from distancing.ensemble.members import find
+from distancing.hills.theta import Theta
 from distancing.landscape import lines
 from distancing.landscape.__main__ import main as cli
 from distancing.landscape.barrier import Barrier
@@ -26,8 +26,8 @@ from distancing.landscape.path import Profile, height, pairs
 from distancing.landscape.subject import Subject
 from distancing.landscape.valley import Valley, bezier, length
 from distancing.models import MLP, MobileNetV2, Model, ResNet
-from distancing.storage import load, save
-from distancing.theta import Theta
+from distancing.runs import load, save
+from distancing.stored import find
 
 CPU = torch.device("cpu")
 T = TypeVar("T")

@@ -40,10 +40,10 @@ from distancing.report.page import page
 from distancing.report.runs import collect
 from distancing.report.significance import holm
 from distancing.report.tables import latex, markdown
-from distancing.storage import Listed, SweepDirectory
+from distancing.runs import Listed, SweepDirectory
 
 logging.getLogger("fontTools").setLevel("WARNING")  # it tells of each table of each font
-GAUSSIAN = {"_target_": "distancing.penalty.Penalty", "strength": 1.0, "sigma": 0.3, "sigma_unit": "travelled"}
+GAUSSIAN = {"_target_": "distancing.hills.penalty.Penalty", "strength": 1.0, "sigma": 0.3, "sigma_unit": "travelled"}
 
 
 class Folder:

@@ -16,7 +16,7 @@ import torch
 from conftest import TINY, only_run, start
 from crash import outcome
 
-from distancing.storage import load
+from distancing.runs import load
 
 # all that has a state: early stopping with its best parameters, hills, jumps, restarts, dropout, augmentation
 RUN = [*TINY, "model=mobilenetv2", "model.width=0.1", "model.dropout=0.3", "epochs=9", "checkpoint_every=2",

@@ -14,10 +14,9 @@ from conftest import ROOT, TINY, compose, only_run, result, start
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from distancing import provenance
 from distancing.config import check
 from distancing.landscape.__main__ import main as landscape
-from distancing.storage import RunDirectory
+from distancing.runs import RunDirectory, provenance
 from distancing.sweep.job import go_on
 
 Runs = Callable[..., int]

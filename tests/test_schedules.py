@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distancing.phases import Cycle, Phase, share, unroll
-from distancing.schedules import Constant, Cosine, CosineRestarts, Schedule, Step
+from distancing.training.plan import Cycle, Phase, share, unroll
+from distancing.training.schedules import Constant, Cosine, CosineRestarts, Schedule, Step
 
 torch_schedulers = torch.optim.lr_scheduler
 

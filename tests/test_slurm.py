@@ -15,8 +15,8 @@ from conftest import ROOT, TINY, launched, multirun, result, start
 from slurm_cluster import Cluster
 from test_resume import outcome
 
-from distancing.config import ConfigError
-from distancing.storage import SweepDirectory, SweepError
+from distancing.errors import ConfigError, SweepError
+from distancing.runs import SweepDirectory
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.slurm import queue
 from distancing.sweep.status import status

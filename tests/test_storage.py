@@ -9,9 +9,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distancing import storage
-from distancing.storage import RunDirectory, StorageError, load, save
-from distancing.storage.files import sealed
+from distancing import runs as storage
+from distancing.errors import StorageError
+from distancing.runs import RunDirectory, load, save
+from distancing.runs.files import sealed
 
 
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))

@@ -17,10 +17,10 @@ from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-from distancing import provenance
-from distancing.config import ConfigError, check, construct
+from distancing.config import check, construct
+from distancing.errors import ConfigError, SweepError
 from distancing.experiment import main
-from distancing.storage import Listed, SweepDirectory, SweepError
+from distancing.runs import Listed, SweepDirectory, provenance
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.cost import Devices
 from distancing.sweep.freeze import freeze

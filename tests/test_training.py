@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distancing.config import check
-from distancing.data import Epoch
-from distancing.distances import Euclidean
-from distancing.storage import RunDirectory
-from distancing.theta import Theta, filter_direction
-from distancing.training import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, RATIO, Trainer, train
+from distancing.data.batches import Epoch
+from distancing.hills.distances import Euclidean
+from distancing.hills.theta import Theta, filter_direction
+from distancing.runs import RunDirectory
+from distancing.training.trainer import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, RATIO, Trainer, train
 
 
 def trainer(*overrides: str) -> Trainer:

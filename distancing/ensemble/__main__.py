@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from distancing.config import ConfigError
-from distancing.datasets import DatasetError
 from distancing.ensemble import compare, show, side_by_side
 from distancing.ensemble.judge import Weights, judge
-from distancing.ensemble.members import EnsembleError, find
-from distancing.storage import StorageError, SweepError, find_sweep
+from distancing.errors import ConfigError, DatasetError, EnsembleError, StorageError, SweepError
+from distancing.runs import find_sweep
+from distancing.stored import find
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from distancing.ensemble.judge import Weights, scored
-from distancing.ensemble.members import EnsembleError, find, of_run
-from distancing.storage import Listed, RunDirectory
+from distancing.errors import EnsembleError
+from distancing.runs import Listed, RunDirectory
+from distancing.stored import find, of_run
 
 APART = ("seed", "dataset.bootstrap_seed", "dataset.fold")  # settings in which the runs of one ensemble differ
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distancing.config import Config
-from distancing.data import Data
+from distancing.data.batches import Data
 from distancing.ensemble import scores
-from distancing.ensemble.members import EnsembleError, Member
-from distancing.evaluate import predict, refresh_batch_norm
-from distancing.theta import Theta
+from distancing.errors import EnsembleError
+from distancing.hills.theta import Theta
+from distancing.models.evaluation import predict, refresh_batch_norm
+from distancing.stored import Member, images
 
 Weights = str | Sequence[float]  # `equal`, `likelihood`, or one for each member
 
@@ -69,18 +69,6 @@ def scored(
         "weights": [float(each) for each in w],
         "splits": {name: of_split(p[name], labels[name], w) for name in labels},
     }
-
-
-def images(config: Config, device: torch.device) -> Data:
-    """The images on which members of this config are judged: the training images each once, as they are. What is
-    trained with, and what is held out, differ from fold to fold: there, all but the test images together."""
-    whole = dataclasses.replace(config.dataset, augment=False, bootstrap=False, fold=None, folds=None).load(
-        device, config.memory_format(device)
-    )
-    if not config.dataset.folds:
-        return whole
-    own = dataclasses.replace(config.dataset, augment=False, bootstrap=False).load(device, config.memory_format(device))
-    return dataclasses.replace(whole, mean=own.mean, std=own.std)
 
 
 def of_split(p: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:

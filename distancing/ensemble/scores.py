@@ -155,7 +155,7 @@ def cosines(theta: Tensor, start: Tensor) -> Tensor:
 
 
 def distances(theta: Tensor) -> Tensor:
-    """[M, M]: ‖θ_i − θ_j‖ for θ [M, P], from direct differences (see `distancing.distances.Euclidean`)."""
+    """[M, M]: ‖θ_i − θ_j‖ for θ [M, P], from direct differences (see `distancing.hills.distances.Euclidean`)."""
     squares = torch.zeros(len(theta), len(theta), dtype=torch.float64, device=theta.device)
     for part in theta.split(PIECE[1], 1):
         rows = part.double()

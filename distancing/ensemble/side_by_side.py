@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from distancing.ensemble.members import EnsembleError
+from distancing.errors import EnsembleError
 from distancing.report.figures import COLOURS, MARKS
 from distancing.report.significance import holm, unpaired
 

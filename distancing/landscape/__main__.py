@@ -11,18 +11,17 @@ import yaml
 from rich.console import Console
 
 from distancing.analysis import Analysis
-from distancing.config import ConfigError, construct
-from distancing.datasets import DatasetError
-from distancing.ensemble.members import EnsembleError, find
+from distancing.config import construct
+from distancing.errors import ConfigError, DatasetError, EnsembleError, LandscapeError, StorageError, SweepError
 from distancing.landscape.barrier import Barrier
 from distancing.landscape.gradients import Gradients
 from distancing.landscape.outputs import analyse, record
 from distancing.landscape.plane import Plane
 from distancing.landscape.sharpness import Sharpness
-from distancing.landscape.subject import LandscapeError
 from distancing.landscape.valley import Valley
-from distancing.logs import tracking
-from distancing.storage import RunDirectory, StorageError, SweepError
+from distancing.runs import RunDirectory
+from distancing.runs.tracking import tracking
+from distancing.stored import find
 
 ANALYSES: dict[str, type[Analysis]] = {
     "barrier": Barrier,

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from distancing.analysis import Analysis
 from distancing.colours import GREY
 from distancing.component import component
+from distancing.errors import LandscapeError
 from distancing.landscape.marks import COLOURS
-from distancing.landscape.subject import Findings, LandscapeError, Subject, Track
-from distancing.storage import RunDirectory
-from distancing.training import GRADIENTS
+from distancing.landscape.subject import Findings, Subject, Track
+from distancing.runs import RunDirectory
+from distancing.training.trainer import GRADIENTS
 
 ORTHOGONAL = 0.1  # below this |cosine| the two are nearly so: 84° to 96°
 

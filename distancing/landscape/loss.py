@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distancing.data import Data, Split
-from distancing.theta import Theta
+from distancing.data.batches import Data, Split
+from distancing.hills.theta import Theta
 
 BATCH = 250  # images whose graph is in memory at a time
 

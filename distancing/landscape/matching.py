@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distancing.evaluate import evaluating
-from distancing.theta import Theta
+from distancing.hills.theta import Theta
+from distancing.models.evaluation import evaluating
 
 CHANNEL_BY_CHANNEL = (
     nn.ReLU, nn.ReLU6, nn.Dropout, nn.Identity, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d,

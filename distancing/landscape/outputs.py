@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from distancing.analysis import Analysis
-from distancing.data import Data
-from distancing.ensemble.members import Member
-from distancing.landscape.subject import Findings, LandscapeError, Subject, Track
-from distancing.logs import add_to_events
-from distancing.storage import RunDirectory, write
-from distancing.storage.files import seal
+from distancing.data.batches import Data
+from distancing.errors import LandscapeError
+from distancing.landscape.subject import Findings, Subject, Track
+from distancing.runs import RunDirectory, write
+from distancing.runs.files import seal
+from distancing.runs.tracking import add_to_events
+from distancing.stored import Member
 
 
 def analyse(

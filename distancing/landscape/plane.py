@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from distancing.analysis import Analysis
 from distancing.component import component
-from distancing.distances import Euclidean
-from distancing.evaluate import BATCH
+from distancing.errors import LandscapeError
+from distancing.hills.distances import Euclidean
 from distancing.landscape.marks import mark, short
-from distancing.landscape.subject import Findings, LandscapeError, Subject, Track
+from distancing.landscape.subject import Findings, Subject, Track
+from distancing.models.evaluation import BATCH
 
 FLAT = 1e-4  # of the longer side: a third place nearer to the line of the others than this spans no plane
 SPLITS = "train", "test"

@@ -17,11 +17,12 @@ from torch.nn import functional as F
 
 from distancing.analysis import Analysis
 from distancing.component import component
+from distancing.errors import LandscapeError
 from distancing.landscape import units
 from distancing.landscape.curvature import largest_eigenvalue, relative, trace_samples
 from distancing.landscape.loss import Loss
 from distancing.landscape.marks import mark, short
-from distancing.landscape.subject import Findings, LandscapeError, Subject, Track
+from distancing.landscape.subject import Findings, Subject, Track
 
 RADII = 0.02, 0.05, 0.1, 0.2
 Row = dict[str, float | str]

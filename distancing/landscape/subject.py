@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distancing.config import Config
-from distancing.data import Data, Split
-from distancing.ensemble.judge import images
-from distancing.ensemble.members import Member
-from distancing.evaluate import evaluating, refresh_from
-from distancing.storage import RunDirectory
-from distancing.theta import Theta
+from distancing.data.batches import Data, Split
+from distancing.errors import LandscapeError
+from distancing.hills.theta import Theta
+from distancing.models.evaluation import evaluating, refresh_from
+from distancing.runs import RunDirectory
+from distancing.stored import Member, images
+from distancing.training.settings import Config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BATCH = 128  # images: on a CPU their activations fit its caches, which is twice as fast as thousands at a time
 Track = Callable[[Iterable[T], str, int], Iterable[T]]  # an iterable, passed on with a progress bar of this total
-
-
-class LandscapeError(Exception):
-    """This can't be asked of these networks; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)

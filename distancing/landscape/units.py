@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distancing.theta import Theta
+from distancing.hills.theta import Theta
 
 Unit = Literal["filter", "element"]
 

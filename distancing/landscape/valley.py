@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from distancing.analysis import Analysis
 from distancing.component import component
-from distancing.data import Epoch
+from distancing.data.batches import Epoch
+from distancing.errors import LandscapeError
 from distancing.landscape import lines
 from distancing.landscape.path import Pairs, Path, lerp, pairs, passes, profile
-from distancing.landscape.subject import Findings, LandscapeError, Subject, Track
+from distancing.landscape.subject import Findings, Subject, Track
 
 
 @component

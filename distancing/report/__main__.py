@@ -7,10 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distancing.errors import ReportError
 from distancing.report.answer import Answer, answer
 from distancing.report.commands import link, script
 from distancing.report.pack import pack, unpacked
-from distancing.report.runs import ReportError, collect
+from distancing.report.runs import collect
 from distancing.report.tables import as_csv, latex, markdown, rich
 
 

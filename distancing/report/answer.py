@@ -4,10 +4,11 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
+from distancing.errors import ReportError
 from distancing.flat import Leaf
 from distancing.report import metrics as of_run
 from distancing.report.groups import Group, Settings, first, group, order, text
-from distancing.report.runs import STATES, ReportError, Run, State, collect, versions
+from distancing.report.runs import STATES, Run, State, collect, versions
 from distancing.report.significance import TEST, Comparison, holm, mean_sd, paired
 
 DEFAULT_METRICS = ("test.accuracy", "test.loss")

@@ -5,9 +5,10 @@ import re
 import shlex
 from pathlib import Path
 
+from distancing.errors import ReportError
 from distancing.report.answer import Answer
 from distancing.report.groups import text
-from distancing.report.runs import ReportError, Run
+from distancing.report.runs import Run
 
 NAME_LENGTH = 150  # of a link, in characters
 COLUMNS = "events.out.tfevents.columns"  # of TensorBoard's table of hyperparameters

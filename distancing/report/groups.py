@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distancing.errors import ReportError
 from distancing.flat import Leaf
-from distancing.report.runs import ReportError, Run, State
+from distancing.report.runs import Run, State
 
 BAG = "dataset.bootstrap_seed"
 # what can't change a run's numbers; distancing.config has the same list, but needs torch

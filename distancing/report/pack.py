@@ -6,7 +6,8 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distancing.report.runs import ReportError, Run
+from distancing.errors import ReportError
+from distancing.report.runs import Run
 
 KEPT = (".hydra/config.yaml", ".hydra/overrides.yaml", "result.json", "metrics.csv")
 THEN = (1980, 1, 1, 0, 0, 0)  # the same runs make the same file

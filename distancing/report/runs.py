@@ -9,16 +9,13 @@ from typing import Any, Literal
 
 import yaml
 
+from distancing.errors import ReportError, StorageError, SweepError
 from distancing.flat import Leaf, flat, typed
-from distancing.storage import Listed, RunDirectory, StorageError, SweepDirectory, SweepError, find_sweep
+from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
 
 State = Literal["finished", "diverged", "failed", "damaged", "unfinished", "missing"]
 STATES: tuple[State, ...] = ("finished", "diverged", "failed", "damaged", "unfinished", "missing")
 FILES = (".hydra/config.yaml", "result.json", "metrics.csv")  # one of them makes a directory a run's
-
-
-class ReportError(Exception):
-    """What was asked for can't be reported; the message is one line."""
 
 
 @dataclass(eq=False)

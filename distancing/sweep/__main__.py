@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distancing.storage import Listed, RunDirectory, SweepDirectory, SweepError, find_sweep
+from distancing.errors import SweepError
+from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
 from distancing.sweep import cost, slurm
 from distancing.sweep.status import ACTIVE, ENDED, State, Status, status
 
@@ -129,7 +130,8 @@ def _duration(seconds: float | None) -> str:
 
 def retry(sweep: SweepDirectory, console: Console) -> None:
     """Start again, in the way of the sweep's last start, all runs that neither end nor wait nor run."""
-    from distancing.config import ConfigError, construct
+    from distancing.config import construct
+    from distancing.errors import ConfigError
     from distancing.sweep.launch import KINDS, start
 
     sweep.check_trust()

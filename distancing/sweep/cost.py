@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from distancing.component import component
+from distancing.errors import StorageError
 from distancing.flat import Leaf, flat
-from distancing.storage import RunDirectory, StorageError, SweepDirectory
+from distancing.runs import RunDirectory, SweepDirectory
 
 Config = Mapping[str, Leaf]  # setting → value
 Kind = tuple[tuple[str, Leaf], ...]  # the settings that an epoch's time depends on

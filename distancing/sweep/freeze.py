@@ -15,9 +15,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from distancing.config import Config, ConfigError, check, composition_error
+from distancing.config import check, composition_error
+from distancing.errors import ConfigError
 from distancing.flat import Leaf, flat
-from distancing.storage import Listed
+from distancing.runs import Listed
+from distancing.training.settings import Config
 
 Compose = Callable[[Sequence[str]], DictConfig]
 

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override, Transformer
 
 from distancing.component import component
-from distancing.storage import SweepError
+from distancing.errors import SweepError
 
 Parse = Callable[[list[str]], list[Override]]
 Choice = tuple[str, Any]  # an override as it is typed, and its value

@@ -6,7 +6,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from distancing.storage import RunDirectory, StorageError
+from distancing.errors import StorageError
+from distancing.runs import RunDirectory
 
 REQUEUE = 128 + signal.SIGUSR2  # the exit code of a run that Slurm shall start again
 WAIT = 300.0  # seconds for another process to leave the run's directory
@@ -36,7 +37,8 @@ def go_on(path: str, in_slurm: bool = False) -> int:
     before a kill and nobody knows how long before; and where another process holds the directory, an orphan on a
     node that was lost, the job is to be queued again.
     """
-    from distancing.config import ConfigError, read_config
+    from distancing.config import read_config
+    from distancing.errors import ConfigError
     from distancing.experiment import USER_ERRORS, refuse, run
 
     directory = RunDirectory(path, WAIT) if in_slurm else RunDirectory(path)

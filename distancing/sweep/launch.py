@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from distancing.datasets import Torchvision
-from distancing.provenance import COMMIT_FILE, PACKAGE, git_commit, source
-from distancing.storage import Listed, RunDirectory, SweepDirectory, SweepError
+from distancing.data.datasets import Torchvision
+from distancing.errors import SweepError
+from distancing.runs import Listed, RunDirectory, SweepDirectory
+from distancing.runs.provenance import COMMIT_FILE, PACKAGE, git_commit, source
 from distancing.sweep import cost, slurm
 from distancing.sweep.freeze import Frozen
 from distancing.sweep.local import Local

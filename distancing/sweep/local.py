@@ -13,7 +13,7 @@ from typing import ClassVar
 from pydantic import PositiveInt
 
 from distancing.component import component
-from distancing.storage import RunDirectory, SweepDirectory
+from distancing.runs import RunDirectory, SweepDirectory
 
 
 @component

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from distancing.component import component
-from distancing.storage import RunDirectory, SweepDirectory, SweepError
+from distancing.errors import SweepError
+from distancing.runs import RunDirectory, SweepDirectory
 from distancing.sweep.job import REQUEUE, Job
 from distancing.sweep.status import Jobs
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from distancing.storage import Listed, RunDirectory, StorageError
+from distancing.errors import StorageError
+from distancing.runs import Listed, RunDirectory
 
 State = Literal["finished", "diverged", "running", "queued", "failed", "cancelled", "stopped", "waiting"]
 ACTIVE: tuple[State, ...] = ("running", "queued")

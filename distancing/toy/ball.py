@@ -7,9 +7,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from distancing.distances import Euclidean
-from distancing.kernels import Gaussian
-from distancing.penalty import Penalty
+from distancing.hills.distances import Euclidean
+from distancing.hills.kernels import Gaussian
+from distancing.hills.penalty import Penalty
 from distancing.toy.losses import Loss
 
 

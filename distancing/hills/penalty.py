@@ -8,9 +8,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from distancing.component import component
-from distancing.distances import Distance, Elementwise
-from distancing.features import Everything, Features, Network
-from distancing.kernels import Kernel
+from distancing.hills.distances import Distance, Elementwise
+from distancing.hills.features import Everything, Features, Network
+from distancing.hills.kernels import Kernel
 
 
 @component

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from distancing.flat import flat
-from distancing.storage import RunDirectory, write
+from distancing.runs import RunDirectory, write
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distancing.config import LARGE, Config
-from distancing.data import Data, Epoch
-from distancing.distances import PIECE
-from distancing.evaluate import evaluate, loss_and_accuracy, predict
-from distancing.features import Network
-from distancing.penalty import Hills
-from distancing.phases import Phase, share, unroll
-from distancing.provenance import provenance
-from distancing.storage import RunDirectory, StorageError, load, save
-from distancing.theta import Theta, filter_direction
+from distancing.data.batches import Data, Epoch
+from distancing.errors import StorageError
+from distancing.hills.distances import PIECE
+from distancing.hills.features import Network
+from distancing.hills.penalty import Hills
+from distancing.hills.theta import Theta, filter_direction
+from distancing.models.evaluation import evaluate, loss_and_accuracy, predict
+from distancing.runs import RunDirectory, load, save
+from distancing.runs.provenance import provenance
+from distancing.training.plan import Phase, share, unroll
+from distancing.training.settings import LARGE, Config
 
 # what each step leaves in `records`; read once an epoch, so that no step waits for the device
 CROSS_ENTROPY, L2, PENALTY, COSINE, RATIO, CORRECT = range(6)

@@ -6,15 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distancing.errors import StorageError
+
 if TYPE_CHECKING:  # slow to import, and not needed to look at hundreds of runs
     import torch
 
 
 DIGEST = 64  # hexadecimal digits
-
-
-class StorageError(Exception):
-    """The directory can't be used as asked; the message says which file and why."""
 
 
 def write(path: Path, content: bytes | memoryview, flush: bool = True) -> None:

@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from distancing.component import component
-from distancing.features import (
+from distancing.hills.features import (
     Everything,
     Features,
     FilterDirections,

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from distancing.config import Config
-from distancing.data import Data
-from distancing.storage import RunDirectory, load
-from distancing.training import Diverged, Request, Trainer, train
+from distancing.data.batches import Data
+from distancing.runs import RunDirectory, load
+from distancing.training.settings import Config
+from distancing.training.trainer import Diverged, Request, Trainer, train
 
 Row = Mapping[str, Any]
 

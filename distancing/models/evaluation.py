@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distancing.data import Data, Split
+from distancing.data.batches import Data, Split
 
 BATCH = 1000
 

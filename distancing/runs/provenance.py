@@ -7,7 +7,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 COMMIT_FILE = "git_commit"  # in a copy of the package, which has no checkout of its own
 LIBRARIES = ("torchvision", "numpy", "hydra-core", "scikit-learn")
 

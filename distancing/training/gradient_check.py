@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distancing.config import Config
-from distancing.data import Data
+from distancing.data.batches import Data
+from distancing.errors import GradientError
+from distancing.training.settings import Config
 
 IMAGES = 16
 FLOOR = 1e-3  # of the whole gradient's norm: below this, a parameter's own gradient is too small to be compared with
@@ -23,10 +24,6 @@ TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 1e-1}  # relative, of a gradie
 # Some networks amplify rounding errors, very deep ones most of all. What a relative change of the parameters by this
 # much does to the exact gradient is therefore tolerated, too: 32 roundings of fp32, 8 of the shorter formats.
 PERTURBATIONS = {"fp32": 2.0**-19, "tf32": 2.0**-8, "bf16": 2.0**-6}
-
-
-class GradientError(Exception):
-    """This machine computes a wrong gradient; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,8 @@ from typing import Any
 
 import filelock
 
-from distancing.storage.files import write
-
-
-class SweepError(Exception):
-    """A sweep can't be found, expanded or started as asked; the message is one line."""
+from distancing.errors import SweepError
+from distancing.runs.files import write
 
 
 @dataclass(frozen=True)

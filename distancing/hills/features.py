@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distancing.theta import Theta
+from distancing.hills.theta import Theta
 
 Pullback = Callable[[Tensor], Tensor]
 

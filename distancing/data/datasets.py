@@ -11,13 +11,10 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import Self
 
 from distancing.component import component
-from distancing.data import Data, Split, mean_std
+from distancing.data.batches import Data, Split, mean_std
+from distancing.errors import DatasetError
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
-
-
-class DatasetError(Exception):
-    """The images could not be read; the message says which and why."""
 
 
 @component

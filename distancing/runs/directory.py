@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distancing.storage.files import StorageError, load, save, seal, write
-from distancing.storage.lock import Lock
+from distancing.errors import StorageError
+from distancing.runs.files import load, save, seal, write
+from distancing.runs.lock import Lock
 
 if TYPE_CHECKING:
     import torch

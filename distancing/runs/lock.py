@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 
-from distancing.storage.files import StorageError
+from distancing.errors import StorageError
 
 BEAT = 20.0  # seconds between an owner's signs of life
 GONE = 120.0  # seconds without one, after which a machine is taken for lost: more than NFS may keep a file's time for

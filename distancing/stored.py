@@ -1,6 +1,7 @@
 """The members of an ensemble, from wherever they are: runs, sweeps and single checkpoint files."""
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distancing.config import Config, read_config
-from distancing.data import Data
-from distancing.evaluate import predict, refresh_batch_norm
-from distancing.storage import RunDirectory, StorageError, SweepDirectory, load
-from distancing.theta import Theta
-
-
-class EnsembleError(Exception):
-    """These networks can't be one ensemble; the message is one line."""
+from distancing.config import read_config
+from distancing.data.batches import Data
+from distancing.errors import EnsembleError, StorageError
+from distancing.hills.theta import Theta
+from distancing.models.evaluation import predict, refresh_batch_norm
+from distancing.runs import RunDirectory, SweepDirectory, load
+from distancing.training.settings import Config
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +39,7 @@ class Member:
         return network
 
     def place(self, theta: Theta) -> Tensor:
-        """Return the parameters [P] in the order and on the device of `theta`, whatever layout their run computed in."""
+        """Return the parameters [P] in the order and on the device of `theta`, whatever their run's own layout."""
         return theta.flatten(self.network(theta.vector.device).state_dict())
 
     def start(self, theta: Theta) -> Tensor:
@@ -66,6 +65,18 @@ class Member:
             with contextlib.suppress(OSError):  # a folder that can't be written to is no reason not to judge
                 directory.save_logits(name, known)
         return {name: known[split.fingerprint] for name, split in data.splits.items()}
+
+
+def images(config: Config, device: torch.device) -> Data:
+    """The images on which members of this config are judged: the training images each once, as they are. What is
+    trained with, and what is held out, differ from fold to fold: there, all but the test images together."""
+    whole = dataclasses.replace(config.dataset, augment=False, bootstrap=False, fold=None, folds=None).load(
+        device, config.memory_format(device)
+    )
+    if not config.dataset.folds:
+        return whole
+    own = dataclasses.replace(config.dataset, augment=False, bootstrap=False).load(device, config.memory_format(device))
+    return dataclasses.replace(whole, mean=own.mean, std=own.std)
 
 
 def find(what: Sequence[str | Path]) -> list[Member]:

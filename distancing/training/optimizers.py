@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 from typing_extensions import Self
 
 from distancing.component import component
-from distancing.theta import Theta
+from distancing.hills.theta import Theta
 
 
 @component

@@ -1,0 +1,1 @@
+"""Training in phases (the thesis's Algorithm 3): what a step, an epoch and a phase do."""

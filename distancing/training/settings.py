@@ -1,0 +1,146 @@
+"""The settings of one run, and what follows from them alone: its directory, its device, its network."""
+
+import functools
+import re
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Lt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from torch import nn
+from typing_extensions import Self
+
+from distancing.analysis import Analysis
+from distancing.component import component
+from distancing.data.datasets import Dataset
+from distancing.errors import ConfigError
+from distancing.hills.penalty import Penalty
+from distancing.models import Model
+from distancing.models.layout import unsafe_in_channels_last
+from distancing.training.optimizers import Optimizer
+from distancing.training.plan import Cycle, Phase, share, stored, unroll
+from distancing.training.schedules import Schedule
+
+LARGE = 1e38  # what a float32 holds, with room for a factor
+LONGEST = 10**6  # epochs and steps: states are named by six digits of each
+
+
+@component
+class Config:
+    """All settings of one run; conf/config.yaml says what each is for."""
+
+    dataset: Dataset
+    model: Model
+    optimizer: Optimizer
+    scheduler: Schedule
+    penalty: Penalty | None
+    phases: dict[str, Phase | Cycle]
+    analysis: dict[str, Analysis] = Field(default_factory=dict)  # not in the frozen configs of older runs
+    seed: Annotated[NonNegativeInt, Lt(2**32)]
+    epochs: Annotated[PositiveInt, Lt(LONGEST)]
+    batch_size: PositiveInt
+    label_smoothing: Annotated[float, Ge(0), Lt(1)]
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["fp32", "bf16"]
+    channels_last: bool
+    compile: bool
+    evaluate_every: PositiveInt
+    checkpoint_every: PositiveInt
+    name: str
+    runs: str
+    overwrite: bool
+    verify: bool = False  # nor this
+    hash: str  # of all settings that can change the numbers
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not re.fullmatch(r"[\w.+-]{1,100}", self.name):
+            raise ValueError(f"name={self.name!r} may have 1 to 100 letters, digits and . _ + -")
+        if not self.runs.strip() or not self.runs.isprintable():
+            raise ValueError(f"runs={self.runs!r} is no folder's name")
+        if self.batch_size > self.dataset.available:
+            raise ValueError(f"batch_size={self.batch_size} is above the {self.dataset.available} training images")
+        for name, cycle in self.phases.items():
+            if isinstance(cycle, Cycle) and cycle.times > self.epochs:
+                raise ValueError(f"phases.{name}.times={cycle.times} does not fit into epochs={self.epochs}")
+        plan = unroll(self.phases)
+        if not plan:
+            raise ValueError("phases is empty: a run needs one phase at least")
+        for name, phase in plan.items():
+            if not re.fullmatch(r"[\w-]{1,50}", name) or name == "final":
+                raise ValueError(f"phases.{name}: a phase's name may have letters, digits, _ and -, and not be 'final'")
+            if phase.patience and not self.dataset.held_out:
+                raise ValueError(
+                    f"phases.{name}.patience={phase.patience} needs dataset.validation_fraction > 0, or dataset.folds"
+                )
+        for name, analysis in self.analysis.items():
+            if not re.fullmatch(r"[\w-]{1,50}", name):
+                raise ValueError(f"analysis.{name}: an analysis's name may have letters, digits, _ and -")
+            if (places := len(stored(plan))) < analysis.least:
+                raise ValueError(
+                    f"analysis.{name} needs {analysis.least} places at least, and these phases leave {places}"
+                )
+        if all(phase.epochs for phase in plan.values()):
+            total = sum(phase.epochs or 0 for phase in plan.values())
+            if total != self.epochs:
+                raise ValueError(
+                    f"epochs={self.epochs}, but the phases' own epochs are {total} in all: "
+                    "change it, or leave one phase's epochs null for the rest"
+                )
+        try:
+            share(list(plan.values()), self.epochs)
+        except ValueError as error:
+            raise ValueError(f"epochs={self.epochs}: the {error}") from None
+        if self.label_smoothing > (most := 1 - 1 / self.dataset.classes):
+            raise ValueError(f"label_smoothing={self.label_smoothing} is above 1 − 1/classes = {most:.4g}")
+        if self.dataset.size % self.batch_size == 1:
+            raise ValueError(
+                f"batch_size={self.batch_size} leaves a last batch of one of the {self.dataset.size} training "
+                "images, which batch norm can't normalise"
+            )
+        return self
+
+    @property
+    def directory(self) -> str:
+        """The run's directory: named by its config alone."""
+        return f"{self.runs}/{self.name}-{self.hash}"
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """What a network computes in."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def build_network(self, device: torch.device) -> nn.Module:
+        """Return the initialised network on `device`, in the layout that it computes in.
+
+        Its parameters are drawn from torch's global generator.
+        """
+        network = self.model.build(self.dataset.image_shape, self.dataset.classes)
+        return network.to(device).to(memory_format=self.memory_format(device))
+
+    def memory_format(self, device: torch.device) -> torch.memory_format:
+        """Return the layout of images and convolutions: channels_last if it was asked for and is safe on `device`."""
+        safe = self.channels_last and not self.unsafe_layers(device)
+        return torch.channels_last if safe else torch.contiguous_format
+
+    def unsafe_layers(self, device: torch.device) -> list[str]:
+        """Return the names of the layers because of which the network can't compute in channels_last on `device`."""
+        if device.type != "cpu":
+            return []
+        return list(_unsafe_layers(self.model, self.dataset.image_shape, self.dataset.classes))
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device to train on. Raises ConfigError if it isn't there."""
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        if self.device == "auto":
+            return torch.device(next(name for name, available in there.items() if available))
+        if not there[self.device]:
+            found = ", ".join(name for name, available in there.items() if available)
+            raise ConfigError(f"device={self.device} is not on this machine, which has {found}")
+        return torch.device(self.device)
+
+
+@functools.cache
+def _unsafe_layers(model: Model, image_shape: tuple[int, int, int], classes: int) -> tuple[str, ...]:
+    with torch.random.fork_rng([]), torch.device("meta"):  # neither memory nor random numbers
+        return tuple(unsafe_in_channels_last(model.network(image_shape, classes)))
