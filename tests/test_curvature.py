@@ -3,7 +3,7 @@
 import csv
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from distancing.landscape.plane import Flat, Plane, hills
 from distancing.landscape.sharpness import Sharpness, worst
 from distancing.landscape.subject import Subject
 from distancing.stored import find
-from distancing.training.trainer import GRADIENTS, Trainer, cosine_and_ratio
+from distancing.training.trainer import GRADIENTS, PUSHED, Trainer, cosine_and_ratio, gradients
 
 CPU = torch.device("cpu")
 CYCLES = [*TINY, "phases=cycles", "phases.cycle.times=2", "epochs=15", "optimizer.lr=0.1"]
@@ -312,11 +312,13 @@ def test_the_hills_on_a_plane(subject: Subject, run: Path) -> None:
 # the gradients
 
 
-def test_what_the_steps_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cosine, the ratio and the angle of each step from its vectors in float64, then an epoch's deciles."""
+@pytest.mark.parametrize(("away", "pushed"), [(0.02, 3), (0.0, 2), (9.0, 0)])
+def test_what_the_steps_record(away: float, pushed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cosine, the ratio and the angle of each step from its vectors in float64, then an epoch's deciles: of the
+    steps that the hill pushes, which the first one on its top is not, and none is far away."""
     config = check(compose(*TINY, "penalty.sigma=1.5", "penalty.sigma_unit=absolute", "phases.descend.penalty=true"))
     made = Trainer(config, config.dataset.load(CPU), CPU)
-    made.add_place({"name": "descend", "epoch": 0}, made.theta.vector + 0.02)
+    made.add_place({"name": "descend", "epoch": 0}, made.theta.vector + away)
     steps, push = [], made.push
 
     def watched(images: torch.Tensor) -> Any:
@@ -325,21 +327,35 @@ def test_what_the_steps_record(monkeypatch: pytest.MonkeyPatch) -> None:
         total = made.theta.gradient.double()
         h = config.penalty.energy(made.theta.vector.double(), made.places.double(), made.hills.widths.double())[1]  # type: ignore[union-attr]
         cosine, turn = F.cosine_similarity(g, h, dim=0), F.cosine_similarity(g, total, dim=0)
-        steps.append([float(cosine), float(h.norm() / g.norm()), math.degrees(math.acos(turn))])
+        if h.any():
+            steps.append([float(cosine), float(h.norm() / g.norm()), math.degrees(math.acos(turn))])
         return said
 
     monkeypatch.setattr(made, "push", watched)
     made.epoch(lambda: True)
     made.end_epoch()
+    assert len(steps) == pushed
+    assert made.rows[0]["gradient_pushed"] == pytest.approx(pushed / 3)  # steps of 16 images each
+    if not steps:
+        assert all(made.rows[0][name] is None for name in GRADIENTS)
+        return
     reference = np.array(steps).T
-    weights = np.array([16, 16, 16]) / 48
-    assert made.rows[0]["gradient_cosine"] == pytest.approx(reference[0] @ weights, rel=1e-3)
+    assert made.rows[0]["gradient_cosine"] == pytest.approx(reference[0].mean(), rel=1e-3)
     for name, values in zip(("cosine", "ratio", "angle"), reference, strict=True):
         for part, q in (("_p10", 0.1), ("_p90", 0.9), *((("", 0.5),) if name != "cosine" else ())):
             assert made.rows[0][f"gradient_{name}{part}"] == pytest.approx(np.quantile(values, q), rel=1e-3), name
 
 
-@pytest.mark.parametrize("long", [1e-35, 1.0, 1e25])
+def test_a_short_last_step_weighs_less() -> None:
+    nan = math.nan
+    cosines, ratios, weights = torch.tensor([[0.2, nan, 0.4], [1.0, 0.0, 3.0], [0.4, 0.4, 0.2]]).double()
+    found = gradients(cosines, ratios, weights)
+    assert found["gradient_pushed"] == pytest.approx(0.6)
+    assert found["gradient_cosine"] == pytest.approx((0.2 * 0.4 + 0.4 * 0.2) / 0.6)
+    assert found["gradient_ratio"] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("long", [1e-40, 1e-35, 1.0, 1e25])
 @pytest.mark.parametrize("short", [1e-35, 1e-20, 1.0])
 def test_cosine_and_ratio_of_any_size(long: float, short: float) -> None:
     torch.manual_seed(0)
@@ -350,11 +366,13 @@ def test_cosine_and_ratio_of_any_size(long: float, short: float) -> None:
     largest = torch.finfo(torch.float32).max
     assert float(ratio) == pytest.approx(min(float(b64.norm() / a64.norm()), largest), rel=1e-4)
     nothing = torch.zeros(3000)
-    assert [float(each) for each in cosine_and_ratio(short * a, nothing)] == [0, 0]
-    assert [float(each) for each in cosine_and_ratio(nothing, nothing)] == [0, 0]
-    cosine, ratio = cosine_and_ratio(nothing, long * b)  # so large as can be said, and finite: no divergence
-    assert cosine == 0
-    assert 1 <= ratio <= largest
+    cosine, ratio = cosine_and_ratio(short * a, nothing)
+    assert cosine.isnan()
+    assert ratio == 0
+    assert cosine_and_ratio(nothing, nothing)[0].isnan()
+    cosine, ratio = cosine_and_ratio(nothing, long * b)
+    assert cosine.isnan()
+    assert ratio == largest
 
 
 def test_gradients_of_a_run(subject: Subject, run: Path) -> None:
@@ -369,7 +387,38 @@ def test_gradients_of_a_run(subject: Subject, run: Path) -> None:
     assert values["escape-1/ratio_first"] == column["gradient_ratio"][0]
     assert values["escape-2/angle_last"] == column["gradient_angle"][-1]
     assert values["cosine_random"] == pytest.approx(len(subject.theta) ** -0.5)
+    assert values["pushed_share"] == pytest.approx(np.mean([float(row[PUSHED]) for row in acting]))
+    assert float(acting[0][PUSHED]) < 1  # its first step is on the hill's top
     assert 0 <= values["orthogonal_share"] <= 1
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_epochs_without_a_push_have_no_cosine(earlier: bool, run: Path, tmp_path: Path) -> None:
+    """Nor in the files of an earlier version, which wrote 0 and no share."""
+    copy = shutil.copytree(run, tmp_path / run.name)
+    with open(copy / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    acting = [row for row in rows if row[PUSHED]]
+    for row in acting[1:]:
+        row |= dict.fromkeys(GRADIENTS, "0.0" if earlier else "") | {PUSHED: "0.0"}
+    acting[0] |= {"gradient_cosine": "-0.3", "gradient_cosine_p10": "-0.4", "gradient_cosine_p90": "-0.2"}
+
+    def values() -> Mapping[str, float]:
+        with open(copy / "metrics.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, [name for name in rows[0] if not (earlier and name == PUSHED)],
+                                    extrasaction="ignore")  # fmt: skip
+            writer.writeheader()
+            writer.writerows(rows)
+        return Gradients()(Subject(find([copy]), CPU, 40), track).values
+
+    found = values()
+    assert found["epochs"] == len(acting)
+    assert (found["cosine_mean"], found["orthogonal_share"]) == (-0.3, 0)
+    assert found["escape-1/ratio_last"] == 0
+    share = math.nan if earlier else float(acting[0][PUSHED]) / len(acting)
+    assert found["pushed_share"] == pytest.approx(share, nan_ok=True)
+    acting[0] |= acting[1]
+    assert "cosine_mean" not in values()
 
 
 # from outside

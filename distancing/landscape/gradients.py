@@ -18,7 +18,7 @@ from distancing.errors import LandscapeError
 from distancing.landscape.marks import COLOURS
 from distancing.landscape.subject import Findings, Subject, Track
 from distancing.runs import RunDirectory
-from distancing.training.trainer import GRADIENTS
+from distancing.training.trainer import GRADIENTS, PUSHED
 
 ORTHOGONAL = 0.1  # below this |cosine| the two are nearly so: 84° to 96°
 
@@ -27,8 +27,9 @@ Row = dict[str, float | str]
 
 @component
 class Gradients(Analysis):
-    """Of the epochs in which hills act: the cosine between the data's gradient and the hills', how many times as long
-    the hills' is, and the angle by which it turns the gradient. Reads the run's metrics.csv; needs no forward pass."""
+    """Of the epochs in which hills act: the share of the images in whose steps they pushed; and of these steps the
+    cosine between the data's gradient and the hills', how many times as long the hills' is, and the angle by which it
+    turns the gradient. Reads the run's metrics.csv; needs no forward pass."""
 
     least = 1
 
@@ -37,36 +38,58 @@ class Gradients(Analysis):
         if subject.run is None:
             raise LandscapeError("gradients is about the training of one run, and these places are of several")
         rows = read(subject.run)
-        acting = [row for row in rows if row[GRADIENTS[0]] != ""]
+        acting = [row for row in rows if row[PUSHED] != ""]
         if not acting:
             raise LandscapeError(f"no hills acted in {subject.run.path}: its gradient had no second part")
-        column = {name: np.array([row[name] for row in acting], dtype=float) for name in GRADIENTS}
-        inside = (column["gradient_cosine_p10"] > -ORTHOGONAL) & (column["gradient_cosine_p90"] < ORTHOGONAL)
         values = {
             "epochs": float(len(acting)),
-            "cosine_mean": float(column["gradient_cosine"].mean()),
+            "pushed_share": float(_column(acting, PUSHED).mean()),
             "cosine_random": 1 / math.sqrt(len(subject.theta)),
-            "orthogonal_share": float(inside.mean()),
-            "ratio_median": float(np.median(column["gradient_ratio"])),
-            "angle_median": float(np.median(column["gradient_angle"])),
-            "angle_max": float(column["gradient_angle_p90"].max()),
         }
+        if pushed := [row for row in acting if row[GRADIENTS[0]] != ""]:
+            values |= over(pushed)
         for phase, group in groupby(acting, lambda row: row["phase"]):
             first, *_, last = [*group] * 2
             for when, row in (("first", first), ("last", last)):
-                values |= {f"{phase}/{what}_{when}": float(row[f"gradient_{what}"]) for what in ("ratio", "angle")}
+                values |= {f"{phase}/{what}_{when}": float(row[f"gradient_{what}"] or 0) for what in ("ratio", "angle")}
         return Findings(values, acting, picture(rows, values["cosine_random"]))
 
 
+def over(epochs: Sequence[Row]) -> dict[str, float]:
+    """Return the values over these epochs, in each of which a step was pushed."""
+    column = {name: _column(epochs, name) for name in GRADIENTS}
+    inside = (column["gradient_cosine_p10"] > -ORTHOGONAL) & (column["gradient_cosine_p90"] < ORTHOGONAL)
+    return {
+        "cosine_mean": float(column["gradient_cosine"].mean()),
+        "orthogonal_share": float(inside.mean()),
+        "ratio_median": float(np.median(column["gradient_ratio"])),
+        "angle_median": float(np.median(column["gradient_angle"])),
+        "angle_max": float(column["gradient_angle_p90"].max()),
+    }
+
+
 def read(run: RunDirectory) -> list[Row]:
-    """Epoch, phase and GRADIENTS of each epoch; empty where no hill acted. Raises LandscapeError."""
+    """Return epoch, phase, PUSHED and GRADIENTS of each epoch: all empty where no hill acted, and GRADIENTS where none
+    pushed. Raises LandscapeError."""
     try:
         with open(run.metrics, newline="") as file:
-            return [{name: row[name] for name in ("epoch", "phase", *GRADIENTS)} for row in csv.DictReader(file)]
+            return [_epoch(row) for row in csv.DictReader(file)]
     except OSError as error:
         raise LandscapeError(f"{run.metrics} can't be read: {error.strerror}") from None
     except KeyError as missing:
         raise LandscapeError(f"{run.metrics} has no column {missing}: the run is of an earlier version") from None
+
+
+def _epoch(row: dict[str, str]) -> Row:
+    """Return the epoch of a row. An earlier version wrote no share, and a cosine and a ratio of 0 for a step without a
+    push: of its epochs those count in which nine steps in ten or more were pushed, and the share is NaN."""
+    epoch: Row = {name: row[name] for name in ("epoch", "phase", *GRADIENTS)}
+    epoch[PUSHED] = row.get(PUSHED, "")
+    if row["gradient_cosine"] and not epoch[PUSHED]:
+        epoch[PUSHED] = "nan"
+        if float(row["gradient_ratio_p10"]) == 0:
+            epoch |= dict.fromkeys(GRADIENTS, "")
+    return epoch
 
 
 def picture(rows: Sequence[Row], random: float) -> Figure:
@@ -81,7 +104,7 @@ def picture(rows: Sequence[Row], random: float) -> Figure:
     epochs = np.array([row["epoch"] for row in rows], dtype=float)
     for axes, name, label, colour in zip(panels, GRADIENTS[::3], labels, COLOURS, strict=False):
         middle, low, high = (_column(rows, name + part) for part in ("", "_p10", "_p90"))
-        axes.fill_between(epochs, low, high, color=colour, alpha=0.3, lw=0, label="10 % to 90 % of the steps")
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.3, lw=0, label="10 % to 90 % of the pushed steps")
         axes.plot(epochs, middle, color=colour, marker="o", ms=3.5, label="mean" if axes is panels[0] else "median")
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)
@@ -104,7 +127,7 @@ def _phases(axes: Axes, rows: Sequence[Row], named: bool) -> None:
     for phase, group in groupby(rows, lambda row: row["phase"]):
         mine = list(group)
         start, end = float(mine[0]["epoch"]) - 0.5, float(mine[-1]["epoch"]) + 0.5
-        if mine[0][GRADIENTS[0]] != "":
+        if mine[0][PUSHED] != "":
             axes.axvspan(start, end, color="#EEEEEE", lw=0, zorder=0)
         if named:
             where = axes.get_xaxis_transform()

@@ -26,8 +26,10 @@ from distancing.training.settings import LARGE, Config
 # what each step leaves in `records`; read once an epoch, so that no step waits for the device
 CROSS_ENTROPY, L2, PENALTY, COSINE, RATIO, CORRECT = range(6)
 
-# of an epoch's steps: the cosine between the data's gradient and the hills' (its mean), the ratio of their lengths and
-# the angle by which the hills turn the gradient (their medians); and each one's deciles
+# the share of an epoch's images in whose steps the hills pushed; and of these steps the cosine between the data's
+# gradient and the hills' (its mean), the ratio of their lengths and the angle by which the hills turn the gradient
+# (their medians), each with its first and last decile
+PUSHED = "gradient_pushed"
 GRADIENTS = [f"gradient_{name}{part}" for name in ("cosine", "ratio", "angle") for part in ("", "_p10", "_p90")]
 
 Request = Literal["save", "stop"] | None  # of who watches the steps
@@ -153,7 +155,7 @@ class Trainer:
         return rate if rate < LARGE else math.inf  # torch refuses what no float32 can hold; this diverges
 
     def _check_finite(self, steps: int) -> None:
-        finite = self.records[:steps].isfinite().all(1).cpu()
+        finite = self.records[:steps, : PENALTY + 1].isfinite().all(1).cpu()  # a step without a push has no cosine
         if not finite.all() or not self.theta.vector.isfinite().all():
             first = int(finite.int().argmin()) + 1 if not finite.all() else steps
             raise Diverged(self.phase_name, self.progress.epoch + 1, first)
@@ -221,7 +223,7 @@ class Trainer:
             "epoch", "phase", "lr",
             *(f"train/{name}" for name in ("cross_entropy", "l2", "penalty", "loss", "accuracy")),
             *(f"{split}/{name}" for split in splits for name in ("loss", "accuracy")),
-            "parameter_norm", *(f"distance/{name}" for name in stored), *hills, *GRADIENTS, "seconds",
+            "parameter_norm", *(f"distance/{name}" for name in stored), *hills, PUSHED, *GRADIENTS, "seconds",
         ]  # fmt: skip
 
     def _evaluate(self, split: str) -> dict[str, float]:
@@ -375,8 +377,10 @@ class Trainer:
 
 
 def cosine_and_ratio(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Of two vectors [P]: the cosine between them, 0 if one is 0; and ‖b‖ / ‖a‖, where a is 0 the largest float there
-    is. The far side of a hill is as steep as 1e-30, whose square is no float32."""
+    """Return the cosine between two vectors [P], NaN if one of them is 0, and ‖b‖ / ‖a‖, at most the largest float.
+
+    The far side of a hill is as steep as 1e-30, whose square is no float32.
+    """
     units = [x.aminmax() for x in (a, b)]
     a_unit, b_unit = (torch.maximum(-low, high).clamp_min(torch.finfo(a.dtype).tiny) for low, high in units)
     products = torch.zeros(3, dtype=a.dtype, device=a.device)
@@ -384,19 +388,29 @@ def cosine_and_ratio(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         x, y = x / a_unit, y / b_unit
         products += torch.stack((x.dot(y), x.dot(x), y.dot(y)))
     lengths = products[1:].sqrt()
-    cosine = products[0] / lengths.prod().clamp_min(1)  # 1: the largest element, squared
-    ratio = b_unit / a_unit * lengths[1] / lengths[0].clamp_min(1)
-    return cosine, ratio.clamp_max(torch.finfo(a.dtype).max)  # infinite it would pass for a divergence
+    cosine = products[0] / lengths.prod()
+    ratio = b_unit / a_unit * lengths[1] / lengths[0]
+    return cosine, ratio.clamp_max(torch.finfo(a.dtype).max)  # quantiles need finite numbers
 
 
 def gradients(cosines: Tensor, ratios: Tensor, weights: Tensor) -> dict[str, float]:
-    """GRADIENTS of an epoch, from each step's cosine and ratio [S] and its share of the images, in float64."""
+    """Return PUSHED and, if any step was pushed, GRADIENTS of an epoch.
+
+    cosines, ratios, weights: of each step [S], in float64; its weight is its share of the images. A step without a
+    cosine, in which one of the two gradients is 0, counts as not pushed and is left out of GRADIENTS.
+    """
+    pushed = ~cosines.isnan()
+    share = weights[pushed].sum()
+    if not share:
+        return {PUSHED: 0.0}
+    cosines, ratios, weights = cosines[pushed], ratios[pushed], weights[pushed] / share
     # between g and g + h, where h is `ratio` times as long as g: degrees
     angles = torch.atan2(ratios * (1 - cosines.square()).clamp_min(0).sqrt(), 1 + ratios * cosines).rad2deg()
     deciles = torch.stack((cosines, ratios, angles)).quantile(cosines.new_tensor([0.1, 0.5, 0.9]), dim=1)
     low, middle, high = (each.tolist() for each in deciles)
     middle[0] = float(weights @ cosines)
-    return dict(zip(GRADIENTS, [x for each in zip(middle, low, high, strict=True) for x in each], strict=True))
+    columns = [x for each in zip(middle, low, high, strict=True) for x in each]
+    return {PUSHED: float(share), **dict(zip(GRADIENTS, columns, strict=True))}
 
 
 def distances(theta: Tensor, places: Tensor) -> list[float]:
