@@ -1,7 +1,7 @@
 """What each distance costs: the hills' part of a training step, in percent of that step without hills.
 
 For ResNet-20 and batches of 128 random images, in one process; as `benchmarks/step.py` measures, whose docstring says
-how. `push` is `Trainer.push`: energy, gradient and cosine.
+how. `push` is `Stepper.push`: energy, gradient and cosine.
 """
 
 import argparse
@@ -38,12 +38,12 @@ def pieces(trainer: Trainer) -> Runs:
     assert penalty is not None
     images = trainer.data.normalise(trainer.data.train.images[:BATCH])
     labels, record, none = trainer.data.train.labels[:BATCH], trainer.records[0], Hills(penalty, trainer.start)
-    seen = Network(theta, trainer.network, lambda n: images[:n], trainer.autocast)
+    seen = Network(theta, trainer.network, lambda n: images[:n], trainer.stepper.autocast)
     places = theta.vector + 0.05 * torch.randn(max(HILLS), len(theta), device=theta.vector.device)
 
     def step() -> None:
-        trainer.hills = none
-        trainer.step(images, labels, record)
+        trainer.stepper.hills = none
+        trainer.stepper.step(images, labels, trainer.config.optimizer.lr, False, record)
 
     runs: Runs = {STEP: (step, 1)}
     for name, distance in DISTANCES.items():

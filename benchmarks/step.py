@@ -6,11 +6,11 @@ For each network, in one process and on the same resident random images, cropped
 bare         a hand-written loop: separate parameters, torch.optim.SGD, cross entropy; no records, no hills
 script       the loop of a tutorial: PIL images through torchvision's transforms in a DataLoader with two workers,
              contiguous tensors, and the loss and the accuracy read after each step
-epoch        `Trainer.epoch` as a run calls it (`reproducible()` too), without hills and with K of them
+epoch        the steps of an epoch as a run takes them (`reproducible()` too), without hills and with K of them
 algorithm 5  the bare loop with K hills as the thesis has them: a checkpoint is a list of clones, its distance
              a Python loop over them, and the sum of the hills is added to the loss, for autograd
 
-and hills alone: `push` is `Trainer.push`, all that they add to a step here; `energy` is `Hills.energy`,
+and hills alone: `push` is `Stepper.push`, all that they add to a step here; `energy` is `Hills.energy`,
 the part of it without the cosine; `5 alone` is Algorithm 5 forward and backward, onto old gradients.
 
 After a warm-up every round times each piece, forwards and backwards by turns, so that a drift of the machine
@@ -168,15 +168,17 @@ def algorithm_5(network: nn.Module, places: Sequence[Sequence[Tensor]], sigmas: 
 
 def trainer_epoch(trainer: Trainer, hills: Hills) -> None:
     reproducible()
-    trainer.hills = hills
+    trainer.stepper.hills = hills
     trainer.progress.epoch, trainer.progress.step = trainer.progress.epoch + 1, 0
-    trainer.epoch(lambda: True)
+    for images, labels in trainer.batches():
+        trainer.step(images, labels)
+    trainer.check_finite()
 
 
 @torch.no_grad()
 def push(trainer: Trainer, hills: Hills, images: Tensor) -> None:
-    trainer.hills = hills
-    trainer.push(images)
+    trainer.stepper.hills = hills
+    trainer.stepper.push(images)
 
 
 def pieces(trainer: Trainer, bare: Bare, script: Script) -> Runs:
@@ -186,7 +188,7 @@ def pieces(trainer: Trainer, bare: Bare, script: Script) -> Runs:
     for _ in range(HILLS[-1]):
         away = torch.randn_like(theta.vector)
         place = theta.vector + AWAY * theta.vector.norm() * away / away.norm()
-        trainer.add_place({}, place)
+        trainer.add_checkpoint({}, place)
         named = theta.named(place)
         lists.append([named[name].clone() for name, _ in bare.network.named_parameters()])
     assert trainer.hills is not None
@@ -199,7 +201,7 @@ def pieces(trainer: Trainer, bare: Bare, script: Script) -> Runs:
 
     hills = {k: Hills(penalty, trainer.start) for k in (0, *HILLS)}
     for k in HILLS:
-        hills[k].put(trainer.places[:k])
+        hills[k].put(trainer.checkpoints.parameters[:k])
     energy = {k: torch.no_grad()(hills[k].energy) for k in HILLS}
     theirs, ours = alone_5(HILLS[-1]), energy[HILLS[-1]](theta.vector)  # and leave gradients to add to
     gradients = {name: p.grad for name, p in bare.network.named_parameters() if p.grad is not None}

@@ -37,8 +37,11 @@ from distancing.runs.summary import summary
 from distancing.runs.tracking import Metrics, ProgressBar, tracking
 from distancing.stored import Member, find
 from distancing.training.gradient_check import check_gradient
+from distancing.training.loop import Request, train
+from distancing.training.metrics import distances
+from distancing.training.progress import Diverged
 from distancing.training.settings import Config
-from distancing.training.trainer import Diverged, Request, Trainer, distances, train
+from distancing.training.trainer import Trainer
 from distancing.training.verify import difference
 
 MOST = 1500  # letters of a line that says what is wrong
@@ -100,7 +103,7 @@ def run(
     if unsafe := config.channels_last and config.unsafe_layers(device):
         console.print(f"note: this run computes in the contiguous layout, because oneDNN computes wrong gradients of "
                       f"{unsafe[0]} in channels_last", markup=False)  # fmt: skip
-    gradient = check_gradient(config, trainer.data, trainer.network, trainer.forward)
+    gradient = check_gradient(config, trainer.data, trainer.network, trainer.stepper.forward)
     with directory:
         if config.overwrite:
             directory.clear()
@@ -248,8 +251,8 @@ def _hparams(directory: RunDirectory) -> dict[str, Any]:
 
 def _ensemble(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
     """Of the run's checkpoints, and its final network where that is another one; None if it has only one network."""
-    names = [each["name"] for each in trainer.checkpoints]
-    if not names or trainer.checkpoints[-1]["epoch"] < trainer.progress.epoch:
+    names = trainer.checkpoints.names
+    if not names or trainer.checkpoints.infos[-1]["epoch"] < trainer.progress.epoch:
         names.append("final")
     if len(names) < 2:
         return None
@@ -300,7 +303,7 @@ class StopSignal:
 def _result(trainer: Trainer, diverged: Diverged | None) -> dict[str, Any]:
     """What result.json says; README.md documents it."""
     config, progress = trainer.config, trainer.progress
-    places, found = [*trainer.places], [dict(checkpoint) for checkpoint in trainer.checkpoints]
+    places, found = [*trainer.checkpoints.parameters], [dict(info) for info in trainer.checkpoints.infos]
     final = dict(trainer.final) if trainer.final else None
     if final:
         places, found = [*places, trainer.theta.vector], [*found, final]

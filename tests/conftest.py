@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from distancing import experiment
 from distancing.runs import SweepDirectory
+from distancing.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 TINY = ["experiment=smoke", "model.width=2", "dataset.train_images=60", "batch_size=16"]
@@ -35,6 +36,13 @@ def compose(*overrides: str) -> DictConfig:
         del cfg["hydra"]
     OmegaConf.resolve(cfg)
     return cfg
+
+
+def one_epoch(trainer: Trainer) -> None:
+    """Take the steps of one epoch."""
+    for images, labels in trainer.batches():
+        trainer.step(images, labels)
+    trainer.check_finite()
 
 
 def start(*overrides: str) -> int:

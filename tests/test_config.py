@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, command_line, compose, start
+from conftest import ROOT, TINY, command_line, compose, one_epoch, start
 
 from distancing.config import check
 from distancing.data.batches import Data, Split
@@ -27,10 +27,10 @@ def test_every_yaml_builds_and_steps(choice: str) -> None:
     split = Split(images, torch.randint(0, config.dataset.classes, (4,)))
     mean, std = torch.full((channels,), 128.0), torch.full((channels,), 74.0)
     trainer = Trainer(config, Data(split, split, split, mean, std, padding=4, flip=True), torch.device("cpu"))
-    trainer.add_place({"name": "here"}, trainer.theta.vector + 1e-3)
+    trainer.add_checkpoint({"name": "here"}, trainer.theta.vector + 1e-3)
     trainer.progress.phase = len(trainer.plan) - 1
     before = trainer.theta.vector.clone()
-    trainer.epoch(lambda: True)
+    one_epoch(trainer)
     trainer.end_epoch()
     assert not torch.equal(before, trainer.theta.vector)
     assert np.isfinite(trainer.rows[0]["train/loss"])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, compose, only_run, result, start
+from conftest import TINY, compose, one_epoch, only_run, result, start
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +28,8 @@ from distancing.landscape.plane import Flat, Plane, hills
 from distancing.landscape.sharpness import Sharpness, worst
 from distancing.landscape.subject import Subject
 from distancing.stored import find
-from distancing.training.trainer import GRADIENTS, PUSHED, Trainer, cosine_and_ratio, gradients
+from distancing.training.gradients import GRADIENTS, PUSHED, cosine_and_ratio, gradients
+from distancing.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 CYCLES = [*TINY, "phases=cycles", "phases.cycle.times=2", "epochs=15", "optimizer.lr=0.1"]
@@ -318,21 +319,23 @@ def test_what_the_steps_record(away: float, pushed: int, monkeypatch: pytest.Mon
     steps that the hill pushes, which the first one on its top is not, and none is far away."""
     config = check(compose(*TINY, "penalty.sigma=1.5", "penalty.sigma_unit=absolute", "phases.descend.penalty=true"))
     made = Trainer(config, config.dataset.load(CPU), CPU)
-    made.add_place({"name": "descend", "epoch": 0}, made.theta.vector + away)
-    steps, push = [], made.push
+    made.add_checkpoint({"name": "descend", "epoch": 0}, made.theta.vector + away)
+    steps, push = [], made.stepper.push
 
     def watched(images: torch.Tensor) -> Any:
         g = made.theta.gradient.double().clone()
         said = push(images)
         total = made.theta.gradient.double()
-        h = config.penalty.energy(made.theta.vector.double(), made.places.double(), made.hills.widths.double())[1]  # type: ignore[union-attr]
+        h = config.penalty.energy(
+            made.theta.vector.double(), made.checkpoints.parameters.double(), made.hills.widths.double()
+        )[1]  # type: ignore[union-attr]
         cosine, turn = F.cosine_similarity(g, h, dim=0), F.cosine_similarity(g, total, dim=0)
         if h.any():
             steps.append([float(cosine), float(h.norm() / g.norm()), math.degrees(math.acos(turn))])
         return said
 
-    monkeypatch.setattr(made, "push", watched)
-    made.epoch(lambda: True)
+    monkeypatch.setattr(made.stepper, "push", watched)
+    one_epoch(made)
     made.end_epoch()
     assert len(steps) == pushed
     assert made.rows[0]["gradient_pushed"] == pytest.approx(pushed / 3)  # steps of 16 images each

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.utils._pytree as pytree
-from conftest import TINY, compose
+from conftest import TINY, compose, one_epoch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,8 +17,11 @@ from distancing.config import check
 from distancing.data.batches import Epoch
 from distancing.hills.distances import Euclidean
 from distancing.hills.theta import Theta, filter_direction
+from distancing.models.evaluation import evaluate
 from distancing.runs import RunDirectory
-from distancing.training.trainer import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, RATIO, Trainer, train
+from distancing.training.loop import train
+from distancing.training.step import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, RATIO
+from distancing.training.trainer import Trainer
 
 
 def trainer(*overrides: str) -> Trainer:
@@ -39,7 +42,7 @@ def test_the_loss_of_one_step_is_the_thesiss() -> None:
                    "optimizer.l2=0.02", "penalty.strength=2", "penalty.sigma=1.5", "penalty.sigma_unit=absolute",
                    "phases=distancing", "phases.descend.penalty=true")  # fmt: skip
     for shift in (0.02, -0.05):
-        made.add_place({"name": str(shift)}, made.theta.vector + shift)
+        made.add_checkpoint({"name": str(shift)}, made.theta.vector + shift)
     images, labels = next(Epoch(made.data, 16, 0, 0).batches())
 
     network = check(compose(*TINY, "model=mlp", "model.width=9")).model.build((1, 8, 8), 10).double()
@@ -57,8 +60,8 @@ def test_the_loss_of_one_step_is_the_thesiss() -> None:
     gradients = [torch.autograd.grad(part, parameters, retain_graph=True) for part in (cross_entropy, l2, penalty)]
     data, decay, push = (torch.cat([g.flatten() for g in each]) for each in gradients)
 
-    before, record = made.theta.vector.clone(), torch.zeros(6)
-    made.step(images, labels, record)
+    before, record = made.theta.vector.clone(), made.records[0]
+    made.step(images, labels)
     expected = before.double() - 0.01 * (data + decay + push)
     torch.testing.assert_close(made.theta.vector.double(), expected, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(record[CROSS_ENTROPY].double(), cross_entropy, rtol=1e-5, atol=0)
@@ -73,10 +76,10 @@ def test_the_default_speed_changes_nothing_beyond_rounding() -> None:
     """Steps with hills in another memory format, against PyTorch's plain one."""
     ends = {}
     for speed in ("plain", "default"):
-        made = trainer(f"speed={speed}", "model.width=8", "phases.descend.penalty=true", "optimizer.l2=0.01")
-        made.add_place({"name": "near"}, made.theta.vector + 0.01)
+        made = trainer(f"speed={speed}", "model.width=16", "phases.descend.penalty=true", "optimizer.l2=0.01")
+        made.add_checkpoint({"name": "near"}, made.theta.vector + 0.01)
         for images, labels in itertools.islice(Epoch(made.data, 16, 0, 0).batches(), 3):
-            made.step(images, labels, torch.zeros(6))
+            made.step(images, labels)
         ends[speed] = torch.cat([value.flatten() for value in made.theta.named(made.theta.vector).values()])
     assert compose("speed=default").channels_last != compose("speed=plain").channels_last
     torch.testing.assert_close(ends["default"], ends["plain"], rtol=1e-4, atol=1e-6)
@@ -105,9 +108,9 @@ def test_epoch_metrics_are_means_over_images() -> None:
     )  # θ hardly moves
     made.network.eval()
     made.network.train = lambda *_: made.network  # type: ignore[method-assign]  # batch norm off: batches don't matter
-    made.epoch(lambda: True)
+    one_epoch(made)
     made.end_epoch()
-    scores = made._evaluate("train")
+    scores = evaluate(made.network, made.data, made.data.train, made.stepper.autocast)
     assert made.rows[0]["train/cross_entropy"] == pytest.approx(scores["loss"], rel=1e-5)
     assert made.rows[0]["train/accuracy"] == pytest.approx(scores["accuracy"])
 
@@ -156,9 +159,9 @@ def test_no_step_waits_for_the_device(penalty: str, monkeypatch: pytest.MonkeyPa
     for batch_size in (32, 64):
         made = trainer(f"batch_size={batch_size}", "phases.descend.penalty=true", *f"penalty={penalty}".split())
         for shift in (0.01, 0.02):
-            made.add_place({"name": str(shift)}, made.theta.vector + shift)
+            made.add_checkpoint({"name": str(shift)}, made.theta.vector + shift)
         with monkeypatch.context() as patch, Watched(patch) as watched:
-            made.epoch(lambda: True)
+            one_epoch(made)
         waits[made.steps] = watched.waits
     assert len(waits) == 2
     assert len({*waits.values()}) == 1, waits
@@ -167,15 +170,15 @@ def test_no_step_waits_for_the_device(penalty: str, monkeypatch: pytest.MonkeyPa
 def test_hills_need_no_memory_beside_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """K·P for K places, kept once; and no step makes a difference of that size."""
     made = trainer("model.width=16", "phases=cycles", "phases.cycle.times=8", "epochs=17")
-    bank = made.places.untyped_storage()
+    bank = made.checkpoints.parameters.untyped_storage()
     assert len(bank) == 4 * 9 * len(made.theta)
     for i in range(9):
-        made.add_place({"name": str(i)}, made.theta.vector + 0.01 * i)
+        made.add_checkpoint({"name": str(i)}, made.theta.vector + 0.01 * i)
     assert made.hills is not None
-    for kept in (made.places, made.hills.places, made.hills.centres):
+    for kept in (made.checkpoints.parameters, made.hills.places, made.hills.centres):
         assert kept.untyped_storage().data_ptr() == bank.data_ptr()
     with Watched(monkeypatch) as watched, torch.no_grad():
-        made.push(made.data.normalise(made.data.train.images[:8]))
+        made.stepper.push(made.data.normalise(made.data.train.images[:8]))
     assert watched.largest == len(made.theta)
 
 
@@ -197,7 +200,7 @@ def test_early_stopping_goes_back_to_the_best(folds: list[str], tmp_path: Any) -
     losses = [row["validation/loss"] for row in made.rows if row["phase"] == "descend"]
     best = min(range(len(losses)), key=losses.__getitem__)
     assert len(losses) == best + 1 + 3
-    assert made.checkpoints[0]["metrics"]["validation"]["loss"] == pytest.approx(losses[best], rel=1e-6)
+    assert made.checkpoints.infos[0]["metrics"]["validation"]["loss"] == pytest.approx(losses[best], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -240,17 +243,17 @@ def test_a_jump_goes_its_length_once(tmp_path: Any) -> None:
     """…at the start of its phase, without the velocity, in a direction that follows from (seed, epoch); a run that
     goes on from then has it behind it."""
     made = trainer("phases=jumps", "phases.cycle.phases.escape.jump=3")
-    made.epoch(lambda: True)
+    one_epoch(made)
     made.end_epoch()
     before = made.theta.vector.clone()
-    assert made.optimizer.state
+    assert made.stepper.optimizer.state
     with RunDirectory(tmp_path) as directory:
         made.end_phase(directory)
         jump = made.theta.vector - before
         assert made.phase_name == "escape-1"
         assert jump.norm().item() == pytest.approx(3, rel=1e-5)
-        assert torch.equal(made.places[0], before)
-        assert not made.optimizer.state
+        assert torch.equal(made.checkpoints.parameters[0], before)
+        assert not made.stepper.optimizer.state
         other = trainer("phases=jumps", "phases.cycle.phases.escape.jump=3")
         other.load_state_dict(made.state_dict(), directory)
         for each in (other, made):
@@ -275,14 +278,14 @@ def test_an_independent_network_in_the_same_run(tmp_path: Any) -> None:
     begins = [made.theta.vector.clone()]
     with RunDirectory(tmp_path) as directory:
         for _ in range(2):
-            made.epoch(lambda: True)
+            one_epoch(made)
             made.end_epoch()
             rng = torch.get_rng_state()
             made.end_phase(directory)
             assert torch.equal(torch.get_rng_state(), rng)
-            assert not made.optimizer.state
+            assert not made.stepper.optimizer.state
             begins.append(made.theta.vector.clone())
-        torch.manual_seed(made._epoch_seed())
+        torch.manual_seed(made._phase_seed())
         dataset = made.config.dataset
         network = made.config.model.build(dataset.image_shape, dataset.classes)
         assert torch.equal(made.theta.flatten(network.state_dict()), begins[-1])

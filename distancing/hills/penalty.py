@@ -53,6 +53,11 @@ class Penalty:
             raise ValueError(f"temperature={self.temperature} needs growth > 0")
         return self
 
+    @property
+    def changes(self) -> bool:
+        """Whether a hill's strength changes with time."""
+        return bool(self.growth or self.half_life)
+
     def width(self, checkpoint: Tensor, start: Tensor) -> Tensor:
         """σ of the hill at `checkpoint`, a scalar; `start` is θ_0; of both, what the distance compares."""
         if self.sigma_unit == "absolute":

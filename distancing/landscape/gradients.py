@@ -18,7 +18,7 @@ from distancing.errors import LandscapeError
 from distancing.landscape.marks import COLOURS
 from distancing.landscape.subject import Findings, Subject, Track
 from distancing.runs import RunDirectory
-from distancing.training.trainer import GRADIENTS, PUSHED
+from distancing.training.gradients import GRADIENTS, PUSHED
 
 ORTHOGONAL = 0.1  # below this |cosine| the two are nearly so: 84° to 96°
 

@@ -12,8 +12,10 @@ import torch
 
 from distancing.data.batches import Data
 from distancing.runs import RunDirectory, load
+from distancing.training.loop import Request, train
+from distancing.training.progress import Diverged
 from distancing.training.settings import Config
-from distancing.training.trainer import Diverged, Request, Trainer, train
+from distancing.training.trainer import Trainer
 
 Row = Mapping[str, Any]
 
@@ -33,7 +35,7 @@ def difference(config: Config, data: Data, device: torch.device, run: RunDirecto
             diverged = {"phase": error.phase, "epoch": error.epoch, "step": error.step}
         if diverged != result["diverged"]:
             return f"the second run {f'diverged in {diverged}' if diverged else 'did not diverge'}"
-        places = [*trainer.checkpoints, *([trainer.final] if trainer.final else [])]
+        places = [*trainer.checkpoints.infos, *([trainer.final] if trainer.final else [])]
         first = [*result["checkpoints"], *([result["final"]] if result["final"] else [])]
         if [each["name"] for each in places] != [each["name"] for each in first]:
             return "other checkpoints"

@@ -1,0 +1,54 @@
+"""Algorithm 3: a run's phases, their epochs, and the steps of each."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from distancing.runs import RunDirectory
+from distancing.training.trainer import Trainer
+
+Request = Literal["save", "stop"] | None
+
+
+def train(
+    trainer: Trainer,
+    directory: RunDirectory,
+    on_step: Callable[[float, str], Request],
+    on_epoch: Callable[[dict[str, Any]], None],
+    before_save: Callable[[], None],
+) -> bool:
+    """Train to the end of the plan, and save the state on the way; return False if `on_step` asked to stop before it.
+
+    on_step: gets the epochs done, a fraction, and the phase's name. It may ask to save the state after this step, or
+        to save it and stop.
+    on_epoch: gets the new row of metrics. before_save: is called before a state that includes these rows is written.
+    Raises Diverged, and leaves the last good state as it is.
+    """
+
+    def save_state() -> None:
+        before_save()
+        directory.save_state(trainer.state_dict(), trainer.progress.epoch, trainer.progress.step)
+
+    if trainer.progress.epoch == trainer.progress.step == 0:
+        save_state()  # a disk that can't be written to is found out before any work
+    while not trainer.done:
+        phase_is_over = False
+        while not phase_is_over:
+            request: Request = None
+            with trainer.training_time():
+                for images, labels in trainer.batches():  # the rest of the epoch, if it was interrupted
+                    trainer.step(images, labels)  # (2.9), (2.11)
+                    if request := on_step(trainer.epochs_done, trainer.phase_name):
+                        break
+                trainer.check_finite()
+            if epoch_is_over := trainer.progress.step == trainer.steps:
+                phase_is_over = trainer.end_epoch()
+                on_epoch(trainer.rows[-1])
+            if phase_is_over:
+                trainer.end_phase(directory)  # its checkpoint becomes a hill (2.8); the next phase begins
+            due = epoch_is_over and trainer.progress.epoch % trainer.config.checkpoint_every == 0
+            if phase_is_over or request or due:
+                save_state()
+            if request == "stop" and not trainer.done:
+                return False
+    trainer.final = trainer.save_checkpoint(directory, "final")
+    return True

@@ -1,0 +1,38 @@
+"""Where a run is: the epoch, the phase, and the cosine's beginning and end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distancing.training.plan import Phase, share
+
+
+class Diverged(Exception):
+    """The loss or the parameters are no longer finite. `step` counts from 1 within the epoch."""
+
+    def __init__(self, phase: str, epoch: int, step: int) -> None:
+        super().__init__(f"the loss is not finite in phase {phase}, epoch {epoch}, step {step}")
+        self.phase, self.epoch, self.step = phase, epoch, step
+
+
+@dataclass
+class Progress:
+    """Where a run is. `epoch` and `step` count what is done: epochs of the run, steps of the next epoch."""
+
+    epoch: int = 0
+    step: int = 0
+    phase: int = 0  # index into the plan; the plan's length once all phases are done
+    phase_start: int = 0  # epochs done when the phase began
+    phase_epochs: int = 0  # at most
+    schedule_start: int = 0  # epochs done when the learning-rate schedule (re)started
+    schedule_epochs: int = 0  # from there to its next restart
+    seconds: float = 0.0  # of work in all
+    training_seconds: float = 0.0  # of these, in training steps
+
+    def begin_phase(self, coming: Sequence[Phase], epochs: int) -> None:
+        """Share what is left of the run's `epochs` among the phases still to come, of which the first begins now."""
+        shares = share(coming, epochs - self.epoch)
+        self.phase_start, self.phase_epochs = self.epoch, shares[0]
+        if self.phase == 0 or coming[0].restart_schedule:
+            restarts = [i for i, phase in enumerate(coming) if phase.restart_schedule and i > 0]
+            self.schedule_start = self.epoch
+            self.schedule_epochs = sum(shares[: restarts[0] if restarts else None])

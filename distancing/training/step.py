@@ -1,0 +1,71 @@
+"""One step of momentum SGD down the loss and the hills."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distancing.hills.penalty import Hills
+from distancing.hills.theta import Theta
+from distancing.training.gradients import cosine_and_ratio
+from distancing.training.settings import Config
+
+# what each step records; read once an epoch, so that no step waits for the device
+CROSS_ENTROPY, L2, PENALTY, COSINE, RATIO, CORRECT = range(6)
+
+
+class Stepper:
+    """What a step changes: the network, whose parameters are `theta`, the optimiser and the hills.
+
+    forward: the network, compiled if the config says so. steps: in an epoch; the hills' time passes in parts of one.
+    """
+
+    def __init__(self, config: Config, network: nn.Module, device: torch.device, steps: int) -> None:
+        self.config, self.network, self.steps = config, network, steps
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False) if config.compile else network
+        self.autocast = config.autocast(device)
+        self.theta = Theta(network)
+        self.optimizer = config.optimizer.build(self.theta)
+        self.hills: Hills | None = None
+        # (1.1.4): PyTorch spreads its ε over all C classes, the thesis its k over the C − 1 wrong ones
+        self.label_smoothing = config.label_smoothing * config.dataset.classes / (config.dataset.classes - 1)
+        self._nothing = torch.zeros((), device=device)
+
+    def step(self, images: Tensor, labels: Tensor, lr: float, hills_act: bool, record: Tensor) -> None:
+        """Take one step down (2.9), cross entropy + λ‖θ‖² + hills, and write to `record` [6] what it was made of."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with self.autocast:
+            logits = self.forward(images)
+        cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        cross_entropy.backward()
+        self.theta.collect_gradient()
+        with torch.no_grad():
+            theta = self.theta.vector
+            l2 = self.config.optimizer.l2 * theta.dot(theta)  # its gradient is the optimiser's part
+            penalty, cosine, ratio = self.push(images) if hills_act else [self._nothing] * 3
+            correct = (logits.argmax(1) == labels).sum()
+            torch.stack((cross_entropy.detach(), l2, penalty, cosine, ratio, correct.float()), out=record)
+        self.optimizer.step()
+        if hills_act and self.config.penalty and self.config.penalty.fixed_norm:
+            self._keep_norm()
+
+    def push(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Add the hills' gradient to the data's (2.11).
+
+        Return the hills' energy, the cosine between the two gradients, and how many times as long as the data's
+        gradient the hills' is.
+        """
+        assert self.hills is not None
+        gradient = self.theta.gradient
+        energy, push, heights = self.hills.energy(self.theta.vector, images)
+        self.hills.pass_time(heights, 1 / self.steps)
+        cosine, ratio = cosine_and_ratio(gradient, push)
+        gradient += push
+        return energy, cosine, ratio
+
+    def _keep_norm(self) -> None:
+        assert self.hills is not None
+        with torch.no_grad():
+            self.theta.vector.mul_(self.hills.norm / self.theta.vector.square().sum().sqrt())
