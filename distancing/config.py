@@ -15,7 +15,7 @@ from annotated_types import Ge, Lt
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from typing_extensions import Self
 from yaml import YAMLError
 
@@ -31,8 +31,17 @@ from distancing.phases import Cycle, Phase, share, stored, unroll
 from distancing.schedules import Schedule
 
 # what can't change a run's numbers, and so isn't part of its name
-NOT_HASHED = ("name", "analysis", "verify", "runs", "overwrite", "checkpoint_every", "dataset.root", "dataset.download")
-
+NOT_HASHED = (
+    "name",
+    "analysis",
+    "threads",  # but for last digits
+    "verify",
+    "runs",
+    "overwrite",
+    "checkpoint_every",
+    "dataset.root",
+    "dataset.download",
+)
 
 SMALL, LARGE, LONG = 1e-38, 1e38, 2**32  # what a float32 holds, with room for a factor; and the largest integer
 LONGEST = 10**6  # epochs and steps: states are named by six digits of each
@@ -40,6 +49,12 @@ LONGEST = 10**6  # epochs and steps: states are named by six digits of each
 
 class ConfigError(Exception):
     """A setting is wrong; the message is one line: which key, which value, what is allowed."""
+
+
+def _threads(value: object) -> object:
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise ValueError(f"threads={value!r}: auto belongs here, or an integer from 1 to the number of cores")
+    return value
 
 
 @component
@@ -58,6 +73,7 @@ class Config:
     batch_size: PositiveInt
     label_smoothing: Annotated[float, Ge(0), Lt(1)]
     device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: Annotated[PositiveInt | Literal["auto"], BeforeValidator(_threads)] = "auto"  # nor this
     precision: Literal["fp32", "bf16"]
     channels_last: bool
     compile: bool
@@ -125,6 +141,10 @@ class Config:
     def autocast(self, device: torch.device) -> torch.autocast:
         """What a network computes in."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def operations(self) -> float:
+        """Return the floating-point operations of a forward pass of one batch."""
+        return self.batch_size * self.model.operations(self.dataset.image_shape, self.dataset.classes)
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -342,6 +342,7 @@ class Trainer:
         return {
             "provenance": provenance(),
             "config_hash": self.config.hash,
+            "threads": torch.get_num_threads(),  # on which the last digits depend
             "progress": dataclasses.asdict(self.progress),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -10,6 +10,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from distancing import threads
 from distancing.analysis import Analysis
 from distancing.config import ConfigError, construct
 from distancing.datasets import DatasetError
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = args.folder or (run.landscape if run else None)
         if folder is None:
             raise LandscapeError("--folder=… is needed for places of several runs, or for some of a run's")
+        threads.use(((run and run.read_result()) or {}).get("threads"))  # to say what the run itself would say
         # what was asked for by name is done or refused
         left_out: dict[str, str] | None = {} if args.only == parser.get_default("only") else None
         with tracking(console) as track:

@@ -13,6 +13,7 @@ BAG = "dataset.bootstrap_seed"
 NOT_COMPARED = (
     "name",
     "analysis",
+    "threads",
     "verify",
     "runs",
     "overwrite",
