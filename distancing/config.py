@@ -28,8 +28,17 @@ from distancing.training.schedules import Schedule
 from distancing.training.settings import LARGE, Config
 
 # what can't change a run's numbers, and so isn't part of its name
-NOT_HASHED = ("name", "analysis", "verify", "runs", "overwrite", "checkpoint_every", "dataset.root", "dataset.download")
-
+NOT_HASHED = (
+    "name",
+    "analysis",
+    "threads",  # but for last digits
+    "verify",
+    "runs",
+    "overwrite",
+    "checkpoint_every",
+    "dataset.root",
+    "dataset.download",
+)
 
 SMALL, LONG = 1e-38, 2**32  # the smallest float, as LARGE is the largest, and the largest integer
 # Hydra refuses a key that no YAML names, in words about structs. Within the groups it may let anything pass:

@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from distancing import threads
 from distancing.config import NOT_HASHED, check
 from distancing.data.batches import Data
 from distancing.ensemble import show
@@ -94,16 +95,18 @@ def run(
     """
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     if not config.overwrite and (result := directory.read_result()):
+        threads.use(result.get("threads"))  # None in a result of an older version
         result = _verify(config, directory, console, _look(config, directory, console, result))
         _tell(result, directory, console, "already ended; overwrite=true starts over")
         return result
     device = config.torch_device
     reproducible()
+    number, why = _threads(config, directory)
+    threads.use(number)
     trainer = _trainer(config, config.dataset.load(device, config.memory_format(device)), device)
     if unsafe := config.channels_last and config.unsafe_layers(device):
         console.print(f"note: this run computes in the contiguous layout, because oneDNN computes wrong gradients of "
                       f"{unsafe[0]} in channels_last", markup=False)  # fmt: skip
-    gradient = check_gradient(config, trainer.data, trainer.network, trainer.stepper.forward)
     with directory:
         if config.overwrite:
             directory.clear()
@@ -112,9 +115,11 @@ def run(
             return result
         if frozen:
             directory.freeze(*frozen)
-        _go_on(trainer, directory, console)
+        if state := directory.load_state(device, lambda line: console.print(f"warning: {line}", markup=False)):
+            trainer = _go_on(trainer, state, directory, console)
+        elif why:
+            console.print(f"threads={number}: {why}", markup=False)
         result = _train(trainer, directory, console, StopSignal(save_only))
-        result["gradient_check"] = dataclasses.asdict(gradient)
         directory.write_result(result)
         result = directory.read_result() or result  # said now as it will be said again
         if result["status"] == "finished":
@@ -124,10 +129,31 @@ def run(
     return result
 
 
+def _threads(config: Config, directory: RunDirectory) -> tuple[int, str]:
+    """Return the number of threads for a new run, and why it is lower than it could be ("" if it isn't).
+
+    Raises ConfigError for more threads than this process may use cores; a run that goes on may have begun with more.
+    """
+    if config.threads == "auto":
+        return threads.auto(config.operations)
+    goes_on = not config.overwrite and directory.states()
+    if config.threads > (most := threads.usable()) and not goes_on:
+        raise ConfigError(
+            f"threads={config.threads}: auto belongs here, or an integer from 1 to {most}, the cores that this process "
+            "may use"
+        )
+    return config.threads, ""
+
+
 def _trainer(config: Config, data: Data, device: torch.device) -> Trainer:
-    """Raises ConfigError for a network that doesn't fit into the memory."""
+    """Return the trainer of a new run, whose gradient has been checked with the threads that are set.
+
+    Raises ConfigError for a network that doesn't fit into the memory, GradientError for a wrong gradient.
+    """
     try:
-        return Trainer(config, data, device)
+        trainer = Trainer(config, data, device)
+        trainer.gradient_check = check_gradient(config, data, trainer.network, trainer.stepper.forward)
+        return trainer
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
             raise ConfigError(f"model: {config.model} doesn't fit into the memory of this machine") from error
@@ -179,11 +205,22 @@ def reproducible() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def _go_on(trainer: Trainer, directory: RunDirectory, console: Console) -> None:
-    state = directory.load_state(trainer.device, warn=lambda line: console.print(f"warning: {line}", markup=False))
-    if state is None:
-        return
+def _go_on(trainer: Trainer, state: dict[str, Any], directory: RunDirectory, console: Console) -> Trainer:
+    """Return a trainer in this state, which computes with the threads that the run began with.
+
+    Raises ConfigError if another number was asked for, StorageError if this is no state of this run.
+    """
+    config, number = trainer.config, torch.get_num_threads()
+    begun = state.get("threads", number)  # not in the states of older versions
+    if config.threads not in ("auto", begun):
+        raise ConfigError(
+            f"threads={config.threads}, but this run began with {begun}, and another number changes its last digits: "
+            "leave it away, or overwrite=true starts over"
+        )
     try:
+        if begun != number:
+            threads.use(begun)
+            trainer = _trainer(config, trainer.data, trainer.device)  # so many also sum up the first parameters' norm
         made_by = state.pop("provenance")
         trainer.load_state_dict(state, directory)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -193,6 +230,7 @@ def _go_on(trainer: Trainer, directory: RunDirectory, console: Console) -> None:
     progress = trainer.progress
     console.print(f"{directory.path}: goes on after epoch {progress.epoch}, step {progress.step}")
     _tell_changes(made_by, console)
+    return trainer
 
 
 def _train(trainer: Trainer, directory: RunDirectory, console: Console, stop: "StopSignal") -> dict[str, Any]:
@@ -324,6 +362,8 @@ def _result(trainer: Trainer, diverged: Diverged | None) -> dict[str, Any]:
         "images_per_second": images / progress.training_seconds if progress.training_seconds else 0.0,
         "peak_memory": _peak_memory(trainer.device),
         "parameters": len(trainer.theta),
+        "threads": torch.get_num_threads(),
+        "gradient_check": dataclasses.asdict(trainer.gradient_check) if trainer.gradient_check else None,
         "metrics": final["metrics"] if final else None,
         "checkpoints": found[: len(trainer.checkpoints)],
         "final": final,

@@ -4,7 +4,7 @@ import json
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from distancing import experiment
 from distancing.runs import SweepDirectory
+from distancing.threads import usable
 from distancing.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 TINY = ["experiment=smoke", "model.width=2", "dataset.train_images=60", "batch_size=16"]
-torch.set_num_threads(1)  # the tests' networks are too small to share out
+# the tests' networks are too small to share out, here and in the processes that they start
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -100,6 +103,15 @@ def data_root() -> Path | None:
     places = [os.environ.get("DISTANCING_DATA", ROOT / "data"), *sorted(ROOT.parent.glob("*/data"))]
     wanted = ("MNIST/raw/train-images-idx3-ubyte", "cifar-10-batches-py/data_batch_1")
     return next((Path(p) for p in places if all((Path(p) / each).exists() for each in wanted)), None)
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    """For a test that computes with two threads."""
+    if usable() < 2:
+        pytest.skip("this process may use one core only")
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-import torch
 from conftest import TINY, only_run, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -59,7 +58,6 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def _child(folder: str, overrides: Sequence[str]) -> None:
     os.chdir(folder)
-    torch.set_num_threads(1)
     log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)

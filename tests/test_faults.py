@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, command_line, compose, only_run, start
+from conftest import TINY, command_line, compose, only_run, result, start
 from crash import outcome
 from omegaconf import DictConfig
 
@@ -366,19 +366,17 @@ def test_verify(cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[s
         cfg.verify = False
 
 
+@pytest.mark.usefixtures("two_cores")
 def test_threads_change_last_digits_only(tmp_path: Path) -> None:
     """The tolerance that the README states, for one epoch of a small network on digits: 1e-5 of ‖θ‖."""
     found = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            folder = tmp_path / str(threads)
-            one = ["dataset.train_images=600", "model.width=4", "phases=single", "epochs=1", "optimizer.lr=0.01"]
-            assert start(*one, f"runs={folder}") == 0
-            network = torch.load(only_run(folder) / "checkpoints/final.pt", weights_only=True)["network"]
-            found.append(torch.cat([each.double().flatten() for name, each in network.items() if "num_" not in name]))
-    finally:
-        torch.set_num_threads(1)
+    for threads in (1, 2):
+        folder = tmp_path / str(threads)
+        one = ["dataset.train_images=600", "model.width=4", "phases=single", "epochs=1", "optimizer.lr=0.01"]
+        assert start(*one, f"threads={threads}", f"runs={folder}") == 0
+        assert result(only_run(folder))["threads"] == threads
+        network = torch.load(only_run(folder) / "checkpoints/final.pt", weights_only=True)["network"]
+        found.append(torch.cat([each.double().flatten() for name, each in network.items() if "num_" not in name]))
     distance = float((found[0] - found[1]).norm() / found[0].norm())
     assert distance < 1e-5, distance
     print(f"relative distance {distance:.1e}")

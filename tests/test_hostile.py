@@ -119,7 +119,7 @@ def test_a_sweep_of_a_stranger(ended: Path, tmp_path: Path, monkeypatch: pytest.
     """Its list leads nowhere else; what is executed from it, shell lines and pickles, must be the user's alone."""
     sweep = SweepDirectory("runs/sweeps/it")
     sweep.add([Listed(ended.relative_to(tmp_path), (), 2)])
-    sweep.write_launcher("local", {"processes": 1, "threads": 1})
+    sweep.write_launcher("local", {"processes": 1, "threads": 1})  # as an older version did
     assert sweep_cli(["retry", "it"]) == 0
     assert sweep.make_jobs().stat().st_mode & 0o777 == 0o700
     for path, mode in ((sweep.path, 0o757), (sweep.path / "launcher.json", 0o646), (sweep.jobs, 0o770)):

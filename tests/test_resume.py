@@ -12,7 +12,6 @@ from typing import Any
 
 import crash
 import pytest
-import torch
 from conftest import TINY, only_run, start
 from crash import outcome
 
@@ -69,7 +68,6 @@ def test_every_single_step_can_be_the_last(undisturbed: dict[str, Any], tmp_path
                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """Stopped after each step, 27 times over; then with the newest state damaged, which costs one more step."""
     expected = undisturbed
-    torch.set_num_threads(1)
 
     def stop(self: Any, *_: Any) -> None:
         self.received = signal.SIGTERM

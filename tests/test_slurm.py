@@ -64,7 +64,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def user(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> User:
     monkeypatch.chdir(tmp_path)
-    for name, value in {**cluster.environment, "OMP_NUM_THREADS": "1"}.items():
+    for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
     return User(cluster, capfd)
 

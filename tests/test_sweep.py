@@ -45,9 +45,8 @@ def expand(grid: dict[str, Any], *typed: str) -> list[list[str]]:
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    """Sweep in tmp_path; runs that are processes of their own have one thread, as the tests' own."""
+    """Sweep in tmp_path."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return multirun
 
 

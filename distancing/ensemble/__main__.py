@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from distancing import threads
 from distancing.ensemble import compare, show, side_by_side
 from distancing.ensemble.judge import Weights, judge
 from distancing.errors import ConfigError, DatasetError, EnsembleError, StorageError, SweepError
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     args = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
+    threads.use()
     try:
         device = torch.device(args.device)
         if args.compare:

@@ -10,6 +10,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from distancing import threads
 from distancing.analysis import Analysis
 from distancing.config import construct
 from distancing.errors import ConfigError, DatasetError, EnsembleError, LandscapeError, StorageError, SweepError
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = args.folder or (run.landscape if run else None)
         if folder is None:
             raise LandscapeError("--folder=… is needed for places of several runs, or for some of a run's")
+        threads.use(((run and run.read_result()) or {}).get("threads"))  # to say what the run itself would say
         # what was asked for by name is done or refused
         left_out: dict[str, str] | None = {} if args.only == parser.get_default("only") else None
         with tracking(console) as track:

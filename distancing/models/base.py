@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import nn
 
 from distancing.component import component
@@ -23,6 +24,14 @@ class Model:
         for module in network.modules():
             initialise(module, self.init)
         return network
+
+    def operations(self, image_shape: tuple[int, int, int], classes: int) -> int:
+        """Return the floating-point operations of one image's forward pass, counted without computing it."""
+        from torch.utils.flop_counter import FlopCounterMode  # slow to import, and seldom needed
+
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            self.network(image_shape, classes).eval()(torch.empty(1, *image_shape))
+        return counter.get_total_flops()
 
 
 def initialise(module: nn.Module, scheme: str) -> None:

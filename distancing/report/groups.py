@@ -14,6 +14,7 @@ BAG = "dataset.bootstrap_seed"
 NOT_COMPARED = (
     "name",
     "analysis",
+    "threads",
     "verify",
     "runs",
     "overwrite",

@@ -136,6 +136,7 @@ def retry(sweep: SweepDirectory, console: Console) -> None:
 
     sweep.check_trust()
     kind, settings = sweep.read_launcher()
+    settings.pop("threads", None)  # of an older version's local launcher; each run has its own now
     try:
         place = construct(KINDS[kind], settings, "launcher")
     except (ConfigError, KeyError) as error:

@@ -12,18 +12,18 @@ from typing import ClassVar
 
 from pydantic import PositiveInt
 
+from distancing import threads
 from distancing.component import component
 from distancing.runs import RunDirectory, SweepDirectory
 
 
 @component
 class Local:
-    """processes: runs at a time; None: one for each GPU, or without a GPU for each core.
-    threads: of each of them; None: an equal share of the cores. A run's last digits depend on it.
+    """processes: runs at a time, each with an equal share of the cores; None: one for each GPU, or without a GPU for
+    each core.
     """
 
     processes: PositiveInt | None = None
-    threads: PositiveInt | None = None
     snapshot: bool = False
     wait: ClassVar[bool] = True
 
@@ -43,16 +43,16 @@ class Local:
         return self._start(logs, code)
 
     def _start(self, logs: Mapping[Path, Path], code: Path | None) -> Iterator[str]:
-        devices, cores = _devices(), _cores()
+        devices, cores = _devices(), threads.usable()
         processes = min(self.processes or len(devices) or cores, len(logs))
-        threads = self.threads or max(1, cores // processes)
+        share = min(threads.share(), max(1, cores // processes))
         places: queue.SimpleQueue[int] = queue.SimpleQueue()
         for i in range(processes):
             places.put(i)
 
         def go_on(run: Path) -> int:
             place = places.get()
-            environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+            environment = {**os.environ, "OMP_NUM_THREADS": str(share)}  # which threads=auto obeys
             if devices:
                 environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
             if code:
@@ -74,11 +74,6 @@ class Local:
                 yield f"{i}/{len(logs)}  {started[done].name}: {said}"
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _cores() -> int:
-    """Those that this process may use, where the system says so."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _devices() -> list[str]:

@@ -83,7 +83,8 @@ class Slurm:
 
         executor = submitit.SlurmExecutor(sweep.make_jobs(), python=self.python)
         path = [f"export PYTHONPATH={shlex.quote(str(code.resolve()))}${{PYTHONPATH:+:$PYTHONPATH}}"] if code else []
-        threads = [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{self.cpus_per_task}}}"] if self.cpus_per_task else []
+        # which srun doesn't take from sbatch
+        cores = [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []
         parameters = {
             "job_name": sweep.name,
             "time": self.timeout_min,
@@ -91,9 +92,9 @@ class Slurm:
             "ntasks_per_node": self.runs_per_job,
             "array_parallelism": self.array_parallelism or len(jobs),
             "stderr_to_stdout": True,
-            "setup": ["trap : TERM", *threads, *self.setup, *path],  # the shell outlives the SIGTERM of a preemption
+            "setup": ["trap : TERM", *self.setup, *path],  # the shell outlives the SIGTERM of a preemption
             "teardown": TEARDOWN,
-            "srun_args": ["--kill-on-bad-exit=0", *self.srun_args],
+            "srun_args": ["--kill-on-bad-exit=0", *cores, *self.srun_args],
             "additional_parameters": {"requeue": True, **self.additional_parameters},
         }
         same = ("partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "gres", "cpus_per_task",

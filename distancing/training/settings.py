@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Lt
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 from typing_extensions import Self
 
@@ -25,6 +25,12 @@ LARGE = 1e38  # what a float32 holds, with room for a factor
 LONGEST = 10**6  # epochs and steps: states are named by six digits of each
 
 
+def _threads(value: object) -> object:
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise ValueError(f"threads={value!r}: auto belongs here, or an integer from 1 to the number of cores")
+    return value
+
+
 @component
 class Config:
     """All settings of one run; conf/config.yaml says what each is for."""
@@ -41,6 +47,7 @@ class Config:
     batch_size: PositiveInt
     label_smoothing: Annotated[float, Ge(0), Lt(1)]
     device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: Annotated[PositiveInt | Literal["auto"], BeforeValidator(_threads)] = "auto"  # nor this
     precision: Literal["fp32", "bf16"]
     channels_last: bool
     compile: bool
@@ -108,6 +115,10 @@ class Config:
     def autocast(self, device: torch.device) -> torch.autocast:
         """What a network computes in."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def operations(self) -> float:
+        """Return the floating-point operations of a forward pass of one batch."""
+        return self.batch_size * self.model.operations(self.dataset.image_shape, self.dataset.classes)
 
     def build_network(self, device: torch.device) -> nn.Module:
         """Return the initialised network on `device`, in the layout that it computes in.

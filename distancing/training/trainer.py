@@ -21,6 +21,7 @@ from distancing.runs import RunDirectory
 from distancing.runs.provenance import provenance
 from distancing.training.checkpoints import Checkpoints, save_checkpoint
 from distancing.training.early_stopping import Best
+from distancing.training.gradient_check import GradientCheck
 from distancing.training.metrics import columns, distances, training_metrics
 from distancing.training.plan import Phase, unroll
 from distancing.training.progress import Diverged, Progress
@@ -32,6 +33,7 @@ class Trainer:
     """The network, its optimiser, hills and checkpoints, and where the run is. `loop.train` drives it to its end.
 
     rows: of metrics.csv so far. final: what is known of the network at the end of the run; None before.
+    gradient_check: what was found out about this machine's gradient, if that was asked.
     """
 
     def __init__(self, config: Config, data: Data, device: torch.device) -> None:
@@ -48,6 +50,7 @@ class Trainer:
         self.best = Best()
         self.rows: list[dict[str, Any]] = []
         self.final: dict[str, Any] | None = None
+        self.gradient_check: GradientCheck | None = None
         self.checkpoints = Checkpoints(self.theta, sum(phase.checkpoint for phase in self.plan.values()))
         if config.penalty:
             view = Network(self.theta, self.network, self._first_images, self.stepper.autocast)
@@ -214,6 +217,7 @@ class Trainer:
         return {
             "provenance": provenance(),
             "config_hash": self.config.hash,
+            "threads": torch.get_num_threads(),  # on which the last digits depend
             "progress": dataclasses.asdict(self.progress),
             "network": self.network.state_dict(),
             "optimizer": self.stepper.optimizer.state_dict(),
