@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from distancing import crash
 from distancing.config import ConfigError
 from distancing.datasets import DatasetError
 from distancing.ensemble import compare, show, side_by_side
@@ -97,4 +98,5 @@ def _weights(text: str) -> Weights:
 
 
 if __name__ == "__main__":
+    crash.trace()
     sys.exit(main())

@@ -10,6 +10,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from distancing import crash
 from distancing.analysis import Analysis
 from distancing.config import ConfigError, construct
 from distancing.datasets import DatasetError
@@ -100,4 +101,5 @@ def _whole_run(what: Sequence[str]) -> RunDirectory | None:
 
 
 if __name__ == "__main__":
+    crash.trace()
     sys.exit(main())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distancing import crash
 from distancing.report.answer import Answer, answer
 from distancing.report.commands import link, script
 from distancing.report.pack import pack, unpacked
@@ -97,4 +98,5 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    crash.trace()
     sys.exit(main())
