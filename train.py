@@ -8,6 +8,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from distancing import crash
 from distancing.config import composition_error
 from distancing.errors import ConfigError, DatasetError, SweepError
 from distancing.experiment import main, objective, refuse
@@ -19,7 +20,7 @@ bugs: list[Exception] = []
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def train(cfg: DictConfig) -> float | None:
     try:
-        code, result = main(cfg, HydraConfig.get().overrides.task)
+        code, result = main(cfg, HydraConfig.get().overrides.task, keep_crash=True)
     except Exception as bug:
         bugs.append(bug)
         raise
@@ -28,6 +29,7 @@ def train(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    crash.trace()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without θ gets a ? and no error after all the work
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let its exceptions through, to be said in one line

@@ -51,17 +51,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 USER_ERRORS = (DistancingError, OSError)
 
 
-def main(cfg: DictConfig, overrides: Sequence[str] = ()) -> tuple[int, dict[str, Any] | None]:
+def main(cfg: DictConfig, overrides: Sequence[str] = (), keep_crash: bool = False) -> tuple[int, dict[str, Any] | None]:
     """Run what `cfg` asks for: the exit code, and the result if there is one. What a user can mend is said in a line.
 
-    overrides: what was typed. Raises SystemExit when a signal stopped the run, so that a sweep in this process
-    stops too.
+    overrides: what was typed. keep_crash: see RunDirectory. Raises SystemExit when a signal stopped the run, so that
+    a sweep in this process stops too.
     """
     try:
         config = check(cfg)
         typed = OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
         frozen = OmegaConf.to_yaml(cfg, resolve=True), typed
-        result = run(config, RunDirectory(config.directory), frozen)
+        result = run(config, RunDirectory(config.directory, keep_crash=keep_crash), frozen)
     except USER_ERRORS as error:
         return refuse(error), None
     if config.verify and not result["verified"]:

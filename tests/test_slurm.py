@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from conftest import ROOT, TINY, launched, multirun, result, start
 from slurm_cluster import Cluster
 from test_resume import outcome
 
+from distancing.crash import ADVICE
 from distancing.errors import ConfigError, SweepError
 from distancing.runs import SweepDirectory
 from distancing.sweep.__main__ import main as cli
@@ -129,6 +131,23 @@ def test_a_failing_run_fails_alone_and_is_retried(user: User) -> None:
     assert "1 to start" in user.look("retry", "it")
     user.wait(runs[0])
     assert user.states() == ["finished", "finished", "diverged", "diverged"]
+
+
+def test_a_run_that_crashes_is_explained(user: User) -> None:
+    """From its dump, while the run beside it ends; and without a dump from the exit code of srun."""
+    pair, _ = user.sweep("hydra.launcher.runs_per_job=2", *LONG, "speed=plain", "seed=0,1")
+    alone = user.sweep("hydra.launcher.setup=['unset PYTHONFAULTHANDLER']", *LONG, "speed=plain", "seed=2")[0][-1]
+    for run, by in ((pair[0], signal.SIGSEGV), (alone, signal.SIGBUS)):
+        user.cluster.wait_for(begun(run), what=f"{run} to begin")
+        os.kill(json.loads((run / ".owner").read_text())["pid"], by)
+    for job in map(user.job, (pair[0], alone)):
+        user.cluster.wait_for(lambda job=job: user.cluster.state(job) == "FAILED", 150, "Slurm to say so")
+    assert user.states() == ["killed", "finished", "killed"]
+    told = user.look("status", "it")
+    assert re.search(r"by SIGSEGV in .*distancing/\w+\.py:\d+ \w+", told)
+    assert re.search(r"by SIGBUS *\n", told)
+    assert "Bus error" in told  # the last lines of its log, which are srun's
+    assert told.count(ADVICE) == 1
 
 
 def test_waits_in_a_container_and_returns_the_results(

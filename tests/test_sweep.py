@@ -1,7 +1,11 @@
 """Sweeps without a cluster: which runs there are, all checked first, started once each, looked after."""
 
 import json
+import os
 import shutil
+import signal
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,6 +255,35 @@ def test_states(tmp_path: Path) -> None:
     end |= {"metrics": None, "diverged": {"phase": "escape", "epoch": 9, "step": 3}}
     (tmp_path / "result.json").write_text(json.dumps(end))
     assert of() == ("diverged", 9, "in phase escape, epoch 9, step 3")
+
+
+def test_how_a_local_run_ended(tmp_path: Path) -> None:
+    """From its process's exit status, and without one from what the process left."""
+
+    def of(**job: Any) -> str:
+        (tmp_path / "job.json").write_text(json.dumps({"launcher": "local", "host": "elsewhere", "pid": 1, **job}))
+        return str(status(Listed(tmp_path, (), 10), {}))
+
+    assert of() == "waiting"  # it never started
+    assert of(exit=-signal.SIGINT) == of(exit=128 + signal.SIGTERM) == "stopped"
+    assert of(exit=-signal.SIGBUS) == of(exit=128 + signal.SIGBUS) == "killed by SIGBUS"
+    assert of(exit=-signal.SIGKILL) == of(exit=137) == "killed by SIGKILL; out of memory?"
+    assert of(exit=127) == "failed: exit code 127"
+    assert of(exit="torn", log="\0") == "waiting"
+    (tmp_path / "starts.json").write_text('{"newest": "", "times": 1}')
+    assert of() == "failed: its process is gone"
+    (tmp_path / ".owner").write_text(json.dumps({"host": socket.gethostname(), "pid": 1}))
+    assert of() == "killed without a trace, as by SIGKILL; out of memory?"
+    crash = tmp_path / "crash.txt"
+    crash.write_text("Fatal Python error: Illegal instruction\n\nCurrent thread 0x1 (most recent call first):\n")
+    assert of(exit=1) == "killed by SIGILL"  # train.py was the last one here
+    result = {"epochs": 9, "metrics": {"test": {"accuracy": 0.5}}, "diverged": None}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    os.utime(crash, (time.time() + 9, time.time() + 9))
+    assert of() == "finished but its process was then killed by SIGILL"
+    crash.unlink()
+    os.utime(tmp_path / "result.json", (time.time() + 9, time.time() + 9))
+    assert of(exit=-signal.SIGBUS) == "finished"  # another process has ended it since
 
 
 def test_a_run_that_never_gets_further_is_given_up(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from distancing import threads
+from distancing import crash, threads
 from distancing.ensemble import compare, show, side_by_side
 from distancing.ensemble.judge import Weights, judge
 from distancing.errors import ConfigError, DatasetError, EnsembleError, StorageError, SweepError
@@ -98,4 +98,5 @@ def _weights(text: str) -> Weights:
 
 
 if __name__ == "__main__":
+    crash.trace()
     sys.exit(main())

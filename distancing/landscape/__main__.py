@@ -10,7 +10,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from distancing import threads
+from distancing import crash, threads
 from distancing.analysis import Analysis
 from distancing.config import construct
 from distancing.errors import ConfigError, DatasetError, EnsembleError, LandscapeError, StorageError, SweepError
@@ -101,4 +101,5 @@ def _whole_run(what: Sequence[str]) -> RunDirectory | None:
 
 
 if __name__ == "__main__":
+    crash.trace()
     sys.exit(main())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distancing import crash
 from distancing.errors import ReportError
 from distancing.report.answer import Answer, answer
 from distancing.report.commands import link, script
@@ -98,4 +99,5 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    crash.trace()
     sys.exit(main())

@@ -1,5 +1,6 @@
 """A run on disk: its directory, and every file's name."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distancing import crash
 from distancing.errors import StorageError
 from distancing.runs.files import load, save, seal, write
 from distancing.runs.lock import Lock
@@ -23,6 +25,8 @@ LOCK_SECONDS = 1.0  # long enough for one who only asks whether a run is in use
 class RunDirectory:
     """The files of one run. Open it with `with`: that takes its lock, waiting `wait` seconds for it at most.
 
+    keep_crash: write the stack to crash.txt if a fault in native code kills the process meanwhile.
+
     .hydra/config.yaml, .hydra/overrides.yaml    what was asked for
     state/EPOCH-STEP.pt       what a stopped run goes on from: the last two
     checkpoints/NAME.pt       the stored checkpoints, and `final`
@@ -32,37 +36,47 @@ class RunDirectory:
     result.json               written once, at the end
     landscape/NAME.{json,csv,png}    what an analysis found
     job.json, starts.json, error.txt    of a run that a launcher started: where, how often, and what went wrong
+    crash.txt                 the stack of a run that train.py trained when its process was killed
     """
 
-    def __init__(self, path: str | Path, wait: float = LOCK_SECONDS) -> None:
+    def __init__(self, path: str | Path, wait: float = LOCK_SECONDS, keep_crash: bool = False) -> None:
         self.path = Path(path)
         self.metrics = self.path / "metrics.csv"
         self.config, self.overrides = self.path / ".hydra/config.yaml", self.path / ".hydra/overrides.yaml"
-        self.error = self.path / "error.txt"
+        self.error, self.crash = self.path / "error.txt", self.path / "crash.txt"
         self.landscape = self.path / "landscape"
-        self._lock = Lock(self.path, wait)
+        self._lock, self._keep_crash = Lock(self.path, wait), keep_crash
 
     def __enter__(self) -> "RunDirectory":
         """Raises StorageError if another process is at work here."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock.acquire()
+        with contextlib.ExitStack() as stack:
+            self._lock.acquire()
+            stack.callback(self._lock.release)
+            if self._keep_crash:
+                stack.enter_context(crash.kept(self.crash))
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._held.close()
 
     @property
     def in_use(self) -> bool:
         """Another process holds the lock. Only asks."""
         return self._lock.held()
 
+    @property
+    def abandoned(self) -> bool:
+        """A process died here without leaving the directory."""
+        return self._lock.abandoned()
+
     def clear(self) -> None:
         """Remove what a run has left here, and nothing else."""
         for name in ("state", "checkpoints", "landscape", ".hydra"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for file in (self.metrics, self.path / "result.json"):
+        for file in (self.metrics, self.error, self.path / "result.json", self.path / "starts.json"):
             file.unlink(missing_ok=True)
-        self.forget_failures()
         self.clear_events()
 
     def clear_events(self) -> None:
@@ -71,7 +85,7 @@ class RunDirectory:
 
     def forget_failures(self) -> None:
         """Of earlier starts: a new one begins to count."""
-        for file in (self.error, self.path / "starts.json"):
+        for file in (self.error, self.crash, self.path / "starts.json"):
             file.unlink(missing_ok=True)
 
     def freeze(self, config: str, overrides: str) -> None:

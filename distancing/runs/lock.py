@@ -67,6 +67,10 @@ class Lock:
         """Another process holds it. Only asks: a shared lock, and at once."""
         return not self._free() or self._elsewhere(touch=False) is not None
 
+    def abandoned(self) -> bool:
+        """Its owner died without releasing it."""
+        return self._owner.exists() and not self.held()
+
     def _free(self) -> bool:
         try:
             with open(self._file) as file:

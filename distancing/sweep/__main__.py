@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from distancing import crash
 from distancing.errors import SweepError
 from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
 from distancing.sweep import cost, slurm
@@ -19,7 +20,7 @@ from distancing.sweep.status import ACTIVE, ENDED, State, Status, status
 
 STYLES: dict[State, str] = {
     "finished": "green", "running": "cyan", "queued": "blue", "waiting": "dim", "stopped": "yellow",
-    "cancelled": "yellow", "diverged": "magenta", "failed": "red",
+    "cancelled": "yellow", "diverged": "magenta", "failed": "red", "killed": "red",
 }  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     look.add_argument("--watch", nargs="?", const=5.0, type=float, metavar="SECONDS", help="again and again")
     price = commands.add_parser("cost", parents=[sweep], help="hours, disk and memory, as finished runs had them")
     price.add_argument("--at-a-time", type=int, default=1, metavar="N", help="devices that its runs have")
-    commands.add_parser("retry", parents=[sweep], help="start what failed, died, was stopped or never started")
+    commands.add_parser("retry", parents=[sweep], help="start what failed, was killed or stopped, or never started")
     commands.add_parser("cancel", parents=[sweep], help="stop what waits or runs; its saved states are kept")
     logs = commands.add_parser("logs", help="what a run said")
     logs.add_argument("run", metavar="RUN", help="its directory, or its hash")
@@ -64,7 +65,9 @@ def statuses(sweep: SweepDirectory) -> dict[Listed, Status]:
     queue = slurm.queue(run.path for run in runs)
     found = {run: status(run, queue) for run in runs}
     gone = {
-        run: RunDirectory(run.path).read_json("job.json").get("job") for run, s in found.items() if s.state == "failed"
+        run: RunDirectory(run.path).read_json("job.json").get("job")
+        for run, each in found.items()
+        if each.state in ("failed", "killed")
     }
     ended = slurm.ended([job for job in gone.values() if job])
     return {run: status(run, queue, ended) if run in gone else found[run] for run in runs}
@@ -117,7 +120,16 @@ def table(sweep: SweepDirectory, found: dict[Listed, Status]) -> RenderableType:
         )
     counts = Counter(each.state for each in found.values())
     said = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
-    return Group(Text(f"{sweep.path}: {len(found)} runs: {said}", "bold"), rows)
+    return Group(Text(f"{sweep.path}: {len(found)} runs: {said}", "bold"), rows, *_deaths(found))
+
+
+def _deaths(found: dict[Listed, Status]) -> Iterator[RenderableType]:
+    """The last lines of the logs of runs whose processes died, and settings to try."""
+    for run, each in found.items():
+        if each.log:
+            yield Text(f"the log of {run.path.name} ends with")
+            yield from (Text(f"  {line}") for line in each.log)
+    yield from map(Text, dict.fromkeys(each.advice for each in found.values() if each.advice))
 
 
 def _duration(seconds: float | None) -> str:
@@ -178,4 +190,5 @@ def _logs(run: str) -> str:
 
 
 if __name__ == "__main__":
+    crash.trace()
     sys.exit(main())

@@ -1,12 +1,12 @@
 """Several processes on this machine, its devices and cores shared out among them."""
 
 import os
-import queue
 import socket
 import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +14,10 @@ from pydantic import PositiveInt
 
 from distancing import threads
 from distancing.component import component
-from distancing.runs import RunDirectory, SweepDirectory
+from distancing.runs import Listed, RunDirectory, SweepDirectory
+from distancing.sweep.status import status
+
+POLL = 0.05  # seconds
 
 
 @component
@@ -43,37 +46,70 @@ class Local:
         return self._start(logs, code)
 
     def _start(self, logs: Mapping[Path, Path], code: Path | None) -> Iterator[str]:
-        devices, cores = _devices(), threads.usable()
-        processes = min(self.processes or len(devices) or cores, len(logs))
-        share = min(threads.share(), max(1, cores // processes))
-        places: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for i in range(processes):
-            places.put(i)
+        """Raises SystemExit when a signal stopped the sweep."""
+        from distancing.experiment import StopSignal  # slow to import
 
-        def go_on(run: Path) -> int:
-            place = places.get()
-            environment = {**os.environ, "OMP_NUM_THREADS": str(share)}  # which threads=auto obeys
+        free, waiting = deque(self._environments(len(logs), code)), deque(logs)
+        running: dict[Path, tuple[subprocess.Popen[bytes], dict[str, str]]] = {}
+        asked = False  # the runs to stop
+        with StopSignal() as stop:
+            try:
+                while running or (waiting and not stop.received):
+                    while free and waiting and not stop.received:
+                        run, environment = waiting.popleft(), free.popleft()
+                        running[run] = _process(run, logs[run], environment), environment
+                    if stop.received and not asked:
+                        asked = True
+                        _terminate(running)
+                    for run in [run for run, (process, _) in running.items() if process.poll() is not None]:
+                        process, environment = running.pop(run)
+                        free.append(environment)
+                        ended = len(logs) - len(waiting) - len(running)
+                        yield f"{ended}/{len(logs)}  {run.name}: {_end(run, process)}"
+                    time.sleep(POLL)
+            finally:  # after a second Ctrl-C, or an error of the one who takes the lines
+                _terminate(running)
+                for run, (process, _) in running.items():
+                    _end(run, process)
+        if stop.received:
+            yield f"{len(waiting)} not started"
+            raise SystemExit(128 + stop.received)
+
+    def _environments(self, runs: int, code: Path | None) -> Iterator[dict[str, str]]:
+        """The environment of each process that trains at a time."""
+        devices, cores = _devices(), threads.usable()
+        processes = min(self.processes or len(devices) or cores, runs)
+        share = min(threads.share(), max(1, cores // processes))
+        for i in range(processes):
+            # threads=auto obeys OMP_NUM_THREADS
+            environment = {**os.environ, "OMP_NUM_THREADS": str(share), "PYTHONFAULTHANDLER": "1"}
             if devices:
-                environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
+                environment["CUDA_VISIBLE_DEVICES"] = devices[i % len(devices)]
             if code:
                 paths = [str(code.resolve()), os.environ.get("PYTHONPATH")]
                 environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-            directory = RunDirectory(run)
-            with open(logs[run], "ab") as log:
-                command = [sys.executable, "-m", "distancing.sweep.job", str(run)]
-                ended = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
-            directory.write_json("job.json", {**directory.read_json("job.json"), "ended": True})
-            places.put(place)
-            return ended.returncode
+            yield environment
 
-        pool = ThreadPoolExecutor(processes)
-        try:
-            started = {pool.submit(go_on, run): run for run in logs}
-            for i, done in enumerate(as_completed(started), 1):
-                said = f"failed with exit code {done.result()}" if done.result() else "ended"
-                yield f"{i}/{len(logs)}  {started[done].name}: {said}"
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+
+def _process(run: Path, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Go on with a run in a process, and in a session, so that only this process sends it what Ctrl-C asks for."""
+    command = [sys.executable, "-m", "distancing.sweep.job", str(run)]
+    with open(log, "ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+
+
+def _terminate(running: Mapping[Path, tuple[subprocess.Popen[bytes], object]]) -> None:
+    """Send SIGTERM: unlike SIGINT, it also ends a process that was started with Ctrl-C ignored."""
+    for process, _ in running.values():
+        process.terminate()
+
+
+def _end(run: Path, process: subprocess.Popen[bytes]) -> str:
+    """Wait for the process, note its exit status, and return how the run ended, in several lines if it was killed."""
+    directory = RunDirectory(run)
+    directory.write_json("job.json", {**directory.read_json("job.json"), "exit": process.wait()})
+    ended = status(Listed(run, (), 0), {})
+    return "\n    ".join([str(ended), *ended.log, *filter(None, [ended.advice])])
 
 
 def _devices() -> list[str]:

@@ -20,6 +20,7 @@ from distancing.sweep.status import Jobs
 
 COMMANDS = ("sbatch", "squeue", "scontrol", "scancel")
 KILLED = 128 + 9  # srun's exit code when a task of its was
+SETUP = ["trap : TERM  # so that the shell outlives a preemption", "export PYTHONFAULTHANDLER=1"]
 # After srun: a job whose run was killed, or has saved its state in time, goes on later; not one that was cancelled.
 # Here and not in Python, since this is outside of a container, and alive when Python was killed.
 TEARDOWN = [
@@ -27,6 +28,8 @@ TEARDOWN = [
     "trap '' TERM  # which Slurm sends when it requeues",
     'case "$code $(squeue -h -j $SLURM_JOB_ID -o %T)" in',
     f'  "{KILLED} RUNNING"|"{REQUEUE} RUNNING"|"{REQUEUE} SIGNALING") scontrol requeue $SLURM_JOB_ID;;',
+    '  "0 "*) ;;',
+    '  *" RUNNING") [ "$SLURM_NTASKS" != 1 ] || echo "exit code $code";;  # of several tasks it is the highest',
     "esac",
     "exit $code",
 ]
@@ -92,7 +95,7 @@ class Slurm:
             "ntasks_per_node": self.runs_per_job,
             "array_parallelism": self.array_parallelism or len(jobs),
             "stderr_to_stdout": True,
-            "setup": ["trap : TERM", *self.setup, *path],  # the shell outlives the SIGTERM of a preemption
+            "setup": [*SETUP, *self.setup, *path],
             "teardown": TEARDOWN,
             "srun_args": ["--kill-on-bad-exit=0", *cores, *self.srun_args],
             "additional_parameters": {"requeue": True, **self.additional_parameters},

@@ -3,28 +3,34 @@
 import csv
 import io
 import os
+import re
+import signal
 import socket
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from distancing import crash
 from distancing.errors import StorageError
 from distancing.runs import Listed, RunDirectory
 
-State = Literal["finished", "diverged", "running", "queued", "failed", "cancelled", "stopped", "waiting"]
+State = Literal["finished", "diverged", "running", "queued", "failed", "killed", "cancelled", "stopped", "waiting"]
 ACTIVE: tuple[State, ...] = ("running", "queued")
 ENDED: tuple[State, ...] = ("finished", "diverged")
+ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # signals on which a run stops
 TAIL = 8192  # bytes of metrics.csv: enough for some rows
+LOG_TAIL = 65536  # bytes of a log: enough for the stacks of all threads
 
 Jobs = Mapping[str, str]  # the id of a Slurm job → its state in Slurm's words
 
 
 @dataclass(frozen=True)
 class Status:
-    """state: `waiting` was never started; `stopped` may go on; `failed` says why in `note`.
-    epoch: epochs done. seconds_left: as the last epochs went. test_accuracy: of a finished run.
+    """state: `waiting` was never started; `stopped` was asked to, and may go on; `failed` says why in `note`, and
+    `killed` by which signal. epoch: epochs done. seconds_left: as the last epochs went. test_accuracy: of a finished
+    run. log, advice: of a run whose process died, the last lines of its log, and settings to try.
     """
 
     state: State
@@ -32,6 +38,11 @@ class Status:
     seconds_left: float | None = None
     test_accuracy: float | None = None
     note: str = ""
+    log: tuple[str, ...] = ()
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.state}{': ' if self.state == 'failed' else ' '}{self.note}".strip()
 
 
 def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
@@ -48,6 +59,8 @@ def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
         accuracy = (result["metrics"] or {}).get("test", {}).get("accuracy")
         where = result["diverged"]
         note = f"in phase {where['phase']}, epoch {where['epoch']}, step {where['step']}" if where else ""
+        if not (where or result["analysis"]):
+            note = _after_result(directory)
         return Status("diverged" if where else "finished", result["epochs"], None, accuracy, note)
     epoch, seconds = _progress(directory.metrics)
     job = directory.read_json("job.json")
@@ -57,17 +70,74 @@ def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
         return Status("running", epoch, left, note="" if epoch else "starting")
     if in_slurm:
         return Status("queued", epoch, note=f"goes on after epoch {epoch}" if epoch else "")
-    if job.get("launcher") == "local" and not job.get("ended") and _lives(job):
+    if job.get("launcher") == "local" and "exit" not in job and _lives(job):
         return Status("queued", epoch)
+    if directory.crash.exists():
+        return _gone(directory, {}, epoch)
     if directory.error.exists():
         lines = directory.error.read_text(errors="replace").strip().splitlines() or [""]
         return Status("failed", epoch, note=lines[-1])
     if job.get("cancelled"):
         return Status("cancelled", epoch)
-    if job and not job.get("stopped"):
-        why = ended.get(job.get("job", ""), "").lower().replace("_", " ")
-        return Status("failed", epoch, note=f"its process is gone{f': {why}' if why else ''}")
+    return _gone(directory, job, epoch, ended.get(job.get("job", ""), "").lower().replace("_", " "))
+
+
+def _gone(directory: RunDirectory, job: Mapping[str, Any], epoch: int, why: str = "") -> Status:
+    """Of a run that has no result and no error of its own, and no process. why: Slurm's word for the end of its job."""
+    log, code = _last_words(directory, job)
+    death = crash.death(log, code)
+    if job.get("stopped") or (death and death.by in ASKED):
+        return Status("stopped", epoch)
+    if death:
+        return Status("killed", epoch, note=str(death), log=death.log, advice=death.advice)
+    if code:
+        return Status("failed", epoch, note=f"exit code {code}", log=crash.last_lines(log))
+    if job.get("launcher") != "local" or directory.read_json("starts.json"):  # else it was never started
+        if directory.abandoned and not job.get("job"):
+            return Status("killed", epoch, note="without a trace, as by SIGKILL; out of memory?")
+        if job:
+            return Status("failed", epoch, note=f"its process is gone{f': {why}' if why else ''}")
     return Status("stopped" if directory.states() else "waiting", epoch)
+
+
+def _after_result(directory: RunDirectory) -> str:
+    """What killed a process that had written the result, while it made analyses, for example."""
+    job = {} if directory.crash.exists() else directory.read_json("job.json")
+    files = [directory.path / name for name in ("result.json", "job.json")] + [_log(directory, job)]
+    written, *later = [file.stat().st_mtime for file in files if file.is_file()]
+    if max(later, default=0) < written:
+        return ""  # the result is that of a process after the one that a launcher started
+    death = crash.death(*_last_words(directory, job))
+    return f"but its process was then killed {death}" if death and death.by not in ASKED else ""
+
+
+def _last_words(directory: RunDirectory, job: Mapping[str, Any]) -> tuple[str, int | None]:
+    """The end of what the run's last process wrote, and its exit status if that is known.
+
+    The local launcher notes the status, and a job of Slurm's writes it at the end of its log.
+    """
+    try:
+        file = _log(directory, job)
+        log = _tail(file, LOG_TAIL) if file.is_file() else ""
+    except OSError:
+        log = ""
+    if job.get("launcher") == "slurm":
+        codes = re.findall(r"^exit code (\d+)$", log, re.MULTILINE)
+        return log, int(codes[-1]) if codes else None
+    code = job.get("exit")
+    return log, code if isinstance(code, int) else None
+
+
+def _log(directory: RunDirectory, job: Mapping[str, Any]) -> Path:
+    """Of train.py it is only the stack at its death: the last to work here, since a launcher removes that."""
+    return directory.crash if directory.crash.exists() else directory.path / str(job.get("log", ""))
+
+
+def _tail(path: Path, size: int, start: int = 0) -> str:
+    """The last `size` bytes of a file, but none before `start`. Raises OSError."""
+    with open(path, "rb") as file:
+        file.seek(max(start, os.fstat(file.fileno()).st_size - size))
+        return file.read().decode(errors="replace")
 
 
 def _progress(metrics: Path) -> tuple[int, float | None]:
@@ -75,8 +145,7 @@ def _progress(metrics: Path) -> tuple[int, float | None]:
     try:
         with open(metrics, "rb") as file:
             header = file.readline()
-            file.seek(max(len(header), os.fstat(file.fileno()).st_size - TAIL))
-            tail = file.read().decode(errors="replace").splitlines()
+        tail = _tail(metrics, TAIL, start=len(header)).splitlines()
     except OSError:
         return 0, None
     rows = csv.DictReader(io.StringIO("\n".join(tail)), next(csv.reader([header.decode(errors="replace")])))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from distancing import crash
 from distancing.toy import pictures
 from distancing.toy.animation import film
 
@@ -20,4 +21,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    crash.trace()
     main()
