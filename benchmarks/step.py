@@ -70,7 +70,7 @@ def config_of(model: Model, device: Literal["auto", "cpu", "cuda"]) -> Config:
         scheduler=Constant(), penalty=Penalty(distance=Euclidean(), kernel=Gaussian(), **hill),
         phases={"escape": Phase(penalty=True)}, analysis={}, seed=0, epochs=1, batch_size=BATCH, label_smoothing=0.0,
         device=device, precision="fp32", channels_last=True, compile=False, evaluate_every=1,
-        checkpoint_every=1, name="step", runs="runs", overwrite=False, hash="",
+        save_every=1, name="step", runs="runs", overwrite=False, hash="",
     )  # fmt: skip
 
 

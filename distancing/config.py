@@ -18,6 +18,7 @@ from yaml import YAMLError
 from distancing.analysis import Analysis
 from distancing.data.datasets import Dataset, Torchvision
 from distancing.errors import ConfigError
+from distancing.flat import NOT_HASHED
 from distancing.hills.distances import Distance
 from distancing.hills.kernels import Kernel
 from distancing.hills.penalty import Penalty
@@ -26,19 +27,6 @@ from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase
 from distancing.training.schedules import Schedule
 from distancing.training.settings import LARGE, Config
-
-# what can't change a run's numbers, and so isn't part of its name
-NOT_HASHED = (
-    "name",
-    "analysis",
-    "threads",  # but for last digits
-    "verify",
-    "runs",
-    "overwrite",
-    "checkpoint_every",
-    "dataset.root",
-    "dataset.download",
-)
 
 SMALL, LONG = 1e-38, 2**32  # the smallest float, as LARGE is the largest, and the largest integer
 # Hydra refuses a key that no YAML names, in words about structs. Within the groups it may let anything pass:
@@ -58,7 +46,8 @@ TARGETS: dict[str, type] = {
     "penalty.distance": Distance,
     "penalty.kernel": Kernel,
 }
-# Frozen configs name a component by the module in which it was when the run began.
+# Frozen configs have the names of the version that began the run: settings, and the modules of components.
+RENAMED = {"checkpoint_every": "save_every"}
 MOVED = {
     "distancing.datasets": "distancing.data.datasets",
     "distancing.distances": "distancing.hills.distances",
@@ -80,6 +69,7 @@ def check(cfg: DictConfig) -> Config:
     _plain(tree, "")
     settings: dict[str, Any] = {str(key): value for key, value in tree.items()}
     settings["hash"] = config_hash(settings)
+    settings = {RENAMED.get(key, key): value for key, value in settings.items()}
     for key, value in settings.items():
         if key in TARGETS and not (key == "penalty" and value is None):
             settings[key] = _component(value, key, TARGETS[key])

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from distancing import threads
-from distancing.config import NOT_HASHED, check
+from distancing.config import check
 from distancing.data.batches import Data
 from distancing.ensemble import show
 from distancing.ensemble.judge import judge
@@ -30,13 +30,13 @@ from distancing.errors import (
     GradientError,
     StorageError,
 )
-from distancing.flat import flat, typed
+from distancing.flat import NOT_HASHED, flat, typed
 from distancing.landscape.outputs import analyse, record
 from distancing.runs import RunDirectory
 from distancing.runs.provenance import provenance
 from distancing.runs.summary import summary
 from distancing.runs.tracking import Metrics, ProgressBar, tracking
-from distancing.stored import Member, find
+from distancing.stored import Checkpoint, find_checkpoints
 from distancing.training.gradient_check import check_gradient
 from distancing.training.loop import Request, train
 from distancing.training.metrics import distances
@@ -165,7 +165,7 @@ def _look(config: Config, directory: RunDirectory, console: Console, result: dic
     if not config.analysis or result["status"] != "finished":
         return result
     with directory, tracking(console) as track:
-        members = find([directory.path])
+        members = find_checkpoints([directory.path])
         found, made = analyse(config.analysis, members, directory.landscape, config.torch_device, track)
         if any(found[name] != (result["analysis"] or {}).get(name) for name in found):
             record(directory, found, made)
@@ -297,7 +297,7 @@ def _ensemble(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | Non
     dataset, common = trainer.config.dataset, trainer.data
     if dataset.bootstrap:  # judged on each image once
         common = dataclasses.replace(dataset, bootstrap=False).load(trainer.device, common.memory_format)
-    members = [Member(name, directory.checkpoint(name), trainer.config) for name in names]
+    members = [Checkpoint(name, directory.checkpoint(name), trainer.config) for name in names]
     return judge(members, trainer.device, common=common)
 
 

@@ -3,6 +3,20 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+# settings that can't change a run's numbers (threads: but for their last digits), and so aren't part of its name
+NOT_HASHED = (
+    "name",
+    "analysis",
+    "threads",
+    "verify",
+    "runs",
+    "overwrite",
+    "save_every",
+    "checkpoint_every",  # the name of save_every in earlier versions
+    "dataset.root",
+    "dataset.download",
+)
+
 Leaf = str | int | float | bool | None
 
 

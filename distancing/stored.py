@@ -19,7 +19,7 @@ from distancing.training.settings import Config
 
 
 @dataclass(frozen=True, eq=False)
-class Member:
+class Checkpoint:
     """A stored network. name: the checkpoint's, with its run's before it where they are of several runs."""
 
     name: str
@@ -38,11 +38,11 @@ class Member:
             raise StorageError(f"{self.file} is no network of its run's: {str(error).splitlines()[0]}") from error
         return network
 
-    def place(self, theta: Theta) -> Tensor:
+    def parameters(self, theta: Theta) -> Tensor:
         """Return the parameters [P] in the order and on the device of `theta`, whatever their run's own layout."""
         return theta.flatten(self.network(theta.vector.device).state_dict())
 
-    def start(self, theta: Theta) -> Tensor:
+    def initial_parameters(self, theta: Theta) -> Tensor:
         """Return θ_0, its run's initial parameters [P], in the order and on the device of `theta`."""
         with torch.random.fork_rng([]):
             torch.manual_seed(self.config.seed)
@@ -67,7 +67,7 @@ class Member:
         return {name: known[split.fingerprint] for name, split in data.splits.items()}
 
 
-def images(config: Config, device: torch.device) -> Data:
+def evaluation_images(config: Config, device: torch.device) -> Data:
     """The images on which members of this config are judged: the training images each once, as they are. What is
     trained with, and what is held out, differ from fold to fold: there, all but the test images together."""
     whole = dataclasses.replace(config.dataset, augment=False, bootstrap=False, fold=None, folds=None).load(
@@ -79,7 +79,7 @@ def images(config: Config, device: torch.device) -> Data:
     return dataclasses.replace(whole, mean=own.mean, std=own.std)
 
 
-def find(what: Sequence[str | Path]) -> list[Member]:
+def find_checkpoints(what: Sequence[str | Path]) -> list[Checkpoint]:
     """The members in these runs, in all runs of these sweeps, and in these checkpoint files, in this order, each once.
 
     Of a run: its stored checkpoints, and the final network where that is another one. Raises EnsembleError for
@@ -90,15 +90,15 @@ def find(what: Sequence[str | Path]) -> list[Member]:
         if each.suffix == ".pt" and each.is_file():
             files[each] = None
         elif (each / "runs.jsonl").exists():
-            files |= dict.fromkeys(file for run in SweepDirectory(each).runs() for file in of_run(run.path))
+            files |= dict.fromkeys(file for run in SweepDirectory(each).runs() for file in checkpoint_files(run.path))
         elif (each / ".hydra/config.yaml").exists():
-            files |= dict.fromkeys(of_run(each))
+            files |= dict.fromkeys(checkpoint_files(each))
         else:
             raise EnsembleError(f"{each} is neither a run's directory, nor a sweep's, nor a checkpoint's file")
     configs = {run: read_config(run / ".hydra/config.yaml") for run in {file.parent.parent for file in files}}
     alone = len(configs) == 1
     members = [
-        Member(file.stem if alone else f"{file.parent.parent.name}/{file.stem}", file, configs[file.parent.parent])
+        Checkpoint(file.stem if alone else f"{file.parent.parent.name}/{file.stem}", file, configs[file.parent.parent])
         for file in files
     ]
     if not members:
@@ -107,7 +107,7 @@ def find(what: Sequence[str | Path]) -> list[Member]:
     return members
 
 
-def of_run(run: Path) -> list[Path]:
+def checkpoint_files(run: Path) -> list[Path]:
     """A run's stored networks: as its result lists them, or where it is not done by the epochs that the files say."""
     if result := RunDirectory(run).read_result():
         places = [*result["checkpoints"], *([result["final"]] if result["final"] else [])]
@@ -118,7 +118,7 @@ def of_run(run: Path) -> list[Path]:
     return [file for *_, file in sorted(found)]
 
 
-def fit(members: Sequence[Member]) -> None:
+def fit(members: Sequence[Checkpoint]) -> None:
     """Raises EnsembleError unless all members have learned the same task from the same division of the images."""
     first = members[0]
     for other in members[1:]:

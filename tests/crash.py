@@ -27,7 +27,7 @@ from distancing.runs import load
 
 # all that has a state, but for dropout, which an analysis refuses (test_resume.py has it): early stopping with its best
 # parameters, hills that grow and fade, jumps, restarts, augmentation
-RUN = [*TINY, "epochs=30", "checkpoint_every=2", "scheduler=cosine", "optimizer.lr=0.05", "phases.descend.patience=2",
+RUN = [*TINY, "epochs=30", "save_every=2", "scheduler=cosine", "optimizer.lr=0.05", "phases.descend.patience=2",
        "penalty=well_tempered", "penalty.half_life=5", "penalty.sigma_unit=norm", "phases.cycle.phases.settle.jump=0.5",
        "analysis=[barrier]", "analysis.barrier.points=5"]  # fmt: skip
 PROCESSES = multiprocessing.get_context("forkserver")  # imports are done once

@@ -27,7 +27,7 @@ from distancing.landscape.loss import Loss
 from distancing.landscape.plane import Flat, Plane, hills
 from distancing.landscape.sharpness import Sharpness, worst
 from distancing.landscape.subject import Subject
-from distancing.stored import find
+from distancing.stored import find_checkpoints
 from distancing.training.gradients import GRADIENTS, PUSHED, cosine_and_ratio, gradients
 from distancing.training.trainer import Trainer
 
@@ -53,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def subject(run: Path) -> Subject:
-    return Subject(find([run]), CPU, 40)
+    return Subject(find_checkpoints([run]), CPU, 40)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_a_rescaled_network_is_as_sharp(
     """(Dinh et al. 2017) The same function; only the raw Hessian's numbers are others."""
     torch.manual_seed(1)
     if rescale is before_batch_norm:
-        network = find([subject.members[2].file])[0].network(CPU)  # trained
+        network = find_checkpoints([subject.checkpoints[2].file])[0].network(CPU)  # trained
     else:
         network = check(compose(*TINY, "model=mlp", "model.width=6")).model.build((1, 8, 8), 10)
     analysis, found = Sharpness(unit=unit, tolerance=0, **QUICK), []
@@ -209,7 +209,7 @@ def test_units(subject: Subject) -> None:
     of their own."""
     steps = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        network = subject.members[0].network(CPU).to(memory_format=memory_format)
+        network = subject.checkpoints[0].network(CPU).to(memory_format=memory_format)
         theta = Theta(network)
         u = units.random_step(theta, "filter", torch.Generator().manual_seed(3))
         steps.append(theta.named(units.scale(theta, "filter") * u))
@@ -235,19 +235,19 @@ def test_sharpness_of_a_run(subject: Subject, run: Path) -> None:
     assert first.values != Sharpness(**QUICK, seed=1)(subject, track).values
     assert all(torch.equal(value, before[name]) for name, value in subject.network.state_dict().items())
     assert all(parameter.grad is None for parameter in subject.network.parameters())
-    with subject.standing(subject.places[1]):
+    with subject.standing(subject.parameters[1]):
         loss = Loss(subject.network, subject.theta, subject.data, subject.data.train, lambda: None)
         base, scale = loss.value(), units.scale(subject.theta, "filter")
         generator, rises = torch.Generator().manual_seed(0), []
         for _ in range(3):
             u = units.random_step(subject.theta, "filter", generator)
-            subject.theta.vector.copy_(subject.places[1] + 0.2 * scale * u)
+            subject.theta.vector.copy_(subject.parameters[1] + 0.2 * scale * u)
             rises.append(loss.value() - base)
         assert first.values["settle-1/rise_random_0.2"] == pytest.approx(np.mean(rises), rel=1e-3)
         for i in range(10):
-            subject.theta.vector.copy_(subject.places[1])
+            subject.theta.vector.copy_(subject.parameters[1])
             u = F.normalize(units.random_step(subject.theta, "filter", torch.Generator().manual_seed(i)), dim=0)
-            subject.theta.vector.copy_(subject.places[1] + 0.2 * scale * u)
+            subject.theta.vector.copy_(subject.parameters[1] + 0.2 * scale * u)
             assert loss.value() - base < first.values["settle-1/rise_worst_0.2"]
     for name in subject.names:
         assert first.values[f"{name}/rise_worst_0.05"] < first.values[f"{name}/rise_worst_0.2"]
@@ -267,15 +267,15 @@ def test_the_plane_holds_its_places(subject: Subject) -> None:
     edges = [row for row in found.rows if row["part"] == "edge"]
     losses = []
     for row, i in zip(edges[::5], (2, 0, 1), strict=True):
-        with subject.standing(subject.places[i]):
+        with subject.standing(subject.parameters[i]):
             for split in ("train", "test"):
                 loss, right = subject.losses(split)
                 assert row[f"{split}/loss"] == pytest.approx(float(loss.mean()), rel=1e-4)
                 assert row[f"{split}/accuracy"] == float(right.mean())
         losses.append(float(loss.mean()))
-    with subject.standing(subject.places.mean(0)):
+    with subject.standing(subject.parameters.mean(0)):
         assert found.values["test_centre"] == pytest.approx(float(subject.losses("test")[0].mean()), rel=1e-4)
-    with subject.standing(subject.places[2].lerp(subject.places[0], 0.4)):
+    with subject.standing(subject.parameters[2].lerp(subject.parameters[0], 0.4)):
         assert edges[2]["test/loss"] == pytest.approx(float(subject.losses("test")[0].mean()), rel=1e-4)
     assert found.values["test_corners_max"] == pytest.approx(max(losses), rel=1e-4)
     assert found.values["test_edges_max"] == max(float(row["test/loss"]) for row in edges)
@@ -306,7 +306,7 @@ def test_geometry_of_a_plane() -> None:
 def test_the_hills_on_a_plane(subject: Subject, run: Path) -> None:
     """Of all places but the last, as wide as in training."""
     sigma = read_config(run / ".hydra/config.yaml").penalty.sigma  # type: ignore[union-attr]
-    ways = (subject.places - subject.start).norm(dim=1)
+    ways = (subject.parameters - subject.start).norm(dim=1)
     assert dict(hills(subject)) == pytest.approx({0: sigma * float(ways[0]), 1: sigma * float(ways[1])})
 
 
@@ -412,7 +412,7 @@ def test_epochs_without_a_push_have_no_cosine(earlier: bool, run: Path, tmp_path
                                     extrasaction="ignore")  # fmt: skip
             writer.writeheader()
             writer.writerows(rows)
-        return Gradients()(Subject(find([copy]), CPU, 40), track).values
+        return Gradients()(Subject(find_checkpoints([copy]), CPU, 40), track).values
 
     found = values()
     assert found["epochs"] == len(acting)

@@ -20,7 +20,7 @@ from distancing.errors import EnsembleError
 from distancing.experiment import main
 from distancing.models.evaluation import refresh_batch_norm
 from distancing.runs import find_sweep, load
-from distancing.stored import find
+from distancing.stored import find_checkpoints
 
 CPU = torch.device("cpu")
 
@@ -86,7 +86,7 @@ def test_a_run_judges_what_it_leaves_behind(runs: dict[str, Path]) -> None:
 
 
 def test_members_from_anywhere(runs: dict[str, Path]) -> None:
-    several = find([runs["cycles"], runs["seed"], runs["mlp"], runs["seed"] / "checkpoints/final.pt"])
+    several = find_checkpoints([runs["cycles"], runs["seed"], runs["mlp"], runs["seed"] / "checkpoints/final.pt"])
     assert [member.name.split("/")[1] for member in several] == [
         "descend",
         *(f"settle-{i}" for i in (1, 2, 3)),
@@ -99,19 +99,19 @@ def test_members_from_anywhere(runs: dict[str, Path]) -> None:
     for a, b in zip(found["splits"].values(), backwards["splits"].values(), strict=True):
         assert a["ensemble"] == pytest.approx(b["ensemble"])
         assert a["correlation"] == pytest.approx(b["correlation"])
-    (alone,) = find([runs["cycles"] / "checkpoints/settle-2.pt"])
-    weighted = judge(find([runs["cycles"]]), CPU, [0, 0, 3, 0])
+    (alone,) = find_checkpoints([runs["cycles"] / "checkpoints/settle-2.pt"])
+    weighted = judge(find_checkpoints([runs["cycles"]]), CPU, [0, 0, 3, 0])
     assert weighted["splits"]["test"]["ensemble"] == pytest.approx(judge([alone], CPU)["splits"]["test"]["ensemble"])
     assert weighted["weights"] == [0, 0, 1, 0]
-    likely = judge(find([runs["cycles"]]), CPU, "likelihood")["splits"]["validation"]
+    likely = judge(find_checkpoints([runs["cycles"]]), CPU, "likelihood")["splits"]["validation"]
     assert likely["ensemble"]["nll"] <= min(each["nll"] for each in likely["members"]) + 1e-6
 
 
 def test_bags_and_folds_are_judged_on_common_images(runs: dict[str, Path]) -> None:
-    bags = judge(find([runs["bag0"], runs["bag1"]]), CPU)["splits"]
+    bags = judge(find_checkpoints([runs["bag0"], runs["bag1"]]), CPU)["splits"]
     assert set(bags) == {"train", "validation", "test"}
     assert result(runs["bag0"])["metrics"]["test"]["accuracy"] == pytest.approx(bags["test"]["members"][0]["accuracy"])
-    folds = judge(find([runs["fold0"], runs["fold1"]]), CPU)["splits"]
+    folds = judge(find_checkpoints([runs["fold0"], runs["fold1"]]), CPU)["splits"]
     assert set(folds) == {"train", "test"}
     for i in (0, 1):  # each normalises with its own training images
         assert result(runs[f"fold{i}"])["metrics"]["test"]["loss"] == pytest.approx(
@@ -134,16 +134,16 @@ def test_a_run_on_a_bag_or_a_fold_judges_its_own_places(tmp_path: Path) -> None:
 
 def test_logits_are_computed_once(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = shutil.copytree(runs["cycles"], tmp_path / runs["cycles"].name)
-    before = judge(find([run]), CPU)
+    before = judge(find_checkpoints([run]), CPU)
     monkeypatch.setattr("distancing.stored.predict", lambda *_: pytest.fail("computed again"))
-    assert judge(find([run]), CPU) == before
+    assert judge(find_checkpoints([run]), CPU) == before
     monkeypatch.undo()
     kept = run / "checkpoints/logits/descend.pt"
     kept.write_bytes(b"damaged")
-    assert judge(find([run]), CPU) == before
+    assert judge(find_checkpoints([run]), CPU) == before
     shutil.copy(run / "checkpoints/settle-1.pt", run / "checkpoints/descend.pt")  # another network: not its logits
-    assert judge(find([run]), CPU)["splits"]["test"]["disagreement"][0][1] == 0
-    refreshed = judge(find([run]), CPU, refresh=True)
+    assert judge(find_checkpoints([run]), CPU)["splits"]["test"]["disagreement"][0][1] == 0
+    refreshed = judge(find_checkpoints([run]), CPU, refresh=True)
     assert refreshed["splits"]["test"]["members"] != before["splits"]["test"]["members"]
 
 
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_said(runs: dict[str, Path], tmp_path: Path, capsys
         assert said in err
         assert err.count("\n") == 1
     with pytest.raises(EnsembleError, match="there is no stored network"):
-        find([])
+        find_checkpoints([])
 
 
 def test_the_command(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +198,7 @@ def test_kinds_side_by_side(
     apart = [each for each in found if "phases=single" in each["kind"]]
     runs = [run.path for run in find_sweep("it").runs() if "phases=single" in run.overrides]
     for two, each in zip((runs[:2], runs[2:]), apart, strict=True):  # in the order of their seeds
-        assert each["nll"] == judge(find(two), CPU)["splits"]["test"]["ensemble"]["nll"]
+        assert each["nll"] == judge(find_checkpoints(two), CPU)["splits"]["test"]["ensemble"]["nll"]
     mean = sum(each["accuracy"] for each in apart) / 2
     assert f"{100 * mean:.2f} ±" in said
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -27,7 +27,7 @@ from distancing.runs import Listed, RunDirectory, lock
 from distancing.sweep.status import status
 
 RUN = [*TINY[2:], "experiment=smoke", "model=mlp", "model.width=8", "phases=distancing", "epochs=4",
-       "checkpoint_every=1", "analysis=[barrier]", "analysis.barrier.points=3"]  # fmt: skip
+       "save_every=1", "analysis=[barrier]", "analysis.barrier.points=3"]  # fmt: skip
 EVERY = int(os.environ.get("FAULTS_EVERY", "12"))  # 1: every single write, for some minutes
 CODES = (errno.ENOSPC, errno.EIO, errno.EACCES)
 

@@ -27,7 +27,7 @@ from distancing.landscape.subject import Subject
 from distancing.landscape.valley import Valley, bezier, length
 from distancing.models import MLP, MobileNetV2, Model, ResNet
 from distancing.runs import load, save
-from distancing.stored import find
+from distancing.stored import find_checkpoints
 
 CPU = torch.device("cpu")
 T = TypeVar("T")
@@ -163,7 +163,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
 
 
 def subject(run: Path, images: int = 100) -> Subject:
-    return Subject(find([run]), CPU, images)
+    return Subject(find_checkpoints([run]), CPU, images)
 
 
 def swap(run: Path, name: str) -> None:
@@ -218,11 +218,11 @@ def test_a_subject_is_left_as_it_was_and_says_the_same_again(run: Path) -> None:
     torch.manual_seed(1)
     again = Valley(points=3, epochs=1, pairs="first", seed=1)(it, untracked)
     assert again.values != found[0][1].values
-    with pytest.raises(ZeroDivisionError), it.standing(it.places[1]):
+    with pytest.raises(ZeroDivisionError), it.standing(it.parameters[1]):
         raise ZeroDivisionError
     for key, value in it.network.state_dict().items():
         assert torch.equal(value, before[key])
-    with it.standing(it.places[1]) as network:
+    with it.standing(it.parameters[1]) as network:
         losses, right = it.losses("test")
         inputs = it.data.normalise(it.data.train.images)
         logits = {mode: network.train(mode)(inputs).double() for mode in (False, True)}
@@ -252,10 +252,10 @@ def test_a_curve_goes_round_where_the_line_can_not(copy: Path) -> None:
     shutil.copy(copy / "checkpoints/settle-2.pt", copy / "checkpoints/descend.pt")
     swap(copy, "descend")
     it, valley = subject(copy), Valley(points=5, epochs=60, lr=0.2, batch_size=16)
-    a, b = it.places[0].clone(), it.places[2].clone()
+    a, b = it.parameters[0].clone(), it.parameters[2].clone()
     values = valley(it, untracked).values
-    assert torch.equal(it.places[0], a)
-    assert torch.equal(it.places[2], b)
+    assert torch.equal(it.parameters[0], a)
+    assert torch.equal(it.parameters[2], b)
     pair = "descend_to_settle-2"
     assert values[f"train_height_curve/{pair}"] < 0.5 * values[f"train_height/{pair}"]
     assert values[f"length_over_distance/{pair}"] > 1
@@ -275,7 +275,7 @@ def test_a_linear_network_whose_barrier_is_known(run: Path) -> None:
     torch.manual_seed(0)
     it.network = Linear().build((1, 8, 8), 10)
     it.theta = Theta(it.network)
-    it.places = torch.stack((it.theta.vector, -it.theta.vector))
+    it.parameters = torch.stack((it.theta.vector, -it.theta.vector))
     with torch.no_grad():
         logits = it.network(it.data.normalise(it.data.test.images)).double()
     expected = torch.stack([F.cross_entropy((1 - 2 * t) ** 2 * logits, it.data.test.labels) for t in (0, 0.25, 0.5)])

@@ -27,14 +27,13 @@ from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
 
-from distancing.config import NOT_HASHED, check
+from distancing.config import check
 from distancing.experiment import main as train
 from distancing.report import figures
 from distancing.report.__main__ import main as cli
 from distancing.report.answer import Answer, answer
 from distancing.report.commands import command
 from distancing.report.gallery import gallery
-from distancing.report.groups import NOT_COMPARED
 from distancing.report.pack import KEPT, unpacked
 from distancing.report.page import page
 from distancing.report.runs import collect
@@ -215,7 +214,6 @@ def test_groups(tmp_path: Path) -> None:
     assert "penalty=none, dataset.bootstrap_seed=0, epochs=7" in names
     assert "left out: 1 runs with the settings and the seed of another one" in found.notes
     assert not {"penalty._target_", "penalty.strength", "name", "seed"} & set(found.keys)
-    assert NOT_COMPARED == NOT_HASHED
     for name in ("resnet8", "resnet14"):  # sorted as they came, and not as words
         folder.add(
             name, "seed=0", f"model={name}", model={"_target_": "distancing.models.ResNet", "depth": int(name[6:])}

@@ -18,7 +18,7 @@ from crash import outcome
 from distancing.runs import load
 
 # all that has a state: early stopping with its best parameters, hills, jumps, restarts, dropout, augmentation
-RUN = [*TINY, "model=mobilenetv2", "model.width=0.1", "model.dropout=0.3", "epochs=9", "checkpoint_every=2",
+RUN = [*TINY, "model=mobilenetv2", "model.width=0.1", "model.dropout=0.3", "epochs=9", "save_every=2",
        "scheduler=cosine", "optimizer.lr=0.05", "phases.descend.patience=2", "label_smoothing=0.1",
        "penalty.sigma_unit=norm", "phases.cycle.phases.settle.jump=0.5"]  # fmt: skip
 

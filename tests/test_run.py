@@ -134,7 +134,7 @@ def test_a_run_in_use_is_refused(runs: Runs, tmp_path: Path, capsys: pytest.Capt
 
 def test_divergence(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A learning rate that explodes after some epochs: where it happened, and the state from before it."""
-    blow_up = ["phases=distancing", "epochs=20", "checkpoint_every=1", "penalty.strength=1e30", "penalty.sigma=10",
+    blow_up = ["phases=distancing", "epochs=20", "save_every=1", "penalty.strength=1e30", "penalty.sigma=10",
                "penalty.sigma_unit=absolute", "phases.descend.epochs=4"]  # fmt: skip
     assert runs(*TINY, *blow_up) == 3
     run = only_run(tmp_path)

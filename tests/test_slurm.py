@@ -25,7 +25,7 @@ from distancing.sweep.status import status
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(Cluster.missing() is not None, reason=str(Cluster.missing()))]
 SMALL = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null"]
-LONG = [*TINY, "phases=distancing", "epochs=300", "checkpoint_every=50"]  # long enough to be disturbed
+LONG = [*TINY, "phases=distancing", "epochs=300", "save_every=50"]  # long enough to be disturbed
 
 
 class User:

@@ -175,7 +175,7 @@ def test_hills_need_no_memory_beside_their_places(monkeypatch: pytest.MonkeyPatc
     for i in range(9):
         made.add_checkpoint({"name": str(i)}, made.theta.vector + 0.01 * i)
     assert made.hills is not None
-    for kept in (made.checkpoints.parameters, made.hills.places, made.hills.centres):
+    for kept in (made.checkpoints.parameters, made.hills.checkpoints, made.hills.centres):
         assert kept.untyped_storage().data_ptr() == bank.data_ptr()
     with Watched(monkeypatch) as watched, torch.no_grad():
         made.stepper.push(made.data.normalise(made.data.train.images[:8]))

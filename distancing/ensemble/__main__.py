@@ -15,7 +15,7 @@ from distancing.ensemble import compare, show, side_by_side
 from distancing.ensemble.judge import Weights, judge
 from distancing.errors import ConfigError, DatasetError, EnsembleError, StorageError, SweepError
 from distancing.runs import find_sweep
-from distancing.stored import find
+from distancing.stored import find_checkpoints
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if args.picture:
                 side_by_side.write_picture(numbers, args.picture)
         else:
-            found = judge(find(args.what), device, _weights(args.weights), args.refresh_batch_norm)
+            found = judge(find_checkpoints(args.what), device, _weights(args.weights), args.refresh_batch_norm)
             console.print(show.table(found))
             if args.picture:
                 show.write_picture(found, args.picture)

@@ -12,7 +12,7 @@ import torch
 from distancing.ensemble.judge import Weights, scored
 from distancing.errors import EnsembleError
 from distancing.runs import Listed, RunDirectory
-from distancing.stored import find, of_run
+from distancing.stored import checkpoint_files, find_checkpoints
 
 APART = ("seed", "dataset.bootstrap_seed", "dataset.fold")  # settings in which the runs of one ensemble differ
 
@@ -44,7 +44,7 @@ def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = ()) -> list[Ensembl
         apart = (o for o in run.overrides if o not in common and o.split("=")[0].lstrip("+") not in APART)
         kind = " ".join(o.rpartition(".")[2] if "." in o.partition("=")[0] else o for o in apart if not o.startswith(
             ("epochs=", "phases.cycle.times=")))  # fmt: skip
-        stored = of_run(run.path)
+        stored = checkpoint_files(run.path)
         if len(stored) == 1:
             single[kind, run.epochs].append(stored[0])
             continue
@@ -66,8 +66,16 @@ def compare(
     found: Iterable[Ensemble], device: torch.device, weights: Weights = "equal", split: str = "test"
 ) -> list[dict[str, Any]]:
     """A row for each ensemble: `kind`, `members`, `epochs_each`, `epochs`, and its scores on the split."""
-    return [{"kind": each.kind, "members": len(each.files), "epochs_each": each.each, "epochs": each.epochs,
-             **_scores(scored(find(each.files), device, weights)["splits"][split])} for each in found]  # fmt: skip
+    return [
+        {
+            "kind": each.kind,
+            "members": len(each.files),
+            "epochs_each": each.each,
+            "epochs": each.epochs,
+            **_scores(scored(find_checkpoints(each.files), device, weights)["splits"][split]),
+        }
+        for each in found
+    ]
 
 
 def _scores(split: dict[str, Any]) -> dict[str, float | None]:

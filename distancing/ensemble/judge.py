@@ -13,13 +13,13 @@ from distancing.ensemble import scores
 from distancing.errors import EnsembleError
 from distancing.hills.theta import Theta
 from distancing.models.evaluation import predict, refresh_batch_norm
-from distancing.stored import Member, images
+from distancing.stored import Checkpoint, evaluation_images
 
 Weights = str | Sequence[float]  # `equal`, `likelihood`, or one for each member
 
 
 def judge(
-    members: Sequence[Member],
+    members: Sequence[Checkpoint],
     device: torch.device,
     weights: Weights = "equal",
     refresh: bool = False,
@@ -32,17 +32,17 @@ def judge(
     found = scored(members, device, weights, refresh, common)
     if len({member.config.model for member in members}) == 1:
         theta = Theta(members[0].network(device))
-        places = torch.stack([member.place(theta) for member in members])
-        ways = places - torch.stack([member.start(theta) for member in members])
+        places = torch.stack([member.parameters(theta) for member in members])
+        ways = places - torch.stack([member.initial_parameters(theta) for member in members])
         found["distances"] = scores.distances(places).tolist()
         found["cosines"] = scores.cosines(ways, torch.zeros_like(ways[0])).tolist()
-        common = common or images(members[0].config, device)
+        common = common or evaluation_images(members[0].config, device)
         found["parameter_average"] = _parameter_average(members[0], _mean(members, device), common, device)
     return found
 
 
 def scored(
-    members: Sequence[Member],
+    members: Sequence[Checkpoint],
     device: torch.device,
     weights: Weights = "equal",
     refresh: bool = False,
@@ -53,12 +53,12 @@ def scored(
     refresh: judge each member with batch-norm statistics computed anew. Raises EnsembleError for weights that
     don't fit, DatasetError for images that can't be read, StorageError for a damaged checkpoint.
     """
-    alike, common = common is not None, common or images(members[0].config, device)
+    alike, common = common is not None, common or evaluation_images(members[0].config, device)
     logits: list[dict[str, Tensor]] = []
     for member in members:  # one network at a time: only its logits stay
         data = common
         if member.config.dataset.folds and not alike:  # each sees the images as its own training images made it
-            own = images(member.config, device)
+            own = evaluation_images(member.config, device)
             data = dataclasses.replace(common, mean=own.mean, std=own.std)
         logits.append(member.logits(data, device, refresh))
     labels = {name: split.labels.cpu() for name, split in common.splits.items()}
@@ -105,7 +105,7 @@ def _weights(asked: Weights, p: dict[str, Tensor], labels: dict[str, Tensor], me
     return weights / weights.sum()
 
 
-def _mean(members: Sequence[Member], device: torch.device) -> dict[str, Tensor]:
+def _mean(members: Sequence[Checkpoint], device: torch.device) -> dict[str, Tensor]:
     """The mean of all numbers in the members' state_dicts, in float64."""
     mean: dict[str, Tensor] = {}
     for member in members:
@@ -116,7 +116,9 @@ def _mean(members: Sequence[Member], device: torch.device) -> dict[str, Tensor]:
     return mean
 
 
-def _parameter_average(member: Member, average: dict[str, Tensor], data: Data, device: torch.device) -> dict[str, Any]:
+def _parameter_average(
+    member: Checkpoint, average: dict[str, Tensor], data: Data, device: torch.device
+) -> dict[str, Any]:
     """(Izmailov et al. 2018) Of the network at the mean of the members' parameters, which costs one network's time:
     its scores on each split, its batch-norm statistics computed anew."""
     network = member.network(device)

@@ -91,17 +91,17 @@ class Hills:
     def __init__(self, penalty: Penalty, start: Tensor, network: Network | None = None) -> None:
         self.penalty, self.start = penalty, start
         self.features: Features = penalty.distance.features(network) if network else Everything()
-        self.places = start.new_empty(0, len(start))
+        self.checkpoints = start.new_empty(0, len(start))
         self.strengths = start.new_empty(0)
 
-    def put(self, places: Tensor) -> None:
-        """Hills at all of these places [K, P]; those that are new have the strength s."""
-        new = len(places) - len(self.strengths)
+    def put(self, checkpoints: Tensor) -> None:
+        """Put hills at these checkpoints [K, P]; new ones get the strength s."""
+        new = len(checkpoints) - len(self.strengths)
         self.strengths = torch.cat((self.strengths, self.strengths.new_full((new,), self.penalty.strength)))
-        self.places, self.centres = places, self.features(places)
+        self.checkpoints, self.centres = checkpoints, self.features(checkpoints)
         start = self.features(self.start)
         self.widths = torch.stack([self.penalty.width(centre, start) for centre in self.centres])
-        self.norm = places[-1].square().sum().sqrt()
+        self.norm = checkpoints[-1].square().sum().sqrt()
 
     def __len__(self) -> int:
         return len(self.strengths)
@@ -117,7 +117,7 @@ class Hills:
         features, centres, acting = self.features, self.centres, self.acting
         if features.moving and images is not None:
             features = features.on(images)
-            centres = features(self.places[acting])
+            centres = features(self.checkpoints[acting])
         else:
             centres = centres[acting]
         phi, pull = features.vjp(theta)

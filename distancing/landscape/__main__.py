@@ -22,7 +22,7 @@ from distancing.landscape.sharpness import Sharpness
 from distancing.landscape.valley import Valley
 from distancing.runs import RunDirectory
 from distancing.runs.tracking import tracking
-from distancing.stored import find
+from distancing.stored import find_checkpoints
 
 ANALYSES: dict[str, type[Analysis]] = {
     "barrier": Barrier,
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     try:
         analyses = chosen(args.only.split(","), args.set)
-        members = find(args.what)
+        members = find_checkpoints(args.what)
         run = _whole_run(args.what)
         folder = args.folder or (run.landscape if run else None)
         if folder is None:

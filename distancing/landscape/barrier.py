@@ -29,7 +29,7 @@ class Barrier(Analysis):
     matching: bool = True
 
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:
-        places, names = subject.places, subject.names
+        places, names = subject.parameters, subject.names
         wanted = pairs(self.pairs, len(names))
         values: dict[str, float] = {}
         matched: dict[tuple[int, int], Tensor] = {}  # where that is another network

@@ -19,12 +19,12 @@ from distancing.landscape.subject import Findings, Subject, Track
 from distancing.runs import RunDirectory, write
 from distancing.runs.files import seal
 from distancing.runs.tracking import add_to_events
-from distancing.stored import Member
+from distancing.stored import Checkpoint
 
 
 def analyse(
     analyses: Mapping[str, Analysis],
-    members: Sequence[Member],
+    members: Sequence[Checkpoint],
     folder: Path,
     device: torch.device,
     track: Track[Any],
@@ -107,7 +107,7 @@ def for_tensorboard(
     return scalars, {f"analysis/{name}": imread(folder / f"{name}.png") for name in found}
 
 
-def _asked(analysis: Analysis, members: Sequence[Member]) -> dict[str, Any]:
+def _asked(analysis: Analysis, members: Sequence[Checkpoint]) -> dict[str, Any]:
     """All that can change what is found: the analysis, its settings, and the networks."""
     settings = {field.name: getattr(analysis, field.name) for field in dataclasses.fields(analysis)}
     kind = type(analysis)

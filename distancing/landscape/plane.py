@@ -47,8 +47,8 @@ class Plane(Analysis):
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:
         """Raises LandscapeError for places that span no plane, or names of none."""
         corners = self._corners(subject.names)
-        flat = Flat(subject.places[corners])
-        where = np.array([flat.project(place) for place in subject.places])  # [M, 3]: x, y, and how far off the plane
+        flat = Flat(subject.parameters[corners])
+        where = np.array([flat.project(place) for place in subject.parameters])  # [M, 3]: x, y, distance
         low, high = where[:, :2].min(0), where[:, :2].max(0)
         margin = self.margin * (high - low).max()
         x, y = np.linspace(low - margin, high + margin, self.points).T
@@ -120,7 +120,7 @@ def hills(subject: Subject) -> list[tuple[int, float]]:
     penalty = subject.config.penalty
     if subject.run is None or penalty is None or type(penalty.distance) is not Euclidean:
         return []
-    return [(i, float(penalty.width(place, subject.start))) for i, place in enumerate(subject.places[:-1])]
+    return [(i, float(penalty.width(place, subject.start))) for i, place in enumerate(subject.parameters[:-1])]
 
 
 def picture(

@@ -59,10 +59,10 @@ class Sharpness(Analysis):
         passes = 1 + len(self.radii) * (self.directions + self.ascent_steps + 1)
         passes += 2 * (self.eigenvalue_steps + self.probes)
         loss = Loss(subject.network, subject.theta, subject.data, subject.data.train, lambda: next(ticks, None))
-        total = len(subject.places) * passes * loss.batches
+        total = len(subject.parameters) * passes * loss.batches
         ticks = iter(track(range(total), "sharpness", total))
         rows: list[Row] = []
-        for name, place in zip(subject.names, subject.places, strict=True):
+        for name, place in zip(subject.names, subject.parameters, strict=True):
             with subject.standing(place):
                 rows += [{"place": name, **row} for row in self.of_place(loss, name)]
         values = {f"{row['place']}/{_label(row)}": float(row["value"]) for row in rows}

@@ -15,7 +15,7 @@ from distancing.errors import LandscapeError
 from distancing.hills.theta import Theta
 from distancing.models.evaluation import evaluating, refresh_from
 from distancing.runs import RunDirectory
-from distancing.stored import Member, images
+from distancing.stored import Checkpoint, evaluation_images
 from distancing.training.settings import Config
 
 if TYPE_CHECKING:
@@ -44,19 +44,21 @@ class Subject:
     Raises LandscapeError if the members have different architectures, or dropout.
     """
 
-    def __init__(self, members: Sequence[Member], device: torch.device, images: int, data: Data | None = None) -> None:
+    def __init__(
+        self, members: Sequence[Checkpoint], device: torch.device, images: int, data: Data | None = None
+    ) -> None:
         first = members[0]
         for other in members[1:]:
             if other.config.model != first.config.model:
                 raise LandscapeError(f"{first.name} and {other.name} are networks of different architectures")
-        self.members, self.device, self.config = members, device, first.config
+        self.checkpoints, self.device, self.config = members, device, first.config
         self.names = [member.name for member in members]
         self.network: nn.Module = first.network(device)
         if any(isinstance(each, nn.modules.dropout._DropoutNd) and each.p > 0 for each in self.network.modules()):
             raise LandscapeError(f"{first.name} has dropout, so that its loss is a random number: model.dropout=0")
         self.theta = Theta(self.network.eval())
-        self.places = torch.stack([member.place(self.theta) for member in members])
-        self.start = first.start(self.theta)
+        self.parameters = torch.stack([member.parameters(self.theta) for member in members])
+        self.start = first.initial_parameters(self.theta)
         self.autocast = first.config.autocast(device)
         self.data = shortened(data or fixed_images(first.config, device), images)
         folders = {member.file.parent.parent for member in members}
@@ -113,7 +115,7 @@ class Subject:
 
 def fixed_images(config: Config, device: torch.device) -> Data:
     """The images as they are judged: each once, not augmented."""
-    data = images(config, device)
+    data = evaluation_images(config, device)
     assert not data.augmented
     return data
 

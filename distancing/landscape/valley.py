@@ -38,7 +38,7 @@ class Valley(Analysis):
     batch_size: Annotated[int, Ge(2)] = 128
 
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:
-        names, places = subject.names, subject.places
+        names, places = subject.names, subject.parameters
         wanted, values, profiles = pairs(self.pairs, len(names)), dict[str, float](), {}
         for i, j in wanted:
             a, b = places[i], places[j]

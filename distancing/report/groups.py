@@ -6,23 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from distancing.errors import ReportError
-from distancing.flat import Leaf
+from distancing.flat import NOT_HASHED, Leaf
 from distancing.report.runs import Run, State
 
 BAG = "dataset.bootstrap_seed"
-# what can't change a run's numbers; distancing.config has the same list, but needs torch
-NOT_COMPARED = (
-    "name",
-    "analysis",
-    "threads",
-    "verify",
-    "runs",
-    "overwrite",
-    "checkpoint_every",
-    "dataset.root",
-    "dataset.download",
-)
-NO_SETTINGS = ("seed", "sweep", *NOT_COMPARED)
+NO_SETTINGS = ("seed", "sweep", *NOT_HASHED)
 Condition = tuple[str, str]  # setting, and the value or values that it may have
 
 

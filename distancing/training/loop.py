@@ -45,7 +45,7 @@ def train(
                 on_epoch(trainer.rows[-1])
             if phase_is_over:
                 trainer.end_phase(directory)  # its checkpoint becomes a hill (2.8); the next phase begins
-            due = epoch_is_over and trainer.progress.epoch % trainer.config.checkpoint_every == 0
+            due = epoch_is_over and trainer.progress.epoch % trainer.config.save_every == 0
             if phase_is_over or request or due:
                 save_state()
             if request == "stop" and not trainer.done:

@@ -52,7 +52,7 @@ class Config:
     channels_last: bool
     compile: bool
     evaluate_every: PositiveInt
-    checkpoint_every: PositiveInt
+    save_every: PositiveInt
     name: str
     runs: str
     overwrite: bool
