@@ -174,3 +174,4 @@ def test_a_second_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         launcher.communicate()
     assert launcher.returncode == 128 + signal.SIGINT
     assert [found.state for found in states()] == ["stopped", "waiting"]
+    assert json.loads((runs()[0].path / "job.json").read_text())["exit"] in (128 + signal.SIGTERM, -signal.SIGTERM)
