@@ -219,7 +219,7 @@ def test_damaged_files_of_an_unfinished_run(how: str, stopped: Path, cfg: DictCo
     before = older.read_bytes()
     damaged(older, how)
     assert run(cfg, stopped.parent) == 2
-    assert "holds no good state" in capsys.readouterr().err
+    assert "holds no undamaged state" in capsys.readouterr().err
     older.write_bytes(before)
     assert run(cfg, stopped.parent) == 0
     assert f"{newest} is damaged" in capsys.readouterr().out
@@ -303,7 +303,7 @@ def test_a_directory_that_moves(how: Callable[[Path, Path], Any], stopped: Path,
 
 def test_another_machine_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """…where flock only holds on each: until its process has given no sign of life for two minutes."""
-    monkeypatch.setattr(lock, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.05)
     directory = RunDirectory(tmp_path, wait=0)
     with directory:
         first = (tmp_path / ".owner").stat().st_mtime_ns
@@ -315,7 +315,7 @@ def test_another_machine_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(StorageError, match="is in use: process 123 on node7 is training this run"), directory:
         pass
     assert directory.in_use
-    long_ago = time.time() - lock.GONE - 1
+    long_ago = time.time() - lock.EXPIRY - 1
     os.utime(tmp_path / ".owner", (long_ago, long_ago))
     assert not directory.in_use
     with directory:

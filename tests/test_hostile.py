@@ -60,7 +60,7 @@ def test_tensors_are_read_without_executing(ended: Path, bomb: Any, tmp_path: Pa
         write(ended / "state/000001-000000.pt", {"progress": bomb})
         (ended / "result.json").rename(ended / "kept")
         assert start(*RUN) == 2
-        assert "holds no good state" in capsys.readouterr().err
+        assert "holds no undamaged state" in capsys.readouterr().err
         (ended / "kept").rename(ended / "result.json")
     assert not (tmp_path / "executed").exists()
 
@@ -127,7 +127,7 @@ def test_a_sweep_of_a_stranger(ended: Path, tmp_path: Path, monkeypatch: pytest.
         path.chmod(mode)
         capsys.readouterr()
         assert sweep_cli(["retry", "it"]) == 2
-        assert f"error: {path} can be written by others, who would say" in capsys.readouterr().err
+        assert f"error: {path} can be written by others, who could run" in capsys.readouterr().err
         with pytest.raises(SweepError, match="can be written by others"):
             sweep.make_jobs()
         path.chmod(before)

@@ -1,4 +1,4 @@
-"""From runs to one table and one picture: numbers by hand, runs that are not whole, and what a browser shows."""
+"""The report: numbers calculated by hand, damaged runs, figures by their data, and the page in a browser."""
 
 import csv
 import io
@@ -31,9 +31,9 @@ from distancing.config import check
 from distancing.experiment import main as train
 from distancing.report import figures
 from distancing.report.__main__ import main as cli
-from distancing.report.answer import Answer, answer
 from distancing.report.commands import command
 from distancing.report.gallery import gallery
+from distancing.report.overview import Overview, summarize
 from distancing.report.pack import KEPT, unpacked
 from distancing.report.page import page
 from distancing.report.runs import collect
@@ -41,20 +41,20 @@ from distancing.report.significance import holm
 from distancing.report.tables import latex, markdown
 from distancing.runs import Listed, SweepDirectory
 
-logging.getLogger("fontTools").setLevel("WARNING")  # it tells of each table of each font
+logging.getLogger("fontTools").setLevel("WARNING")  # it logs every table of every font
 GAUSSIAN = {"_target_": "distancing.hills.penalty.Penalty", "strength": 1.0, "sigma": 0.3, "sigma_unit": "travelled"}
 
 
 class Folder:
-    """Runs and a sweep, written by hand."""
+    """Hand-written runs and a sweep of them."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.sweep = path, SweepDirectory(path / "sweeps/it")
 
     def add(self, name: str, *overrides: str, accuracy: float | None = None, rows: Sequence[Sequence[Any]] = (),
             **settings: Any) -> Path:  # fmt: skip
-        """A run as `overrides` say; finished if it has an accuracy. rows: epoch, phase, test/accuracy, distance."""
-        run, typed = self.path / name, dict(each.split("=", 1) for each in overrides)
+        """Write a run with these overrides; finished if it has an accuracy. rows: epoch, phase, test/accuracy, distance."""
+        run, typed = self.path / name, dict(override.split("=", 1) for override in overrides)
         penalty: dict[str, Any] | None = {**GAUSSIAN, "sigma": float(typed.get("penalty.sigma", 0.3))}
         config = {"seed": int(typed["seed"]), "penalty": None if typed.get("penalty") == "none" else penalty,
                   "dataset": {"bootstrap_seed": 0}, "runs": "runs", "name": name, **settings}  # fmt: skip
@@ -63,9 +63,9 @@ class Folder:
         (run / ".hydra/config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         (run / ".hydra/overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
         if accuracy is not None:
-            found = {"status": "finished", "seed": config["seed"], "seconds": 10 * accuracy, "device": "cpu",
+            content = {"status": "finished", "seed": config["seed"], "seconds": 10 * accuracy, "device": "cpu",
                      "metrics": {"test": {"accuracy": accuracy, "loss": 1 - accuracy}}}  # fmt: skip
-            (run / "result.json").write_text(json.dumps(found))
+            (run / "result.json").write_text(json.dumps(content))
         head = ["epoch", "phase", "test/accuracy", "distance/descend", "hill/descend"]
         if rows:
             lines = [head, *([*row, "" if row[3] == "" else math.exp(-row[3])] for row in rows)]
@@ -75,21 +75,21 @@ class Folder:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    """Two groups that are whole, and one of which little is left."""
-    made = Folder(tmp_path / "runs")
+    """Write two complete groups, and one with a run in every state."""
+    folder = Folder(tmp_path / "runs")
     for seed, accuracy in enumerate((0.90, 0.92, 0.94)):
         rows = [(1, "descend", 0.5 + 0.1 * seed, ""), (2, "descend", 0.6, ""), (3, "escape", accuracy, 1.0 + seed)]
-        made.add(f"a{seed}", f"seed={seed}", "penalty=gaussian", "penalty.sigma=0.1", accuracy=accuracy, rows=rows)
+        folder.add(f"a{seed}", f"seed={seed}", "penalty=gaussian", "penalty.sigma=0.1", accuracy=accuracy, rows=rows)
     for seed, accuracy in enumerate((0.88, 0.91, 0.92)):
-        made.add(f"none{seed}", f"seed={seed}", "penalty=none", accuracy=accuracy)
+        folder.add(f"none{seed}", f"seed={seed}", "penalty=none", accuracy=accuracy)
     wide = ("penalty=gaussian", "penalty.sigma=3")
-    made.add("b0", "seed=0", *wide, accuracy=0.5)
-    (made.add("b1", "seed=1", *wide) / "result.json").write_text('{"status": "diverged", "metrics": null}')
-    (made.add("b2", "seed=2", *wide) / "error.txt").write_text("no memory\n")
-    (made.add("b3", "seed=3", *wide, accuracy=0.6) / "result.json").write_text('{"status": "fini')
-    made.add("b4", "seed=4", *wide)  # frozen, and not started
-    made.sweep.add([Listed(made.path / "b5", ("seed=5", *wide), 4)])  # not even that
-    return made
+    folder.add("b0", "seed=0", *wide, accuracy=0.5)
+    (folder.add("b1", "seed=1", *wide) / "result.json").write_text('{"status": "diverged", "metrics": null}')
+    (folder.add("b2", "seed=2", *wide) / "error.txt").write_text("no memory\n")
+    (folder.add("b3", "seed=3", *wide, accuracy=0.6) / "result.json").write_text('{"status": "fini')
+    folder.add("b4", "seed=4", *wide)  # frozen, and not started
+    folder.sweep.add([Listed(folder.path / "b5", ("seed=5", *wide), 4)])  # not even that
+    return folder
 
 
 def table(*arguments: str, tmp: Path) -> list[dict[str, str]]:
@@ -97,7 +97,9 @@ def table(*arguments: str, tmp: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO((tmp / "table.csv").read_text())))
 
 
-def test_a_table_by_hand(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_equals_a_calculation_by_hand(
+    folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sweep = str(folder.sweep.path)
     a, b, none = table(sweep, "--metric", "test.accuracy", "--baseline", "penalty=none", tmp=tmp_path)
     assert (a["penalty"], a["penalty.sigma"], none["penalty"], none["penalty.sigma"]) == ("gaussian", "0.1", "none", "")
@@ -115,12 +117,12 @@ def test_a_table_by_hand(folder: Folder, tmp_path: Path, capsys: pytest.CaptureF
     assert [b[state] for state in states] == ["1"] * 6
     assert [a[state] for state in states] == ["3", *["0"] * 5]
     assert (b["test.accuracy sd [%]"], b["test.accuracy pairs"], b["test.accuracy p (Holm)"]) == ("", "1", "")
-    said = capsys.readouterr().out
-    assert "12 runs in 3 groups: 7 finished, 1 diverged, 1 failed, 1 damaged, 1 unfinished, 1 missing" in said
-    assert re.search(r"gaussian +0\.1 +3 .* 92\.00 ± 2\.00 +\+1\.67 +0\.038\n", said)
-    assert "paired t-test by seed, two-sided (scipy.stats.ttest_rel)" in said
-    assert "1 damaged files:" in said
-    assert f"{folder.path}/b3/result.json is damaged" in said
+    output = capsys.readouterr().out
+    assert "12 runs in 3 groups: 7 finished, 1 diverged, 1 failed, 1 damaged, 1 unfinished, 1 missing" in output
+    assert re.search(r"gaussian +0\.1 +3 .* 92\.00 ± 2\.00 +\+1\.67 +0\.038\n", output)
+    assert "paired t-test by seed, two-sided (scipy.stats.ttest_rel)" in output
+    assert "1 damaged files:" in output
+    assert f"{folder.path}/b3/result.json is damaged" in output
 
 
 def test_significance() -> None:
@@ -135,12 +137,12 @@ def test_many_comparisons_are_corrected_whether_or_not_they_are_shown(folder: Fo
     none, a = table(str(folder.sweep.path), *select, tmp=tmp_path)  # the baseline stays
     assert (none["penalty"], a["penalty.sigma"]) == ("none", "0.1")
     assert float(a["test.accuracy p (Holm)"]) == pytest.approx(2 * float(a["test.accuracy p (scipy.stats.ttest_rel)"]))
-    (note,) = (n for n in answer([str(folder.path)], baseline=["penalty=none"]).notes if n.startswith("Δ"))
+    (note,) = (n for n in summarize([str(folder.path)], baseline=["penalty=none"]).notes if n.startswith("Δ"))
     assert note.endswith("corrected after Holm for 2 comparisons")
 
 
-def test_selecting(folder: Folder, tmp_path: Path) -> None:
-    runs = str(folder.path)  # a folder of runs: what is missing isn't known
+def test_runs_and_groups_are_selected(folder: Folder, tmp_path: Path) -> None:
+    runs = str(folder.path)  # a folder of runs, which cannot know of missing ones
     assert len(table(runs, tmp=tmp_path)) == 3
     assert [r["penalty.sigma"] for r in table(runs, "--by", "penalty.sigma", tmp=tmp_path)] == ["", "0.1", "3"]
     for value in ("3", "3.0", "3,7"):
@@ -158,41 +160,47 @@ def test_selecting(folder: Folder, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nothing*"], "nothing* matches nothing"),
         (["--where", "penalty.sigma=5"], "selects none of the 11 runs: penalty.sigma is 0.1, 3, –"),
-        (["--where", "penalty.sigma"], "KEY=VALUE belongs here"),
-        (["--where", "penalty.size=5"], "no run has a setting penalty.size; typed were penalty, penalty.sigma"),
-        (["--by", "sigma"], "--by sigma: no setting of these runs; what varies is penalty, penalty.sigma"),
+        (["--where", "penalty.sigma"], "expected KEY=VALUE"),
+        (
+            ["--where", "penalty.size=5"],
+            "no run has a setting penalty.size; the settings typed are penalty, penalty.sigma",
+        ),
+        (["--by", "sigma"], "--by sigma: no run has this setting; those that vary are penalty, penalty.sigma"),
         (["--baseline", "penalty=gaussian"], "selects 2 groups instead of one: penalty=gaussian, penalty.sigma=0.1; "),
         (["--baseline", "penalty=elementwise"], "--baseline penalty=elementwise selects no groups instead of one"),
-        (["--metric", "test.acc"], "--metric test.acc: there are seconds, test.accuracy, test.loss, distance/descend"),
+        (
+            ["--metric", "test.acc"],
+            "--metric test.acc: no run has this metric; there are seconds, test.accuracy, test.loss, distance/descend",
+        ),
     ],
 )
-def test_what_cannot_be_answered_is_said_in_a_line(
-    folder: Folder, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_argument_is_refused_in_one_line(
+    folder: Folder, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    what = [] if arguments[0] == "nothing*" else [str(folder.path)]
-    assert cli([*what, *arguments]) == 2
+    sources = [] if arguments[0] == "nothing*" else [str(folder.path)]
+    assert cli([*sources, *arguments]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_an_empty_answer_is_one(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A sweep of which nothing has ended yet, and an empty folder."""
+def test_a_report_without_finished_runs(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs of which none has finished make a report; an empty folder is refused."""
     (tmp_path / "empty").mkdir()
     assert cli([str(tmp_path / "empty")]) == 2
-    assert f"{tmp_path}/empty is no run, sweep, or folder of runs" in capsys.readouterr().err
+    assert f"{tmp_path}/empty is not a run, a sweep, or a folder of runs" in capsys.readouterr().err
     for name in ("b4", "b2"):
         assert cli([str(folder.path / name), "--all", str(tmp_path / name)]) == 0
         assert (tmp_path / name / "index.html").exists()
 
 
 def test_groups(tmp_path: Path) -> None:
-    """By what was resolved, and said as it was typed."""
+    """Runs are grouped by their resolved settings, and groups are named by the typed ones."""
     folder = Folder(tmp_path / "runs")
     bag = {"bootstrap": True, "bootstrap_seed": 0}
     for seed in (0, 1, 2):
@@ -203,8 +211,8 @@ def test_groups(tmp_path: Path) -> None:
         folder.add(f"plain{seed}", f"seed={seed}", "penalty=none", accuracy=0.5, dataset={**bag, "bootstrap": False})
     folder.add("again", "seed=0", "penalty=gaussian", accuracy=0.7)  # default0's settings, typed
     folder.sweep.add([Listed(folder.path / "gone", ("+sweep=it", "seed=3", "penalty=gaussian"), 4)])
-    found = answer([str(folder.sweep.path)])
-    names = {group.name: [run.path.name for run in group.runs] for group in found.groups}
+    overview = summarize([str(folder.sweep.path)])
+    names = {group.name: [run.path.name for run in group.runs] for group in overview.groups}
     assert sorted(names.values()) == [
         *([f"{name}{seed}" for seed in range(3)] for name in ("bag",)),
         ["default0", "default1", "default2", "gone"],
@@ -212,13 +220,13 @@ def test_groups(tmp_path: Path) -> None:
     ]
     assert "penalty=gaussian, dataset.bootstrap_seed=0" in names  # nobody typed it in default0
     assert "penalty=none, dataset.bootstrap_seed=0, epochs=7" in names
-    assert "left out: 1 runs with the settings and the seed of another one" in found.notes
-    assert not {"penalty._target_", "penalty.strength", "name", "seed"} & set(found.keys)
-    for name in ("resnet8", "resnet14"):  # sorted as they came, and not as words
+    assert "left out: 1 runs with the settings and the seed of another one" in overview.notes
+    assert not {"penalty._target_", "penalty.strength", "name", "seed"} & set(overview.keys)
+    for name in ("resnet8", "resnet14"):  # in the order of their first use, not of the alphabet
         folder.add(
             name, "seed=0", f"model={name}", model={"_target_": "distancing.models.ResNet", "depth": int(name[6:])}
         )
-    models = [each.settings["model"] for each in answer([str(folder.sweep.path)]).groups]
+    models = [group.settings["model"] for group in summarize([str(folder.sweep.path)]).groups]
     assert [model for model in models if model] == ["resnet8", "resnet14"]
 
 
@@ -230,20 +238,20 @@ def test_odd_characters(tmp_path: Path) -> None:
     for seed in (0, 1):
         folder.add(f"odd [{seed}] & <i>", f"seed={seed}", f"label={ODD}", accuracy=0.5 + seed / 10, label=ODD)
         folder.add(f"even{seed}", f"seed={seed}", "label=x", accuracy=0.5, label="x")
-    found = answer([str(folder.sweep.path)])
+    overview = summarize([str(folder.sweep.path)])
     assert ODD in [row["label"] for row in table(str(folder.sweep.path), tmp=tmp_path)]
-    written = latex(found)
+    written = latex(overview)
     escaped = (r"a\&b\_c\%d\$e\#f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k\textless{}b\textgreater{}"
                r'l\textless{}/b\textgreater{}\textbackslash{}"m' + "'|n,o*é " + r"\ensuremath{\theta}")  # fmt: skip
     assert rf"{escaped} & 2 & 55.00 \ensuremath{{\pm}} 7.07" in written
     assert [written.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
     body = [line for line in written.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {3}
-    lines = [line for line in markdown(found).splitlines() if line.startswith("|")]
+    lines = [line for line in markdown(overview).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}
-    html = check_page(page(found, list(gallery(found)), "<title>"))
+    html = check_page(page(overview, list(gallery(overview)), "<title>"))
     assert f"label={ODD}" in html
-    (run,) = collect([str(folder.path / "odd [1] & <i>")])[0]  # a path that is also a glob
+    (run,) = collect([str(folder.path / "odd [1] & <i>")])[0]  # this path is a glob, too
     assert shlex.split(command(run)) == ["python", "train.py", "seed=1", f"label={ODD}"]
     assert cli([str(folder.sweep.path), "--tensorboard", str(tmp_path / "links")]) == 0
     links = [path for path in (tmp_path / "links").iterdir() if path.is_symlink()]
@@ -261,14 +269,14 @@ def test_damaged_files_are_named(folder: Folder, tmp_path: Path, capsys: pytest.
         file.write('{"run": "../..')
     arguments = [str(folder.sweep.path), "--metric", "hill/descend", "--metric", "test.accuracy"]
     assert cli([*arguments, "--all", str(tmp_path / "all")]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in ("a0/metrics.csv", "a2/.hydra/config.yaml", "none0/result.json", "none1/result.json", "b3/result.json"):
-        assert len(re.findall(f"^  {folder.path}/{name}", said, re.MULTILINE)) >= 1, name
-    assert said.count("a0/metrics.csv: the last row is half-written") == 1
+        assert len(re.findall(f"^  {folder.path}/{name}", output, re.MULTILINE)) >= 1, name
+    assert output.count("a0/metrics.csv: the last row is half-written") == 1
     assert cli([str(folder.sweep.path), "--figures", str(tmp_path / "all")]) == 0  # read for these alone
     assert capsys.readouterr().out.count("a0/metrics.csv: the last row is half-written") == 1
-    assert "a1/metrics.csv: the last row is half-written" in said
-    assert "runs.jsonl: 1 of 13 lines can't be read" in said
+    assert "a1/metrics.csv: the last row is half-written" in output
+    assert "runs.jsonl: 1 of 13 lines can't be read" in output
     assert "a0/metrics.csv" in check_page((tmp_path / "all/index.html").read_text())
 
 
@@ -276,15 +284,15 @@ def test_damaged_files_are_named(folder: Folder, tmp_path: Path, capsys: pytest.
 
 
 def data(figure: Figure, panel: int = 0) -> dict[str, list[tuple[float, float]]]:
-    """Label → points of the lines in a panel."""
+    """Return label → points of the lines in a panel."""
     lines = {str(line.get_label()): line for line in figure.axes[panel].lines}
     for container in figure.axes[panel].containers:
         lines[str(container.get_label())] = container.lines[0]
     return {label: [tuple(map(float, point)) for point in line.get_xydata()] for label, line in lines.items()}
 
 
-def pictures(found: Answer) -> dict[str, Figure]:
-    drawn = {picture.name: picture for picture in gallery(found)}
+def pictures(overview: Overview) -> dict[str, Figure]:
+    drawn = {picture.name: picture for picture in gallery(overview)}
     assert all(picture.png.startswith(b"\x89PNG") and picture.pdf.startswith(b"%PDF") for picture in drawn.values())
     return {name: picture.figure for name, picture in drawn.items()}
 
@@ -295,8 +303,8 @@ def test_figures(folder: Folder) -> None:
             overrides = (f"seed={seed}", "penalty=gaussian", f"penalty.sigma={sigma}", f"penalty.strength={strength}")
             penalty = {**GAUSSIAN, "sigma": sigma, "strength": strength}
             folder.add(f"s{sigma}{seed}", *overrides, accuracy=accuracy + seed / 10, penalty=penalty)
-    found = answer([str(folder.path)], ["test.accuracy"], baseline=["penalty=none"])
-    drawn = pictures(found)
+    overview = summarize([str(folder.path)], ["test.accuracy"], baseline=["penalty=none"])
+    drawn = pictures(overview)
     assert set(drawn) == {
         "learning_curves", "distances", "heat_map-test.accuracy-penalty.sigma-penalty.strength",
         "against-test.accuracy-penalty.sigma", "against-test.accuracy-penalty.strength", "cost",
@@ -305,7 +313,7 @@ def test_figures(folder: Folder) -> None:
     curves = figures.Curve({"test/accuracy": np.array([1.0, 3.0])}, {"test/accuracy": np.array([0.5, np.nan])}, ())
     figure = figures.learning_curves({"a": curves}, {"test/accuracy": "test accuracy, %"})
     assert data(figure)["a"] == [(1, 1), (2, 3)]
-    (band,) = (each for each in figure.axes[0].collections if isinstance(each, FillBetweenPolyCollection))
+    (band,) = (area for area in figure.axes[0].collections if isinstance(area, FillBetweenPolyCollection))
     assert band.get_datalim(figure.axes[0].transData).ymin == 0.5
 
     (line,) = data(drawn["learning_curves"]).values()  # of the one group with a metrics.csv
@@ -313,7 +321,7 @@ def test_figures(folder: Folder) -> None:
     assert [y for _, y in line] == pytest.approx([60, 60, 92])
     bands = list(drawn["learning_curves"].axes[0].collections)
     assert bands[0].get_paths()[0].vertices[:, 1].min() == pytest.approx(50)  # 50, 60, 70: sd 10
-    words = [each.get_text() for each in drawn["learning_curves"].axes[0].texts]
+    words = [text.get_text() for text in drawn["learning_curves"].axes[0].texts]
     assert words == ["descend", "escape"]
     shades = [(p.get_x(), p.get_width()) for p in drawn["learning_curves"].axes[0].patches]
     assert shades == [(0.5, 2), (2.5, 1)]
@@ -338,22 +346,24 @@ def test_figures(folder: Folder) -> None:
     assert cost["penalty=none"] == [(pytest.approx(9.0333, rel=1e-4), pytest.approx(90.333, rel=1e-4))]
 
 
-def test_a_heat_map_is_at_the_best_of_the_other_settings(tmp_path: Path) -> None:
+def test_a_heat_map_fixes_the_other_settings_at_the_best_group(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "runs")
     for i, (sigma, batch, label) in enumerate(itertools.product((1, 2), (3, 4), "xy")):
         overrides = ("seed=0", f"penalty.sigma={sigma}", f"batch_size={batch}", f"label={label}")
         folder.add(f"run{i}", *overrides, accuracy=0.5 if label == "x" else 0.6, batch_size=batch, label=label)
-    (heat,) = (each for each in gallery(answer([str(folder.path)], ["test.accuracy"])) if "heat" in each.name)
-    assert "at label=y, where the best is" in heat.caption
+    (heat,) = (
+        picture for picture in gallery(summarize([str(folder.path)], ["test.accuracy"])) if "heat" in picture.name
+    )
+    assert "at label=y, where the best group is" in heat.caption
     assert heat.figure.axes[0].images[0].get_array().tolist() == [pytest.approx([60, 60])] * 2
 
 
-def test_a_picture_holds_the_best_groups(tmp_path: Path) -> None:
+def test_a_figure_shows_the_best_groups(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "runs")
     for i in range(12):
         folder.add(f"run{i}", "seed=0", f"penalty.sigma={i + 1}", accuracy=i / 20, rows=[(1, "train", i / 20, "")])
-    found = answer([str(folder.path)])
-    (curves,) = (each for each in gallery(found) if each.name == "learning_curves")
+    overview = summarize([str(folder.path)])
+    (curves,) = (picture for picture in gallery(overview) if picture.name == "learning_curves")
     assert "The 8 groups with the highest test.accuracy of 12." in curves.caption
     assert set(data(curves.figure)) == {f"sigma={i}" for i in range(5, 13)}
     lines = curves.figure.axes[0].lines
@@ -386,7 +396,7 @@ class Parser(HTMLParser):
 
 
 def check_page(html: str) -> str:
-    """Whole, alone, and its links lead somewhere; its text."""
+    """Check that the HTML is well-formed, loads nothing and has no dead links. Return its text."""
     parser = Parser()
     parser.feed(html)
     parser.close()
@@ -409,7 +419,7 @@ def check_page(html: str) -> str:
 
 
 def test_the_page_and_the_other_files(folder: Folder, tmp_path: Path) -> None:
-    """Whatever the folder; and the report knows no torch and no Hydra, which are slow to start."""
+    """All files are written from any folder, without importing torch or Hydra."""
     script = ("import sys; from distancing.report.__main__ import main; code = main(sys.argv[1:]); "
               "print(sorted({'torch', 'hydra', 'omegaconf'} & set(sys.modules))); sys.exit(code)")  # fmt: skip
     arguments = [str(folder.sweep.path), "--baseline", "penalty=none", "--all", "all"]
@@ -433,7 +443,7 @@ def test_the_page_and_the_other_files(folder: Folder, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs, in a folder of their own."""
+    """Train a sweep of three runs in a folder of its own. Return that folder."""
     folder, before = tmp_path_factory.mktemp("sweep"), Path.cwd()
     os.chdir(folder)
     try:
@@ -462,16 +472,16 @@ def test_a_real_sweep(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     rows = table("it", *(part for name in wanted for part in ("--metric", name)), tmp=sweep)
     assert [(row["penalty"], row["finished"]) for row in rows] == [("gaussian", "2"), ("none", "1")]
     (run,) = (path for path in Path("runs").glob("*none*"))
-    found, last = result(run), list(csv.DictReader(io.StringIO((run / "metrics.csv").read_text())))[-1]
-    split = found["ensemble"]["splits"]["test"]
+    run_result, last = result(run), list(csv.DictReader(io.StringIO((run / "metrics.csv").read_text())))[-1]
+    split = run_result["ensemble"]["splits"]["test"]
     for name, value in zip(wanted, (
-        split["ensemble"]["nll"], 100 * np.mean([each["accuracy"] for each in split["members"]]),
-        found["final"]["distances"]["descend"], float(last["parameter_norm"]),
-        found["checkpoints"][0]["metrics"]["test"]["loss"],
+        split["ensemble"]["nll"], 100 * np.mean([scores["accuracy"] for scores in split["members"]]),
+        run_result["final"]["distances"]["descend"], float(last["parameter_norm"]),
+        run_result["checkpoints"][0]["metrics"]["test"]["loss"],
     ), strict=True):  # fmt: skip
         (head,) = (key for key in rows[1] if key.startswith(f"{name} mean"))
         assert float(rows[1][head]) == pytest.approx(value)
-    drawn = pictures(answer(["it"]))
+    drawn = pictures(summarize(["it"]))
     assert set(drawn) >= {"learning_curves", "distances", "cost", "members_and_ensemble"}
     points = data(drawn["members_and_ensemble"])
     assert points["their average"][1][0] == pytest.approx(100 * split["ensemble"]["accuracy"])
@@ -479,20 +489,20 @@ def test_a_real_sweep(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     capsys.readouterr()
     for path in Path("runs").glob("digits*"):
         assert cli([str(path), "--command"]) == 0
-        said = capsys.readouterr().out.splitlines()
-        assert said[1] == f"# git checkout {result(path)['git_commit']}"
-        python, script, *overrides = shlex.split(said[2])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1] == f"# git checkout {result(path)['git_commit']}"
+        python, script, *overrides = shlex.split(lines[2])
         assert (python, script) == ("python", "train.py")
         assert check(compose(*overrides)).hash == result(path)["config_hash"]
 
 
-def test_a_packed_sweep_says_the_same(
+def test_a_packed_sweep_gives_the_same_report(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(sweep)
     packed, metrics = str(tmp_path / "results/it.zip"), ("--metric", "test.loss", "--metric", "parameter_norm")
     rows = table("it", *metrics, "--pack", packed, tmp=tmp_path)
-    pictures_then = {name: data(figure) for name, figure in pictures(answer(["it"])).items() if name != "cost"}
+    pictures_then = {name: data(figure) for name, figure in pictures(summarize(["it"])).items() if name != "cost"}
     with ZipFile(packed) as archive:
         assert {name.partition("/")[2] for name in archive.namelist()} == set(KEPT)  # no weights
     content = Path(packed).read_bytes()
@@ -500,27 +510,27 @@ def test_a_packed_sweep_says_the_same(
     assert Path(packed).read_bytes() == content
     monkeypatch.chdir(tmp_path)
     assert table(packed, *metrics, tmp=tmp_path) == rows
-    with unpacked([packed]) as what:
-        assert {name: data(each) for name, each in pictures(answer(what)).items() if name in pictures_then} \
+    with unpacked([packed]) as sources:
+        assert {name: data(figure) for name, figure in pictures(summarize(sources)).items() if name in pictures_then} \
             == pictures_then  # fmt: skip
-    assert not Path(what[0]).exists()
+    assert not Path(sources[0]).exists()
 
     with ZipFile(tmp_path / "hostile.zip", "w") as archive:
         for name in ("../result.json", "/result.json", "a/../../../result.json", "..//result.json", "a/state.pt"):
             archive.writestr(name, "{}")
-    with unpacked([str(tmp_path / "hostile.zip")]) as what:
-        assert [str(path.relative_to(what[0])) for path in Path(what[0]).rglob("*")] == ["result.json"]
-        assert not Path(what[0], "../result.json").exists()
+    with unpacked([str(tmp_path / "hostile.zip")]) as sources:
+        assert [str(path.relative_to(sources[0])) for path in Path(sources[0]).rglob("*")] == ["result.json"]
+        assert not Path(sources[0], "../result.json").exists()
     (tmp_path / "broken.zip").write_bytes(content[:1000])
-    for name, why in (("broken.zip", "is no packed sweep that can be read"), ("gone.zip", "No such file")):
+    for name, why in (("broken.zip", "can't be read as a packed sweep"), ("gone.zip", "No such file")):
         assert cli([name]) == 2
         err = capsys.readouterr().err
-        assert f"error: {name} is no packed sweep" in err
+        assert f"error: {name} can't be read as a packed sweep (" in err
         assert why in err
         assert err.count("\n") == 1
 
 
-def test_a_sweeps_file_is_not_part_of_the_command(tmp_path: Path) -> None:
+def test_the_command_leaves_out_the_sweep(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "runs")
     folder.add("run", "seed=0", "+sweep=it", "hydra.verbose=1", "+phases.settle.checkpoint=true", accuracy=0.5)
     (run,) = collect([str(folder.path / "run")])[0]
@@ -529,10 +539,10 @@ def test_a_sweeps_file_is_not_part_of_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not browser(), reason="needs a Chromium")
 def test_tensorboard_in_a_browser(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scalars, custom scalars and the table of hyperparameters of a finished sweep, as they are seen."""
+    """A browser shows the scalars, custom scalars and hyperparameters of a finished sweep."""
     monkeypatch.chdir(sweep)
     assert cli(["it", "--tensorboard", str(tmp_path / "links")]) == 0
-    assert cli(["it", "--tensorboard", str(tmp_path / "links")]) == 0  # again: replaced
+    assert cli(["it", "--tensorboard", str(tmp_path / "links")]) == 0  # replaces the links
     names = [
         "penalty=gaussian,seed=0",
         "penalty=gaussian,seed=1",
@@ -548,25 +558,25 @@ def test_tensorboard_in_a_browser(sweep: Path, tmp_path: Path, monkeypatch: pyte
     )  # fmt: skip
     try:
         with Page(tmp_path / "profile") as window:
-            wanted = ["distance /descend", "ensemble", "final", *names]  # of a tag, the group and the rest
-            for _ in range(12):  # until TensorBoard has started, and has read the runs
+            wanted = ["distance /descend", "ensemble", "final", *names]  # tags are shown in two parts
+            for _ in range(12):  # until TensorBoard has started and has read the runs
                 window.open(f"http://localhost:{port}/#timeseries")
-                said = window.text(*wanted, seconds=5)
-                if all(each in said for each in wanted):
+                shown = window.text(*wanted, seconds=5)
+                if all(words in shown for words in wanted):
                     break
-            assert [each for each in wanted if each not in said] == []
+            assert [words for words in wanted if words not in shown] == []
             window.open("about:blank")
             window.open(f"http://localhost:{port}/#custom_scalars")
             wanted = ["its parts in training", "to the checkpoints", "heights", "gradients"]
-            said = window.text(*wanted)
-            assert [each for each in wanted if each not in said] == []
+            shown = window.text(*wanted)
+            assert [words for words in wanted if words not in shown] == []
             window.open("about:blank")
             window.open(f"http://localhost:{port}/#hparams")
             accuracy = [result(path)["metrics"]["test"]["accuracy"] for path in Path("runs").glob("digits*")]
             wanted = ["Trial ID", "gaussian", "none", "test.accuracy", *(f"{a:#.5g}" for a in accuracy)]
-            said = window.text(*wanted)
-            assert [each for each in wanted if each not in said] == []
-            assert "Number of matching session groups: 3" in said  # and none of TensorBoard's own making
+            shown = window.text(*wanted)
+            assert [words for words in wanted if words not in shown] == []
+            assert "Number of matching session groups: 3" in shown  # and no group that TensorBoard added
     finally:
         board.terminate()
         board.wait()

@@ -308,8 +308,8 @@ def test_what_the_tools_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     SweepDirectory("runs/sweeps/there").lock()
     SweepDirectory("runs/sweeps/there").add([Listed(Path("runs/a"), (), 3)])
     for arguments, said in (
-        (["status", "nowhere"], "nowhere is not the directory of a sweep; in runs/sweeps: there"),
-        (["retry", "there"], "runs/sweeps/there/launcher.json does not say where the runs were started"),
+        (["status", "nowhere"], "nowhere is not the directory of a sweep; runs/sweeps has there"),
+        (["retry", "there"], "runs/sweeps/there/launcher.json, which names the launcher, can't be read"),
         (["logs", "abc"], "abc is neither the directory of a run nor the hash of one in runs/"),
     ):
         assert cli(arguments) == 2

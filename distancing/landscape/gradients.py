@@ -1,6 +1,5 @@
 """Does a hill change the size of the gradient and not its direction? From what the steps recorded."""
 
-import csv
 import math
 from collections.abc import Sequence
 from itertools import groupby
@@ -17,7 +16,7 @@ from distancing.component import component
 from distancing.errors import LandscapeError
 from distancing.landscape.marks import COLOURS
 from distancing.landscape.subject import Findings, Subject, Track
-from distancing.runs import RunDirectory
+from distancing.runs import RunDirectory, metrics_file
 from distancing.training.gradients import GRADIENTS, PUSHED
 
 ORTHOGONAL = 0.1  # below this |cosine| the two are nearly so: 84° to 96°
@@ -72,12 +71,16 @@ def read(run: RunDirectory) -> list[Row]:
     """Return epoch, phase, PUSHED and GRADIENTS of each epoch: all empty where no hill acted, and GRADIENTS where none
     pushed. Raises LandscapeError."""
     try:
-        with open(run.metrics, newline="") as file:
-            return [_epoch(row) for row in csv.DictReader(file)]
+        table = metrics_file.read(run.metrics)
+        if table.damage:
+            raise ValueError(table.damage)
+        return [_epoch(row) for row in table.rows]
     except OSError as error:
         raise LandscapeError(f"{run.metrics} can't be read: {error.strerror}") from None
     except KeyError as missing:
         raise LandscapeError(f"{run.metrics} has no column {missing}: the run is of an earlier version") from None
+    except ValueError as error:
+        raise LandscapeError(f"{run.metrics} is damaged: {error}") from error
 
 
 def _epoch(row: dict[str, str]) -> Row:

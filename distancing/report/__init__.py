@@ -1,1 +1,1 @@
-"""Hundreds of runs as one table and one picture; from their files alone, without torch and without Hydra."""
+"""Summarize hundreds of runs as one table, figures and one page, from their files alone and without torch or Hydra."""

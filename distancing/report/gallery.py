@@ -1,4 +1,4 @@
-"""All the figures that the runs allow: which groups and settings are in them, and what is said below them."""
+"""All figures for which there is data: their groups, settings and captions."""
 
 import functools
 import itertools
@@ -11,20 +11,20 @@ from matplotlib.figure import Figure
 
 from distancing.flat import Leaf
 from distancing.report import figures
-from distancing.report.answer import Answer
 from distancing.report.figures import Curve, Point
 from distancing.report.groups import Group, text
-from distancing.report.metrics import columns, curves, higher_is_better, label, scale
+from distancing.report.metrics import column_names, curves, higher_is_better, label, scale
+from distancing.report.overview import Overview
 
 PANELS = ("train/cross_entropy", "test/loss", "test/accuracy")
-MOST_KEYS = 3  # of those that vary; `--by` says which
+MAX_KEYS = 3  # settings to plot against; `--by` selects them
 KEY_UNITS = {"penalty.strength": "nats", "batch_size": "images", "epochs": ""}
 SIGMA_UNITS = {"norm": "‖θ_c‖", "travelled": "‖θ_c − θ_0‖"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """name: of its files. caption: what it shows, in a sentence or two."""
+    """A figure with a caption. name: the stem of its file names."""
 
     name: str
     caption: str
@@ -43,63 +43,66 @@ class Picture:
         return self.rendered[1]
 
 
-def gallery(found: Answer) -> Iterator[Picture]:
-    """Damaged files that are met on the way are added to the answer's."""
-    if not found.metrics:
+def gallery(overview: Overview) -> Iterator[Picture]:
+    """Yield the pictures. Damaged files found while reading the curves are added to `overview.damage`."""
+    if not overview.metrics:
         return
-    yield from _learning_curves(found)
-    yield from _distances(found)
-    for metric in found.metrics:
-        yield from _heat_maps(found, metric)
-        yield from _against(found, metric)
-    yield from _cost(found)
-    yield from _members(found)
+    yield from _learning_curves(overview)
+    yield from _distances(overview)
+    for metric in overview.metrics:
+        yield from _heat_maps(overview, metric)
+        yield from _against(overview, metric)
+    yield from _cost(overview)
+    yield from _ensemble_members(overview)
 
 
-def _some(found: Answer, allowed: Callable[[Group], bool] = lambda _: True) -> tuple[list[Group], str]:
-    """As many groups as a picture holds, the baseline and the best, in the table's order; and how they were chosen."""
-    groups = [each for each in found.best_first(found.groups, found.metrics[0]) if allowed(each)]
-    if len(groups) <= figures.MOST:
-        return [each for each in found.groups if each in groups], ""
-    first = [each for each in groups if each is found.baseline]
-    kept = [*first, *(each for each in groups if each is not found.baseline)][: figures.MOST]
-    way = "highest" if higher_is_better(found.metrics[0]) else "lowest"
-    with_it = ", the baseline among them" if first else ""
-    said = f" The {figures.MOST} groups with the {way} {found.metrics[0]} of {len(groups)}{with_it}."
-    return [each for each in found.groups if each in kept], said
+def _best_groups(overview: Overview, eligible: Callable[[Group], bool] = lambda _: True) -> tuple[list[Group], str]:
+    """Return at most MAX_GROUPS groups, in the table's order, and a sentence for the caption about the choice.
+
+    They are the baseline and the groups that are best in the first metric.
+    """
+    groups = [group for group in overview.best_first(overview.groups, overview.metrics[0]) if eligible(group)]
+    if len(groups) <= figures.MAX_GROUPS:
+        return [group for group in overview.groups if group in groups], ""
+    baseline = [group for group in groups if group is overview.baseline]
+    kept = [*baseline, *(group for group in groups if group is not overview.baseline)][: figures.MAX_GROUPS]
+    order = "highest" if higher_is_better(overview.metrics[0]) else "lowest"
+    including = ", including the baseline" if baseline else ""
+    sentence = f" The {figures.MAX_GROUPS} groups with the {order} {overview.metrics[0]} of {len(groups)}{including}."
+    return [group for group in overview.groups if group in kept], sentence
 
 
-def _names(found: Answer, groups: Sequence[Group]) -> dict[Group, str]:
-    """Short ones for a picture: the settings in which these groups differ, by the last part of their names."""
-    keys = [key for key in found.keys if len({each.settings[key] for each in groups}) > 1]
-    short = _short(found)
+def _names(overview: Overview, groups: Sequence[Group]) -> dict[Group, str]:
+    """Return short names: the settings in which these groups differ, by the last parts of their names."""
+    keys = [key for key in overview.keys if len({group.settings[key] for group in groups}) > 1]
+    short_keys = _short_keys(overview)
     names: dict[Group, str] = {}
-    for each in groups:
-        said = [f"{short[key]}={text(each.settings[key])}" for key in keys if each.settings[key] is not None]
-        name = ", ".join(said) or each.name
-        names[each] = f"{name} ({len(names) + 1})" if name in names.values() else name
+    for group in groups:
+        settings = {short_keys[key]: group.settings[key] for key in keys}
+        name = ", ".join(f"{key}={text(value)}" for key, value in settings.items() if value is not None) or group.name
+        names[group] = f"{name} ({len(names) + 1})" if name in names.values() else name
     return names
 
 
-def _short(found: Answer) -> dict[str, str]:
-    """penalty.sigma → sigma, where no other setting of the table is called so."""
-    last = Counter(key.rpartition(".")[2] for key in found.keys)
-    return {key: end if last[end := key.rpartition(".")[2]] == 1 else key for key in found.keys}
+def _short_keys(overview: Overview) -> dict[str, str]:
+    """Return setting → the last part of its name, or all of it if that is ambiguous: penalty.sigma → sigma."""
+    last_parts = Counter(key.rpartition(".")[2] for key in overview.keys)
+    return {key: part if last_parts[part := key.rpartition(".")[2]] == 1 else key for key in overview.keys}
 
 
-def _point(found: Answer, group: Group, metric: str) -> Point | None:
-    values = found.mean_sd(group, metric)
+def _point(overview: Overview, group: Group, metric: str) -> Point | None:
+    values = overview.mean_sd(group, metric)
     return Point(values[0], values[1] or 0.0) if values else None
 
 
-def _curve(found: Answer, group: Group, wanted: Sequence[str]) -> Curve:
-    """The mean over the seeds that have got so far."""
-    read = [curves(run, wanted, found.damage) for run in group.finished]
-    length = max((len(phases) for _, phases in read), default=0)
+def _curve(overview: Overview, group: Group, columns: Sequence[str]) -> Curve:
+    """Return the mean of these columns over the seeds; at each epoch over those that trained so long."""
+    runs = [curves(run, columns, overview.damage) for run in group.finished]
+    length = max((len(phases) for _, phases in runs), default=0)
     mean, sd = {}, {}
-    for column in wanted:
-        rows = np.full((len(read), length), np.nan)
-        for i, (values, _) in enumerate(read):
+    for column in columns:
+        rows = np.full((len(runs), length), np.nan)
+        for i, (values, _) in enumerate(runs):
             if column in values:
                 rows[i, : len(values[column])] = values[column]
         n = np.isfinite(rows).sum(0)
@@ -107,192 +110,217 @@ def _curve(found: Answer, group: Group, wanted: Sequence[str]) -> Curve:
             mean[column] = np.where(n, np.nansum(rows, 0) / np.maximum(n, 1), np.nan)
             squares = np.nansum((rows - mean[column]) ** 2, 0)
             sd[column] = np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1)), np.nan)
-    plans = {_phases(phases) for _, phases in read if phases}
+    plans = {_phases(phases) for _, phases in runs if phases}
     return Curve(mean, sd, plans.pop() if len(plans) == 1 else ())
 
 
 def _phases(names: Sequence[str]) -> tuple[tuple[str, int, int], ...]:
-    """Name, first and last epoch of each."""
-    found, epoch = [], 1
-    for name, run in itertools.groupby(names):
-        length = len(list(run))
-        found.append((name, epoch, epoch + length - 1))
+    """Return (name, first epoch, last epoch) of each phase from the phases' names [epochs]."""
+    phases, epoch = [], 1
+    for name, epochs in itertools.groupby(names):
+        length = len(list(epochs))
+        phases.append((name, epoch, epoch + length - 1))
         epoch += length
-    return tuple(found)
+    return tuple(phases)
 
 
-def _shaded(curve: Curve) -> str:
+def _shading_note(curve: Curve) -> str:
     return f"Shaded: {', '.join(name for name, _, _ in curve.phases)}. " if curve.phases else ""
 
 
-def _learning_curves(found: Answer) -> Iterator[Picture]:
-    groups, chosen = _some(found)
-    names = _names(found, groups)
-    drawn = {names[each]: _curve(found, each, PANELS) for each in groups}
-    drawn = {name: curve for name, curve in drawn.items() if curve.mean}
-    there = [column for column in PANELS if any(column in curve.mean for curve in drawn.values())]
-    if not there:
+def _learning_curves(overview: Overview) -> Iterator[Picture]:
+    groups, choice = _best_groups(overview)
+    lines = {name: _curve(overview, group, PANELS) for group, name in _names(overview, groups).items()}
+    lines = {name: curve for name, curve in lines.items() if curve.mean}
+    labels = {column: label(column) for column in PANELS if any(column in curve.mean for curve in lines.values())}
+    if not labels:
         return
-    shaded = len({curve.phases for curve in drawn.values()}) == 1
+    same_phases = len({curve.phases for curve in lines.values()}) == 1
     caption = (
         "Learning curves: mean over the seeds, with a band of ± one standard deviation. "
-        + (_shaded(next(iter(drawn.values()))) if shaded else "Phases differ: dotted lines show where one begins. ")
-        + "The training cross entropy is the mean while training."
-        + chosen
+        + (
+            _shading_note(next(iter(lines.values())))
+            if same_phases
+            else "The phases differ: dotted lines show where one begins. "
+        )
+        + "The training cross entropy is averaged during each epoch."
+        + choice
     )
-    labels = {column: label(column) for column in there}
-    yield Picture("learning_curves", caption, figures.learning_curves(drawn, labels))
+    yield Picture("learning_curves", caption, figures.learning_curves(lines, labels))
 
 
-def _distances(found: Answer) -> Iterator[Picture]:
-    """Of the best group that stored a checkpoint on its way, and rather of one whose hills act."""
-    best = found.best_first(found.groups, found.metrics[0])
-    with_places = [(each, wanted) for each in best if (wanted := _places(each))]
-    with_hills = [each for each in with_places if any(column.startswith("hill/") for column in each[1])]
-    for group, wanted in (with_hills or with_places)[:1]:
-        curve = _curve(found, group, wanted)
+def _distances(overview: Overview) -> Iterator[Picture]:
+    """Yield the distances of the best group with hills, or else of the best group with checkpoints."""
+    best = overview.best_first(overview.groups, overview.metrics[0])
+    candidates = [(group, columns) for group in best if (columns := _distance_columns(group))]
+    with_hills = [pair for pair in candidates if any(column.startswith("hill/") for column in pair[1])]
+    for group, columns in (with_hills or candidates)[:1]:
+        curve = _curve(overview, group, columns)
         if not curve.mean:
             return
-        named = sum(column.startswith("distance/") for column in wanted)
-        first = f"The first {figures.MOST} of {named} checkpoints." if named > figures.MOST else ""
-        which = f"{group.name}, the best with checkpoints. " if len(found.groups) > 1 else ""
+        checkpoints = sum(column.startswith("distance/") for column in columns)
+        limit = (
+            f"The first {figures.MAX_GROUPS} of {checkpoints} checkpoints." if checkpoints > figures.MAX_GROUPS else ""
+        )
+        name = f"{group.name}, the best group with {'hills' if with_hills else 'checkpoints'}. "
         caption = (
-            "Distance to each checkpoint, and the height k of its hill where there are hills, after each epoch: mean "
-            f"over the seeds ± one standard deviation. {_shaded(curve)}{which}{first}"
+            "Distance to each checkpoint, and the height k of its hill if it has one, after each epoch: mean over the "
+            f"seeds ± one standard deviation. {_shading_note(curve)}{name if len(overview.groups) > 1 else ''}{limit}"
         )
         yield Picture("distances", caption, figures.distances(curve))
 
 
-def _places(group: Group) -> list[str]:
-    return [each for run in group.finished[:1] for each in columns(run) if each.startswith(("distance/", "hill/"))]
+def _distance_columns(group: Group) -> list[str]:
+    columns = column_names(group.finished[0]) if group.finished else []
+    return [column for column in columns if column.startswith(("distance/", "hill/"))]
 
 
-def _numeric(found: Answer, key: str) -> bool:
-    values = found.values(key)
+def _numeric(overview: Overview, key: str) -> bool:
+    """Return True if the setting varies and all its values are numbers."""
+    values = overview.values(key)
     return len(values) > 1 and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
 
 
-def _key_label(found: Answer, key: str) -> str:
-    units = {run.config.get("penalty.sigma_unit") for group in found.groups for run in group.runs} - {None}
+def _key_label(overview: Overview, key: str) -> str:
+    units = {run.config.get("penalty.sigma_unit") for group in overview.groups for run in group.runs} - {None}
     unit = SIGMA_UNITS.get(str(units.pop()), "") if key == "penalty.sigma" and len(units) == 1 else KEY_UNITS.get(key)
     return f"{key}, {unit}" if unit else key
 
 
-def _slice(found: Answer, keys: Sequence[str], metric: str) -> tuple[list[Group], str]:
-    """The groups that have all `keys` and agree with the best of them in everything else; and what that is."""
-    having = [each for each in found.groups if all(each.settings.get(key) is not None for key in keys)]
-    best = found.best_first(having, metric)
-    others = [key for key in found.keys if key not in keys]
+def _slice(overview: Overview, keys: Sequence[str], metric: str) -> tuple[list[Group], str]:
+    """Return the groups that agree with the best one in all settings but `keys`, and these settings for the caption.
+
+    Groups without one of the `keys` are left out.
+    """
+    candidates = [group for group in overview.groups if all(group.settings.get(key) is not None for key in keys)]
+    best = overview.best_first(candidates, metric)
     if not best:
         return [], ""
-    fixed = {key: best[0].settings[key] for key in others}
-    chosen = [each for each in having if all(each.settings[key] == value for key, value in fixed.items())]
-    said = [key for key in others if len({each.settings[key] for each in having}) > 1]
-    return chosen, ", ".join(f"{key}={text(fixed[key])}" for key in said)
+    fixed = {key: best[0].settings[key] for key in overview.keys if key not in keys}
+    groups = [group for group in candidates if all(group.settings[key] == value for key, value in fixed.items())]
+    varying = [key for key in fixed if len({group.settings[key] for group in candidates}) > 1]
+    return groups, ", ".join(f"{key}={text(fixed[key])}" for key in varying)
 
 
-def _heat_maps(found: Answer, metric: str) -> Iterator[Picture]:
-    keys = [key for key in found.by if _numeric(found, key)]
-    keys = keys if len(keys) > 1 else [key for key in found.keys if _numeric(found, key)]
-    for x, y in itertools.combinations(keys[:MOST_KEYS], 2):
-        groups, fixed = _slice(found, (x, y), metric)
+def _heat_maps(overview: Overview, metric: str) -> Iterator[Picture]:
+    keys = [key for key in overview.by if _numeric(overview, key)]
+    keys = keys if len(keys) > 1 else [key for key in overview.keys if _numeric(overview, key)]
+    for x, y in itertools.combinations(keys[:MAX_KEYS], 2):
+        groups, fixed = _slice(overview, (x, y), metric)
         cells = {
-            (float(str(each.settings[x])), float(str(each.settings[y]))): point
-            for each in groups
-            if (point := _point(found, each, metric))
+            (float(str(group.settings[x])), float(str(group.settings[y]))): point
+            for group in groups
+            if (point := _point(overview, group, metric))
         }
         if min(len({cell[i] for cell in cells}) for i in (0, 1)) < 2 or len(cells) < 4:
             continue
         caption = f"{label(metric)}: mean over the seeds, and standard deviation below it"
-        caption += f"; at {fixed}, where the best is." if fixed else "."
-        baseline = _point(found, found.baseline, metric) if found.baseline else None
-        caption += f" The line in the scale is the baseline, {found.baseline.name}." if found.baseline else ""
+        caption += f"; at {fixed}, where the best group is." if fixed else "."
+        baseline = _point(overview, overview.baseline, metric) if overview.baseline else None
+        caption += f" The line in the scale is the baseline, {overview.baseline.name}." if overview.baseline else ""
         figure = figures.heat_map(
-            cells, _key_label(found, x), _key_label(found, y), label(metric), scale(metric) != 1,
-            baseline.mean if baseline else None, not higher_is_better(metric),
-        )  # fmt: skip
+            cells,
+            _key_label(overview, x),
+            _key_label(overview, y),
+            label(metric),
+            percent=scale(metric) != 1,
+            baseline=baseline.mean if baseline else None,
+            lower_is_better=not higher_is_better(metric),
+        )
         yield Picture(f"heat_map-{metric}-{x}-{y}", caption, figure)
 
 
-def _against(found: Answer, metric: str) -> Iterator[Picture]:
-    """Against each key of `--by`, or each that varies and has numbers, or without any those with words."""
-    keys = found.by or [key for key in found.keys if _numeric(found, key)] or found.keys
-    for key in keys[:MOST_KEYS]:
-        points = {each: point for each in found.groups
-                  if each.settings.get(key) is not None and (point := _point(found, each, metric))}  # fmt: skip
-        lines: dict[tuple[tuple[str, Leaf], ...], list[Group]] = {}
-        for each in points:
-            others = tuple((other, value) for other, value in each.settings.items() if other != key)
-            lines.setdefault(others, []).append(each)
-        several = [others for others in lines if len(lines[others]) > 1]
-        if not several:
-            if _numeric(found, key) or len(points) < 2 or len(points) > 12:
-                continue
-            several = list(lines)
-        best = found.best_first(list(points), metric)
-        several.sort(key=lambda others: min(best.index(each) for each in lines[others]))
-        kept = several[: figures.MOST]
-        kept = [others for others in lines if others in kept]  # in the table's order
-        differing = [i for i in range(len(kept[0])) if len({others[i] for others in kept}) > 1]
-        drawn: dict[str, Mapping[float | str, Point]] = {}
-        short = _short(found)
-        for others in kept:
-            name = (
-                ", ".join(f"{short[others[i][0]]}={text(others[i][1])}" for i in differing if others[i][1] is not None)
-                or "mean ± sd"
-            )
-            drawn[name] = {_place(each.settings[key]): points[each] for each in lines[others]}
-        baseline = _point(found, found.baseline, metric) if found.baseline not in points and found.baseline else None
-        caption = f"{label(metric)} against {key}: mean over the seeds ± one standard deviation."
-        if len(several) > len(kept):
-            caption += f" The {len(kept)} lines with the best points of {len(several)}."
-        caption += f" Dashed, with a band: the baseline, {found.baseline.name}." if found.baseline and baseline else ""
-        figure = figures.against(drawn, _key_label(found, key), label(metric), baseline)
-        yield Picture(f"against-{metric}-{key}", caption, figure)
+def _against(overview: Overview, metric: str) -> Iterator[Picture]:
+    """Plot against the settings of `--by`; without it against those with numbers, or else those with words."""
+    keys = overview.by or [key for key in overview.keys if _numeric(overview, key)] or overview.keys
+    for key in keys[:MAX_KEYS]:
+        if picture := _against_key(overview, metric, key):
+            yield picture
 
 
-def _place(value: Leaf) -> float | str:
+def _against_key(overview: Overview, metric: str, key: str) -> Picture | None:
+    points = {
+        group: point
+        for group in overview.groups
+        if group.settings.get(key) is not None and (point := _point(overview, group, metric))
+    }
+    lines: dict[tuple[tuple[str, Leaf], ...], list[Group]] = {}  # the other settings → the groups with them
+    for group in points:
+        others = tuple((other, value) for other, value in group.settings.items() if other != key)
+        lines.setdefault(others, []).append(group)
+    candidates = [others for others in lines if len(lines[others]) > 1]
+    if not candidates:
+        if _numeric(overview, key) or len(points) < 2 or len(points) > 12:
+            return None
+        candidates = list(lines)
+    best = overview.best_first(list(points), metric)
+    candidates.sort(key=lambda others: min(best.index(group) for group in lines[others]))
+    kept = [others for others in lines if others in candidates[: figures.MAX_GROUPS]]  # in the table's order
+    differing = [i for i in range(len(kept[0])) if len({others[i] for others in kept}) > 1]
+    short_keys = _short_keys(overview)
+    named_lines: dict[str, Mapping[float | str, Point]] = {}
+    for others in kept:
+        settings = {short_keys[others[i][0]]: others[i][1] for i in differing}
+        name = ", ".join(f"{other}={text(value)}" for other, value in settings.items() if value is not None)
+        named_lines[name or "mean ± sd"] = {_position(group.settings[key]): points[group] for group in lines[others]}
+    baseline = (
+        _point(overview, overview.baseline, metric) if overview.baseline not in points and overview.baseline else None
+    )
+    caption = f"{label(metric)} against {key}: mean over the seeds ± one standard deviation."
+    if len(candidates) > len(kept):
+        caption += f" The {len(kept)} lines with the best points of {len(candidates)}."
+    caption += (
+        f" Dashed, with a band: the baseline, {overview.baseline.name}." if overview.baseline and baseline else ""
+    )
+    figure = figures.against(named_lines, _key_label(overview, key), label(metric), baseline)
+    return Picture(f"against-{metric}-{key}", caption, figure)
+
+
+def _position(value: Leaf) -> float | str:
+    """Return a setting's position on the axis: a number, or its text."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else text(value)
 
 
-def _cost(found: Answer) -> Iterator[Picture]:
-    metric = next((name for name in found.metrics if name.endswith("accuracy")), "test.accuracy")
-    groups, chosen = _some(found)
-    names = _names(found, groups)
-    points = {names[each]: (a, b) for each in groups
-              if (a := _point(found, each, "seconds")) and (b := _point(found, each, metric))}  # fmt: skip
+def _cost(overview: Overview) -> Iterator[Picture]:
+    metric = next((name for name in overview.metrics if name.endswith("accuracy")), "test.accuracy")
+    groups, choice = _best_groups(overview)
+    points = {
+        name: (seconds, value)
+        for group, name in _names(overview, groups).items()
+        if (seconds := _point(overview, group, "seconds")) and (value := _point(overview, group, metric))
+    }
     if len(points) < 2:
         return
-    devices = sorted({str(run.result.get("device")) for each in groups for run in each.finished})
+    devices = sorted({str(run.result.get("device")) for group in groups for run in group.finished})
     caption = (
-        f"{label(metric)} against the run's time, evaluation included, on {', '.join(devices)}: mean over the seeds "
-        f"± one standard deviation.{chosen}"
+        f"{label(metric)} against the time of a run, with evaluation, on {', '.join(devices)}: mean over the seeds "
+        f"± one standard deviation.{choice}"
     )
     yield Picture("cost", caption, figures.cost(points, "time of a run, s", label(metric)))
 
 
-def _members(found: Answer) -> Iterator[Picture]:
-    wanted = ("test.accuracy", "test.nll")
-    drawn: dict[str, dict[str, tuple[Point, Point]]] = {}
-    groups, chosen = _some(found, lambda each: _point(found, each, f"ensemble.{wanted[0]}") is not None)
-    names = _names(found, groups)
-    for each in groups:
+def _ensemble_members(overview: Overview) -> Iterator[Picture]:
+    metrics = ("test.accuracy", "test.nll")
+    groups, choice = _best_groups(overview, lambda group: _point(overview, group, f"ensemble.{metrics[0]}") is not None)
+    rows: dict[str, dict[str, tuple[Point, Point]]] = {}
+    for group, name in _names(overview, groups).items():
         pairs = {}
-        for metric in wanted:
-            a, b = (_point(found, each, f"{kind}.{metric}") for kind in ("members", "ensemble"))
-            if a and b:
-                pairs[metric] = (a, b)
-        if len(pairs) == len(wanted):
-            drawn[names[each]] = pairs
-    if drawn:
+        for metric in metrics:
+            members, ensemble = (_point(overview, group, f"{role}.{metric}") for role in ("members", "ensemble"))
+            if members and ensemble:
+                pairs[metric] = (members, ensemble)
+        if len(pairs) == len(metrics):
+            rows[name] = pairs
+    if rows:
         caption = (
-            "A run's members by themselves, and the average of their probabilities: mean over the seeds ± one standard "
-            f"deviation.{chosen}"
+            "The ensemble members of a run by themselves, and the average of their probabilities: mean over the seeds "
+            f"± one standard deviation.{choice}"
         )
-        labels = {metric: f"{label(metric)}" for metric in wanted}
-        yield Picture("members_and_ensemble", caption, figures.members(drawn, labels))
+        yield Picture(
+            "members_and_ensemble", caption, figures.members(rows, {metric: label(metric) for metric in metrics})
+        )
 
 
 def file_name(picture: Picture) -> str:
-    """Without what a file system or a shell might take amiss."""
+    """Return the picture's name with every character but letters, digits, ".", "_" and "-" replaced."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in picture.name)

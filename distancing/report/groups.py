@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed are one group; and which settings tell the groups apart."""
+"""Group the runs that differ in their seeds alone, and find the settings in which the groups differ."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,13 +10,17 @@ from distancing.flat import NOT_HASHED, Leaf
 from distancing.report.runs import Run, State
 
 BAG = "dataset.bootstrap_seed"
-NO_SETTINGS = ("seed", "sweep", *NOT_HASHED)
-Condition = tuple[str, str]  # setting, and the value or values that it may have
+IGNORED = ("seed", "sweep", *NOT_HASHED)
+Condition = tuple[str, str]  # a setting, and the value it must have, or several separated by commas
 
 
 @dataclass(eq=False)
 class Group:
-    """settings: what tells it from the others. runs: one for each seed."""
+    """Runs that differ in their seeds alone.
+
+    settings: those in which the groups differ.
+    runs: one for each seed.
+    """
 
     settings: dict[str, Leaf]
     runs: list[Run]
@@ -31,16 +35,16 @@ class Group:
 
     @property
     def name(self) -> str:
-        said = [f"{key}={text(value)}" for key, value in self.settings.items() if value is not None]
-        return ", ".join(said) or "all runs"
+        settings = [f"{key}={text(value)}" for key, value in self.settings.items() if value is not None]
+        return ", ".join(settings) or "all runs"
 
     def values(self, numbers: Mapping[Run, Mapping[str, float]], metric: str) -> dict[int | None, float]:
-        """Seed → value, of the runs that have one."""
+        """Return seed → the metric's value, for the runs that have one."""
         return {run.seed: numbers[run][metric] for run in self.runs if metric in numbers.get(run, {})}
 
 
 def text(value: Leaf) -> str:
-    """As it would be typed; a setting that isn't there is –."""
+    """Return a setting's value as one would type it, or – if the run has no such setting."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -49,30 +53,31 @@ def text(value: Leaf) -> str:
 
 
 class Settings:
-    """What each run's settings are, as one would type them: `penalty=gaussian` rather than the classes behind it."""
+    """The settings of each run as one would type them: `penalty=gaussian` instead of the class that it selects."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self.typed = list(dict.fromkeys(key for run in runs for key in run.typed if counts(key)))
-        self.resolved = list(dict.fromkeys(key for run in runs for key in run.config if counts(key)))
+        self.typed = list(dict.fromkeys(key for run in runs for key in run.typed if is_compared(key)))
+        self.resolved = list(dict.fromkeys(key for run in runs for key in run.config if is_compared(key)))
         parents = {key.rsplit(".", i)[0] for key in self.resolved for i in range(1, key.count(".") + 1)}
         self._choices = {key for key in self.typed if key in parents or key not in self.resolved}
-        # the choice behind resolved settings, for runs in which it is the default and nobody typed it
-        behind: dict[tuple[str, frozenset[Any]], set[str]] = defaultdict(set)
+        # The option of a choice that gave these resolved settings, for runs that took it by default.
+        options: dict[tuple[str, frozenset[Any]], set[str]] = defaultdict(set)
         for run in runs:
             for key in self._choices & set(run.typed):
-                behind[key, self._below(run, key)].add(run.typed[key])
-        self._behind = {what: names.pop() for what, names in behind.items() if len(names) == 1 and what[1]}
+                options[key, self._below(run, key)].add(run.typed[key])
+        self._option = {settings: names.pop() for settings, names in options.items() if len(names) == 1 and settings[1]}
 
     def _below(self, run: Run, key: str) -> frozenset[Any]:
+        """Return the resolved settings that the choice `key` determines: those below it that were not typed."""
         typed = set(self.typed) - {key}
-        return frozenset((k, v) for k, v in run.config.items()
-                         if (k == key or k.startswith(f"{key}.")) and k not in typed)  # fmt: skip
+        below = {name: value for name, value in run.config.items() if name == key or name.startswith(f"{key}.")}
+        return frozenset((name, value) for name, value in below.items() if name not in typed)
 
     def __contains__(self, key: str) -> bool:
         return key == "seed" or key in self.typed or key in self.resolved
 
     def value(self, run: Run, key: str) -> Leaf:
-        """None where the run has no such setting."""
+        """Return the value of a run's setting; None if the run has no such setting."""
         if key == "seed":
             return run.seed
         if key not in self._choices and key in run.config:
@@ -80,96 +85,101 @@ class Settings:
         if key in run.typed:
             return run.typed[key] if key in self._choices else _parsed(run.typed[key])
         if below := self._below(run, key) if key in self._choices else frozenset():
-            return self._behind.get((key, below), "default")
+            return self._option.get((key, below), "default")
         return None
 
     def meets(self, run: Run, conditions: Iterable[Condition]) -> bool:
-        return all(_is(self.value(run, key), wanted) for key, wanted in conditions)
+        return all(_matches(self.value(run, key), wanted) for key, wanted in conditions)
 
-    def conditions(self, said: Iterable[str], flag: str) -> list[Condition]:
-        """Raises ReportError for what is no KEY=VALUE, or of a setting that no run has."""
-        found = []
-        for each in said:
-            key, equals, value = each.partition("=")
+    def conditions(self, arguments: Iterable[str], flag: str) -> list[Condition]:
+        """Return the conditions that a flag's arguments state.
+
+        Raises ReportError for an argument that is not KEY=VALUE, and for a setting that no run has.
+        """
+        conditions = []
+        for argument in arguments:
+            key, equals, value = argument.partition("=")
             if not equals:
-                raise ReportError(f"{flag} {each}: KEY=VALUE belongs here, penalty.sigma=0.3 say")
+                raise ReportError(f"{flag} {argument}: expected KEY=VALUE, for example penalty.sigma=0.3")
             if key not in self:
-                raise ReportError(
-                    f"{flag} {each}: no run has a setting {key}; typed were {', '.join(self.typed) or '–'}"
-                )
-            found.append((key, value))
-        return found
+                names = ", ".join(self.typed) or "–"
+                raise ReportError(f"{flag} {argument}: no run has a setting {key}; the settings typed are {names}")
+            conditions.append((key, value))
+        return conditions
 
 
 def _parsed(value: str) -> Leaf:
-    for kind in (int, float):
+    for parse in (int, float):
         try:
-            return kind(value)
+            return parse(value)
         except ValueError:
             continue
     return {"true": True, "false": False, "null": None}.get(value.lower(), value)
 
 
-def _is(value: Leaf, wanted: str) -> bool:
-    """wanted: a value as typed, or several with commas between them."""
+def _matches(value: Leaf, wanted: str) -> bool:
+    """Return True if a setting has the wanted value, as typed, or one of several separated by commas."""
     if "," in wanted and text(value) != wanted:
-        return any(_is(value, each) for each in wanted.split(","))
-    asked = _parsed(wanted.strip())
+        return any(_matches(value, option) for option in wanted.split(","))
+    parsed = _parsed(wanted.strip())
     if value is None:
-        return asked is None or wanted in ("none", "–")
-    return (value == asked and isinstance(value, bool) == isinstance(asked, bool)) or text(value) == wanted
+        return parsed is None or wanted in ("none", "–")
+    return (value == parsed and isinstance(value, bool) == isinstance(parsed, bool)) or text(value) == wanted
 
 
-def group(runs: Sequence[Run], settings: Settings) -> tuple[list[Group], int]:
-    """The groups, in the order of their first runs; and how many runs are left out since another one has the same
-    settings and the same seed. Of those, one that has ended is kept."""
-    alike: dict[Any, list[Run]] = defaultdict(list)
-    named: dict[Any, Any] = {}  # what was typed → the resolved settings, for runs that have none yet
+def group_runs(runs: Sequence[Run], settings: Settings) -> tuple[list[Group], int]:
+    """Return the groups, in the order of their first runs, and the number of duplicates left out.
+
+    A duplicate has the settings and the seed of another run. A finished run is kept rather than another.
+    """
+    runs_by_settings: dict[Any, list[Run]] = defaultdict(list)
+    resolved: dict[Any, Any] = {}  # typed settings → resolved ones, for runs that have no config yet
     for run in runs:
         if run.config:
-            named.setdefault(_typed(run), _resolved(run))
+            resolved.setdefault(_typed(run), _resolved(run))
     for run in runs:
-        alike[_resolved(run) if run.config else named.get(_typed(run), _typed(run))].append(run)
-    found, repeated = [], 0
-    for runs_of_one in alike.values():
-        for part in _bags(runs_of_one):
-            of_seed: dict[int | None, Run] = {}
+        runs_by_settings[_resolved(run) if run.config else resolved.get(_typed(run), _typed(run))].append(run)
+    groups, duplicates = [], 0
+    for same_settings in runs_by_settings.values():
+        for part in _split_by_bag(same_settings):
+            runs_by_seed: dict[int | None, Run] = {}
             for run in part:
-                before = of_seed.get(run.seed)
-                repeated += before is not None
-                if before is None or (before.state != "finished" and run.state == "finished"):
-                    of_seed[run.seed] = run
-            found.append(Group({}, list(of_seed.values())))
-    for key in keys(found, settings):
-        for each in found:
-            each.settings[key] = settings.value(first(each), key)
-    return found, repeated
+                other = runs_by_seed.get(run.seed)
+                duplicates += other is not None
+                if other is None or (other.state != "finished" and run.state == "finished"):
+                    runs_by_seed[run.seed] = run
+            groups.append(Group({}, list(runs_by_seed.values())))
+    for key in distinguishing_keys(groups, settings):
+        for group in groups:
+            group.settings[key] = settings.value(representative(group), key)
+    return groups, duplicates
 
 
-def counts(key: str) -> bool:
-    """Is it a setting that can change a run's numbers, other than its seed?"""
-    return key not in NO_SETTINGS and key.partition(".")[0] not in NO_SETTINGS
+def is_compared(key: str) -> bool:
+    """Return True for a setting other than the seed that can change a run's numbers."""
+    return key not in IGNORED and key.partition(".")[0] not in IGNORED
 
 
-def first(group: Group) -> Run:
+def representative(group: Group) -> Run:
+    """Return the group's first run with a config, or else its first run."""
     return next((run for run in group.runs if run.config), group.runs[0])
 
 
 def _resolved(run: Run) -> Any:
-    kept = {key: value for key, value in run.config.items() if counts(key) and key != BAG}
-    return frozenset(kept.items()), tuple(key for key in kept if key.startswith("phases."))  # their order matters
+    settings = {key: value for key, value in run.config.items() if is_compared(key) and key != BAG}
+    return frozenset(settings.items()), tuple(key for key in settings if key.startswith("phases."))  # order matters
 
 
 def _typed(run: Run) -> Any:
-    return frozenset((key, value) for key, value in run.typed.items() if counts(key) and key != BAG)
+    return frozenset((key, value) for key, value in run.typed.items() if is_compared(key) and key != BAG)
 
 
-def _bags(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    """Runs on bags that follow their seeds are alike; runs on one bag or another are not."""
-    usual = next((run.config.get(BAG) for run in runs if run.config), None)
+def _split_by_bag(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """Split runs by the seed of their bootstrap sample, the bag. Runs whose bags follow their seeds stay together."""
+    default = next((run.config.get(BAG) for run in runs if run.config), None)
     parts: dict[Leaf, list[Run]] = defaultdict(list)
-    for run in runs:  # one that hasn't begun has only what was typed
-        parts[run.config.get(BAG) if run.config else run.seed if BAG in run.typed else usual].append(run)
+    for run in runs:  # a run that has not begun has typed settings only
+        parts[run.config.get(BAG) if run.config else run.seed if BAG in run.typed else default].append(run)
     own = [run for bag, part in parts.items() for run in part if bag is not None and bag == run.seed]
     follow = len({run.seed for run in own}) > 1
     if follow:
@@ -179,36 +189,38 @@ def _bags(runs: Sequence[Run]) -> Iterator[list[Run]]:
             yield rest
 
 
-def keys(groups: Sequence[Group], settings: Settings) -> list[str]:
-    """The settings that vary: those that were typed, and as many others as are needed to tell the groups apart."""
-    runs = [first(each) for each in groups]
-    found: list[str] = []
-    told: list[tuple[Any, ...]] = [()] * len(runs)
+def distinguishing_keys(groups: Sequence[Group], settings: Settings) -> list[str]:
+    """Return the typed settings that vary, and as many others as it takes to tell the groups apart."""
+    runs = [representative(group) for group in groups]
+    keys: list[str] = []
+    rows: list[tuple[Any, ...]] = [()] * len(runs)  # the values of `keys` in each group
     for key in (*settings.typed, *settings.resolved):
-        if key in found or (len(set(told)) == len(runs) and key not in settings.typed):
+        if key in keys or (len(set(rows)) == len(runs) and key not in settings.typed):
             continue
         values = [settings.value(run, key) for run in runs]
-        more = [(*before, value) for before, value in zip(told, values, strict=True)]
+        longer_rows = [(*row, value) for row, value in zip(rows, values, strict=True)]
         varies = key in settings.typed and key != BAG and len(set(values) - {None}) > 1
-        if varies or len(set(more)) > len(set(told)):
-            found.append(key)
-            told = more
-    return found
+        if varies or len(set(longer_rows)) > len(set(rows)):
+            keys.append(key)
+            rows = longer_rows
+    return keys
 
 
-def order(groups: Sequence[Group], by: Sequence[str]) -> list[Group]:
-    """Sorted by these settings, then by the others: what isn't there first, then numbers, then words as they first came
-    (resnet8 before resnet14)."""
-    keys = list(dict.fromkeys([*by, *(key for each in groups for key in each.settings)]))
-    came = {key: list(dict.fromkeys(each.settings.get(key) for each in groups)) for key in keys}
+def sort_groups(groups: Sequence[Group], by: Sequence[str]) -> list[Group]:
+    """Sort by the settings `by`, then by the others.
 
-    def place(group: Group) -> list[tuple[int, float]]:
-        return [_rank(group.settings.get(key), came[key]) for key in keys]
+    Missing values come first, then numbers, then words in the order of their first use (resnet8 before resnet14).
+    """
+    keys = list(dict.fromkeys([*by, *(key for group in groups for key in group.settings)]))
+    values = {key: list(dict.fromkeys(group.settings.get(key) for group in groups)) for key in keys}
 
-    return sorted(groups, key=place)
+    def ranks(group: Group) -> list[tuple[int, float]]:
+        return [_rank(group.settings.get(key), values[key]) for key in keys]
+
+    return sorted(groups, key=ranks)
 
 
-def _rank(value: Leaf, came: Sequence[Leaf]) -> tuple[int, float]:
+def _rank(value: Leaf, values: Sequence[Leaf]) -> tuple[int, float]:
     if value is None:
         return 0, 0
-    return (2, came.index(value)) if isinstance(value, str) else (1, float(value))
+    return (2, values.index(value)) if isinstance(value, str) else (1, float(value))

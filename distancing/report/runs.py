@@ -1,8 +1,8 @@
-"""Which runs there are, and what their files say. A file that can't be read is named, and the others are read."""
+"""Find runs and read their files. Damaged files are reported, and do not keep the others from being read."""
 
 import glob
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +15,18 @@ from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
 
 State = Literal["finished", "diverged", "failed", "damaged", "unfinished", "missing"]
 STATES: tuple[State, ...] = ("finished", "diverged", "failed", "damaged", "unfinished", "missing")
-FILES = (".hydra/config.yaml", "result.json", "metrics.csv")  # one of them makes a directory a run's
+FILES = (".hydra/config.yaml", "result.json", "metrics.csv")  # a directory with one of them is a run's
 
 
 @dataclass(eq=False)
 class Run:
-    """state: `failed` left an error.txt and no result, `damaged` has a file that can't be read, `unfinished` runs,
-        waits or was stopped, `missing` is in a sweep's list and left nothing yet.
-    overrides: as typed. typed: the same as setting → value. config: the resolved settings; empty if there are none.
-    result: result.json; empty if there is none.
+    """A run as its files describe it.
+
+    state: `failed` has an error.txt and no result, `damaged` a file that can't be read; `unfinished` is running,
+        waiting or was stopped; `missing` is in a sweep's list and has no files yet.
+    overrides: as typed. typed: the same as setting → value.
+    config: the resolved settings, {} if there is no config.
+    result: result.json, {} if there is none.
     """
 
     path: Path
@@ -37,6 +40,7 @@ class Run:
 
     @property
     def seed(self) -> int | None:
+        """The seed; None if it is not a whole number."""
         seed = self.config.get("seed", self.typed.get("seed", "0"))
         try:
             return int(str(seed))
@@ -44,51 +48,48 @@ class Run:
             return None
 
 
-def collect(what: Iterable[str]) -> tuple[list[Run], list[str]]:
-    """The runs that these directories of runs or sweeps, names of sweeps, folders of runs, and globs of them stand for,
-    each once; and a line for each damaged file. Raises ReportError for one that stands for nothing."""
-    found: dict[Path, Run] = {}
+def collect(sources: Iterable[str]) -> tuple[list[Run], list[str]]:
+    """Read the runs of these sources, each run once. Return them, and a line for each damaged file.
+
+    sources: directories of runs and of sweeps, names of sweeps, folders of runs, and globs of all these.
+
+    Raises ReportError for a source without runs.
+    """
+    runs: dict[Path, Run] = {}
     damage: list[str] = []
-    for each in what:
-        for listed in _listed(each, damage):
-            key = listed.path.resolve()
-            if key not in found:
-                found[key] = read(listed, damage)
-    return list(found.values()), damage
+    for source in sources:
+        for listed in _find(source, damage):
+            path = listed.path.resolve()
+            if path not in runs:
+                runs[path] = read(listed, damage)
+    return list(runs.values()), damage
 
 
-def _listed(what: str, damage: list[str]) -> Iterator[Listed]:
-    matches = sorted(glob.glob(what)) if glob.has_magic(what) and not Path(what).exists() else [what]
-    some = False
-    for match in matches:
-        for run in _runs_in(match, damage):
-            some = True
-            yield run
-    if not some:
-        why = "matches nothing" if not matches else "is no run, sweep, or folder of runs"
-        try:
-            find_sweep(what)
-            why = "is a sweep without runs"
-        except SweepError as error:
-            why += str(error).partition("sweep")[2]  # the sweeps that there are
-        raise ReportError(f"{what} {why}")
-
-
-def _runs_in(what: str, damage: list[str]) -> Iterator[Listed]:
-    path = Path(what)
-    if _is_run(path):
-        yield Listed(path, (), 0)
-        return
+def _find(source: str, damage: list[str]) -> list[Listed]:
+    matches = sorted(glob.glob(source)) if glob.has_magic(source) and not Path(source).exists() else [source]
+    if runs := [run for match in matches for run in _runs_in(match, damage)]:
+        return runs
+    reason = "is not a run, a sweep, or a folder of runs" if matches else "matches nothing"
     try:
-        sweep = find_sweep(what)
+        find_sweep(source)
+        reason = "is a sweep without runs"
+    except SweepError as error:
+        reason += str(error).partition("of a sweep")[2]  # the names of the sweeps that exist
+    raise ReportError(f"{source} {reason}")
+
+
+def _runs_in(source: str, damage: list[str]) -> Sequence[Listed]:
+    path = Path(source)
+    if _is_run(path):
+        return [Listed(path, (), 0)]
+    try:
+        return _runs_of(find_sweep(source), damage)
     except SweepError:
-        if path.is_dir():
-            yield from (Listed(each, (), 0) for each in sorted(path.iterdir()) if _is_run(each))
-        return
-    yield from _of_sweep(sweep, damage)
+        folders = sorted(path.iterdir()) if path.is_dir() else []
+        return [Listed(folder, (), 0) for folder in folders if _is_run(folder)]
 
 
-def _of_sweep(sweep: SweepDirectory, damage: list[str]) -> Sequence[Listed]:
+def _runs_of(sweep: SweepDirectory, damage: list[str]) -> Sequence[Listed]:
     runs, file = sweep.runs(strict=False), sweep.path / "runs.jsonl"
     lines = sum(bool(line.strip()) for line in file.read_bytes().splitlines())
     if lines > len(runs):
@@ -101,8 +102,8 @@ def _is_run(path: Path) -> bool:
 
 
 def read(listed: Listed, damage: list[str]) -> Run:
-    """What the directory's files say; each that can't be read adds a line to `damage`."""
-    directory, said = RunDirectory(listed.path), len(damage)
+    """Return the run in this directory. Add a line to `damage` for each file that can't be read."""
+    directory, damage_before = RunDirectory(listed.path), len(damage)
     config = _yaml(directory.config, dict, damage)
     overrides = _yaml(directory.overrides, list, damage)
     try:
@@ -113,7 +114,7 @@ def read(listed: Listed, damage: list[str]) -> Run:
         damage.append(str(error).removesuffix("; overwrite=true starts over"))
         result = None
     state: State
-    if len(damage) > said:
+    if len(damage) > damage_before:
         state = "damaged"
     elif result:
         state = result["status"]
@@ -121,17 +122,17 @@ def read(listed: Listed, damage: list[str]) -> Run:
         state = "failed"
     else:
         state = "unfinished" if _is_run(listed.path) else "missing"
-    said_then = tuple(map(str, overrides)) if overrides is not None else listed.overrides
-    return Run(listed.path, state, said_then, flat(config or {}), result or {})
+    typed_overrides = listed.overrides if overrides is None else tuple(map(str, overrides))
+    return Run(listed.path, state, typed_overrides, flat(config or {}), result or {})
 
 
-def _yaml(path: Path, kind: type, damage: list[str]) -> Any:
-    """None if there is no such file, or none that can be read."""
+def _yaml(path: Path, expected: type, damage: list[str]) -> Any:
+    """Return the content of a file; None if it is missing or damaged."""
     try:
-        found = yaml.load(path.read_bytes(), yaml.CSafeLoader)
-        if not isinstance(found, kind):
-            raise yaml.YAMLError(f"no {kind.__name__}")
-        return found
+        content = yaml.load(path.read_bytes(), yaml.CSafeLoader)
+        if not isinstance(content, expected):
+            raise yaml.YAMLError(f"not a {expected.__name__}")
+        return content
     except FileNotFoundError:
         return None
     except (yaml.YAMLError, OSError, ValueError) as error:
@@ -140,5 +141,5 @@ def _yaml(path: Path, kind: type, damage: list[str]) -> Any:
 
 
 def versions(runs: Iterable[Run]) -> list[str]:
-    """The different codes (hashes of their source) that made these runs."""
+    """Return the versions of the code, as hashes of the source, that made these runs."""
     return sorted({json.dumps(run.result["source"]) for run in runs if run.result.get("source")})

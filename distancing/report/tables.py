@@ -1,4 +1,4 @@
-"""The table of an answer: for a terminal, as CSV, Markdown and LaTeX."""
+"""The table of an overview, for a terminal and as CSV, Markdown and LaTeX."""
 
 import csv
 import io
@@ -11,10 +11,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distancing.report.answer import Answer
 from distancing.report.groups import Group, text
 from distancing.report.metrics import label, unit
+from distancing.report.overview import Overview
 from distancing.report.runs import STATES
+
+TEST_NAME = "scipy.stats.ttest_rel"
 
 
 @dataclass(frozen=True)
@@ -23,44 +25,49 @@ class Column:
     justify: Literal["left", "right"]
 
 
-def columns(found: Answer) -> list[Column]:
-    settings = [Column(key, "left") for key in found.keys] or [Column("", "left")]
-    counts = [Column(name, "right") for name in ("n", *found.states)]
+def columns(overview: Overview) -> list[Column]:
+    """Return the columns: the settings, the number of runs in each state, and the metrics."""
+    settings = [Column(key, "left") for key in overview.keys] or [Column("", "left")]
+    counts = [Column(name, "right") for name in ("n", *overview.states)]
     numbers = []
-    for metric in found.metrics:
+    for metric in overview.metrics:
         numbers.append(Column(label(metric), "right"))
-        if found.baseline:
+        if overview.baseline:
             numbers += [Column("Δ", "right"), Column("p", "right")]
     return [*settings, *counts, *numbers]
 
 
-def cells(found: Answer, group: Group) -> list[str]:
-    settings = [text(group.settings[key]) for key in found.keys] or ["all runs"]
+def cells(overview: Overview, group: Group) -> list[str]:
+    """Return the group's row, one cell for each of the `columns`."""
+    settings = [text(group.settings[key]) for key in overview.keys] or ["all runs"]
     states = group.states
-    counts = [str(states[state]) for state in ("finished", *found.states)]
+    counts = [str(states[state]) for state in ("finished", *overview.states)]
     numbers = []
-    for metric in found.metrics:
-        numbers.append(_mean(found, group, metric))
-        if found.baseline:
-            numbers += _compared(found, group, metric)
+    for metric in overview.metrics:
+        numbers.append(_mean(overview, group, metric))
+        if overview.baseline:
+            numbers += _compared(overview, group, metric)
     return [*settings, *counts, *numbers]
 
 
-def _mean(found: Answer, group: Group, metric: str) -> str:
-    values = found.mean_sd(group, metric)
+def _mean(overview: Overview, group: Group, metric: str) -> str:
+    values = overview.mean_sd(group, metric)
     if values is None:
         return "–"
     mean, sd, n = values
-    said = (
-        number(mean, unit(metric)) if sd is None else f"{number(mean, unit(metric))} ± {number(sd, unit(metric), mean)}"
-    )
-    return said if n == group.states["finished"] else f"{said} (n={n})"
+    cell = number(mean, unit(metric))
+    if sd is not None:
+        cell += f" ± {number(sd, unit(metric), mean)}"
+    return cell if n == group.states["finished"] else f"{cell} (n={n})"
 
 
-def number(value: float, of: str, like: float | None = None) -> str:
-    """Percent with two decimals, others with four digits. like: with as many decimals as this one."""
+def number(value: float, unit: str, like: float | None = None) -> str:
+    """Format a value: percentages with two decimals, other numbers with four digits.
+
+    like: use as many decimals as this number would have.
+    """
     size = abs(value if like is None else like)
-    if of == "%":
+    if unit == "%":
         decimals = 2
     elif size and (size < 1e-3 or size >= 1e6):
         return f"{value:.3g}".replace("-", "−")
@@ -69,11 +76,11 @@ def number(value: float, of: str, like: float | None = None) -> str:
     return f"{value:.{decimals}f}".replace("-", "−")
 
 
-def _compared(found: Answer, group: Group, metric: str) -> list[str]:
-    comparison = found.compared[metric].get(group)
+def _compared(overview: Overview, group: Group, metric: str) -> list[str]:
+    comparison = overview.compared[metric].get(group)
     if comparison is None:
-        return ["baseline" if group is found.baseline else "–", ""]
-    own = found.mean_sd(group, metric)
+        return ["baseline" if group is overview.baseline else "–", ""]
+    own = overview.mean_sd(group, metric)
     difference = number(comparison.difference, unit(metric), own and own[0])
     difference = difference if difference.startswith("−") else f"+{difference}"
     return [difference, "" if comparison.holm is None else p_value(comparison.holm)]
@@ -83,67 +90,68 @@ def p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def caption(found: Answer) -> str:
-    return ". ".join(note[:1].upper() + note[1:] for note in found.notes) + "."
+def caption(overview: Overview) -> str:
+    """Return the notes as sentences."""
+    return ". ".join(note[:1].upper() + note[1:] for note in overview.notes) + "."
 
 
-def rich(found: Answer) -> RenderableType:
+def rich(overview: Overview) -> RenderableType:
+    """Return the table for a terminal, with a headline and the notes."""
     rows = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns(found):
+    for column in columns(overview):
         rows.add_column(Text(column.head), justify=column.justify, no_wrap=True)
-    for group in found.groups:
-        rows.add_row(*map(Text, cells(found, group)))
-    return Lines(Text(headline(found), "bold"), rows, *(Text(note, "dim") for note in found.notes))
+    for group in overview.groups:
+        rows.add_row(*map(Text, cells(overview, group)))
+    return Lines(Text(headline(overview), "bold"), rows, *(Text(note, "dim") for note in overview.notes))
 
 
-def headline(found: Answer) -> str:
-    """How many runs there are, and where they are."""
-    runs = [run for group in found.all_groups for run in group.runs]
+def headline(overview: Overview) -> str:
+    """Return how many runs and groups there are, and how many runs are in each state."""
+    runs = [run for group in overview.all_groups for run in group.runs]
     counts = {state: sum(run.state == state for run in runs) for state in STATES}
-    said = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    return f"{len(runs)} runs in {len(found.all_groups)} groups: {said}"
+    states = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+    return f"{len(runs)} runs in {len(overview.all_groups)} groups: {states}"
 
 
-def as_csv(found: Answer) -> str:
-    """All digits; every state has a column."""
+def as_csv(overview: Overview) -> str:
+    """Return the table as CSV, with all digits and a column for every state."""
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
-    head = [*found.keys, *STATES]
-    for metric in found.metrics:
-        of = f" [{unit(metric)}]" if unit(metric) else ""
-        head += [f"{metric} mean{of}", f"{metric} sd{of}", f"{metric} n"]
-        if found.baseline:
-            head += [f"{metric} difference{of}", f"{metric} difference sd{of}", f"{metric} pairs",
+    head = [*overview.keys, *STATES]
+    for metric in overview.metrics:
+        unit_name = f" [{unit(metric)}]" if unit(metric) else ""
+        head += [f"{metric} mean{unit_name}", f"{metric} sd{unit_name}", f"{metric} n"]
+        if overview.baseline:
+            head += [f"{metric} difference{unit_name}", f"{metric} difference sd{unit_name}", f"{metric} pairs",
                      f"{metric} p ({TEST_NAME})", f"{metric} p (Holm)"]  # fmt: skip
     rows.writerow(head)
-    for group in found.groups:
-        row: list[Any] = ["" if (value := group.settings[key]) is None else text(value) for key in found.keys]
+    for group in overview.groups:
+        row: list[Any] = ["" if (value := group.settings[key]) is None else text(value) for key in overview.keys]
         row += [group.states[state] for state in STATES]
-        for metric in found.metrics:
-            row += found.mean_sd(group, metric) or ("", "", 0)
-            if found.baseline:
-                each = found.compared[metric].get(group)
-                row += [each.difference, each.sd, each.n, each.p, each.holm] if each else [""] * 5
+        for metric in overview.metrics:
+            row += overview.mean_sd(group, metric) or ("", "", 0)
+            if overview.baseline:
+                c = overview.compared[metric].get(group)
+                row += [c.difference, c.sd, c.n, c.p, c.holm] if c else [""] * 5
         rows.writerow(row)
     return out.getvalue()
 
 
-TEST_NAME = "scipy.stats.ttest_rel"
-
-
-def markdown(found: Answer) -> str:
+def markdown(overview: Overview) -> str:
+    """Return the table and its caption as Markdown."""
     heads, marks = [], []
-    for column in columns(found):
+    for column in columns(overview):
         heads.append(_markdown(column.head))
         marks.append("---:" if column.justify == "right" else "---")
-    lines = [heads, marks, *([_markdown(cell) for cell in cells(found, group)] for group in found.groups)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{_markdown(caption(found))}\n"
+    lines = [heads, marks, *([_markdown(cell) for cell in cells(overview, group)] for group in overview.groups)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{_markdown(caption(overview))}\n"
 
 
-def _markdown(said: str) -> str:
-    for each in "\\`*_|<>[]~":
-        said = said.replace(each, f"\\{each}")
-    return " ".join(said.split())
+def _markdown(words: str) -> str:
+    """Escape text for Markdown."""
+    for character in "\\`*_|<>[]~":
+        words = words.replace(character, f"\\{character}")
+    return " ".join(words.split())
 
 
 LATEX = {
@@ -154,19 +162,20 @@ LATEX = {
 }  # fmt: skip
 
 
-def latex(found: Answer) -> str:
-    """A table for booktabs, to be \\input."""
-    align = "".join(column.justify[0] for column in columns(found))
-    heads = " & ".join(_latex(column.head) for column in columns(found))
-    rows = [" & ".join(map(_latex, cells(found, group))) for group in found.groups]
+def latex(overview: Overview) -> str:
+    """Return the table for \\input; it needs the package booktabs."""
+    align = "".join(column.justify[0] for column in columns(overview))
+    heads = " & ".join(_latex(column.head) for column in columns(overview))
+    rows = [" & ".join(map(_latex, cells(overview, group))) for group in overview.groups]
     return "\n".join([
-        r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption(found))}}}",
+        r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption(overview))}}}",
         rf"\begin{{tabular}}{{{align}}}", r"\toprule", rf"{heads} \\", r"\midrule",
         *(rf"{row} \\" for row in rows), r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
     ])  # fmt: skip
 
 
-def _latex(said: str) -> str:
-    said = said.replace("‖θ − θ_c‖", "\0")  # the one formula in a head
-    escaped = "".join(LATEX.get(each, each) for each in said)
+def _latex(words: str) -> str:
+    """Escape text for LaTeX."""
+    words = words.replace("‖θ − θ_c‖", "\0")  # the one formula, in the heading of a column
+    escaped = "".join(LATEX.get(character, character) for character in words)
     return escaped.replace("\0", r"\ensuremath{\|\theta - \theta_c\|}")

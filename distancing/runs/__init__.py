@@ -1,4 +1,4 @@
-"""Runs and sweeps on disk."""
+"""Runs and sweeps on disk. Importing this package does not import torch."""
 
 from distancing.runs.directory import RunDirectory
 from distancing.runs.files import load, save, write

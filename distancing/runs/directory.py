@@ -1,4 +1,4 @@
-"""A run on disk: its directory, and every file's name."""
+"""The directory of a run, and the names of all its files."""
 
 import contextlib
 import hashlib
@@ -19,24 +19,25 @@ if TYPE_CHECKING:
     import torch
 
 STATES_KEPT = 2
-LOCK_SECONDS = 1.0  # long enough for one who only asks whether a run is in use
+LOCK_SECONDS = 1.0  # longer than another process takes to see whether the run is in use
 
 
 class RunDirectory:
-    """The files of one run. Open it with `with`: that takes its lock, waiting `wait` seconds for it at most.
+    """The files of one run. A `with` statement holds its lock.
 
-    keep_crash: write the stack to crash.txt if a fault in native code kills the process meanwhile.
+    wait: seconds to wait for the lock.
+    keep_crash: while it is held, write the stack to crash.txt if a fault in native code kills the process.
 
-    .hydra/config.yaml, .hydra/overrides.yaml    what was asked for
-    state/EPOCH-STEP.pt       what a stopped run goes on from: the last two
-    checkpoints/NAME.pt       the stored checkpoints, and `final`
-    checkpoints/logits/NAME.pt    what they say of each split's images
+    .hydra/config.yaml, .hydra/overrides.yaml    the resolved config, and the overrides as typed
+    state/EPOCH-STEP.pt       the last two states, from which a stopped run resumes
+    checkpoints/NAME.pt       the checkpoints, and the final network as `final`
+    checkpoints/logits/NAME.pt    their logits of each split's images
     metrics.csv               a row for each epoch
     events.out.tfevents.*     the same for TensorBoard
     result.json               written once, at the end
-    landscape/NAME.{json,csv,png}    what an analysis found
-    job.json, starts.json, error.txt    of a run that a launcher started: where, how often, and what went wrong
-    crash.txt                 the stack of a run that train.py trained when its process was killed
+    landscape/NAME.{json,csv,png}    the results of an analysis
+    job.json, starts.json, error.txt    of a launched run: its job, the number of its starts, and its error
+    crash.txt                 the stack of a process of train.py that was killed
     """
 
     def __init__(self, path: str | Path, wait: float = LOCK_SECONDS, keep_crash: bool = False) -> None:
@@ -48,7 +49,7 @@ class RunDirectory:
         self._lock, self._keep_crash = Lock(self.path, wait), keep_crash
 
     def __enter__(self) -> "RunDirectory":
-        """Raises StorageError if another process is at work here."""
+        """Acquire the lock. Raises StorageError if another process is training this run."""
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             self._lock.acquire()
@@ -63,16 +64,16 @@ class RunDirectory:
 
     @property
     def in_use(self) -> bool:
-        """Another process holds the lock. Only asks."""
+        """True if another process holds the lock."""
         return self._lock.held()
 
     @property
     def abandoned(self) -> bool:
-        """A process died here without leaving the directory."""
+        """True if a process died while it held the lock."""
         return self._lock.abandoned()
 
     def clear(self) -> None:
-        """Remove what a run has left here, and nothing else."""
+        """Remove the files of the run, and nothing else."""
         for name in ("state", "checkpoints", "landscape", ".hydra"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for file in (self.metrics, self.error, self.path / "result.json", self.path / "starts.json"):
@@ -80,16 +81,17 @@ class RunDirectory:
         self.clear_events()
 
     def clear_events(self) -> None:
+        """Remove TensorBoard's event files."""
         for file in self.path.glob("events.out.tfevents.*"):
             file.unlink()
 
     def forget_failures(self) -> None:
-        """Of earlier starts: a new one begins to count."""
+        """Remove the errors and the count of earlier starts."""
         for file in (self.error, self.crash, self.path / "starts.json"):
             file.unlink(missing_ok=True)
 
     def freeze(self, config: str, overrides: str) -> None:
-        """Write down what the run is: the resolved config and what was typed, both as YAML."""
+        """Write the resolved config and the overrides, both as YAML, unless the files already say the same."""
         for path, text in ((self.config, config), (self.overrides, overrides)):
             if not path.exists() or path.read_text() != text:
                 write(path, text.encode(), flush=False)
@@ -98,29 +100,29 @@ class RunDirectory:
         write(self.path / name, (json.dumps(content) + "\n").encode(), flush=False)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Empty if there is none, or none that can be read: these files only say where a run was."""
+        """Return the content of a file of a launcher; {} if it is missing or damaged, because no result needs it."""
         try:
-            found = json.loads((self.path / name).read_text())
+            content = json.loads((self.path / name).read_text())
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
 
-    # the state of an unfinished run
+    # the states of an unfinished run
 
     def states(self) -> list[Path]:
-        """The saved states, the newest first."""
+        """Return the files of the saved states, the newest first."""
         return sorted((self.path / "state").glob("*-*.pt"), reverse=True)
 
     def save_state(self, state: dict[str, Any], epoch: int, step: int) -> None:
-        """Add a state, and drop all but the newest."""
+        """Save a state, and remove all but the newest STATES_KEPT."""
         save(self.path / "state" / f"{epoch:06d}-{step:06d}.pt", state)
         for old in self.states()[STATES_KEPT:]:
             old.unlink()
 
     def load_state(self, device: "torch.device", warn: Callable[[str], None]) -> dict[str, Any] | None:
-        """The newest good state, or None if none was ever saved; each damaged one is named to `warn`.
+        """Return the newest undamaged state, or None if none was saved. Damaged ones are reported to `warn`.
 
-        Raises StorageError if there are states but all are damaged.
+        Raises StorageError if all saved states are damaged.
         """
         states = self.states()
         for path in states:
@@ -130,66 +132,69 @@ class RunDirectory:
             except StorageError as error:
                 warn(f"{error}; trying the one before it")
         if states:
-            raise StorageError(f"{states[0].parent} holds no good state; overwrite=true starts over")
+            raise StorageError(f"{states[0].parent} holds no undamaged state; overwrite=true starts over")
         return None
 
     def drop_states(self) -> None:
-        """An ended run needs none."""
+        """Remove all states, which an ended run does not need."""
         shutil.rmtree(self.path / "state", ignore_errors=True)
 
-    # what stays
+    # checkpoints and results
 
     def checkpoint(self, name: str) -> Path:
-        """Raises StorageError for a name, from a file that a stranger may have written, that leads elsewhere."""
+        """Return the file of a checkpoint.
+
+        Raises StorageError for a name that could lead out of the directory: it may come from a file by a stranger.
+        """
         if not (isinstance(name, str) and re.fullmatch(r"[\w-]{1,100}", name)):
-            raise StorageError(f"{self.path} names a checkpoint {str(name)[:80]!r}, which none can be")
+            raise StorageError(f"{self.path} names a checkpoint {str(name)[:80]!r}, which is not a valid name")
         return self.path / "checkpoints" / f"{name}.pt"
 
     def save_logits(self, name: str, logits: dict[str, "torch.Tensor"]) -> None:
-        """What the stored checkpoint `name` says of images: their fingerprint → logits [N, C]. Can be made again."""
+        """Cache a checkpoint's logits: fingerprint of the images → [N, C]."""
         path = self.checkpoint(name)
         save(path.parent / "logits" / path.name, {"checkpoint": seal(path), "logits": logits})
 
     def load_logits(self, name: str) -> dict[str, "torch.Tensor"]:
-        """Empty if there are none, or none that can be read, or those of another checkpoint of this name."""
+        """Return the cached logits; {} if there are none, if they are damaged, or if the checkpoint has changed."""
         path = self.checkpoint(name)
         try:
-            kept = load(path.parent / "logits" / path.name)
-            return dict(kept["logits"]) if kept["checkpoint"] == seal(path) else {}
+            cache = load(path.parent / "logits" / path.name)
+            return dict(cache["logits"]) if cache["checkpoint"] == seal(path) else {}
         except (StorageError, KeyError, TypeError, OSError):
             return {}
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Numbers that are not finite, for which JSON has no word, become null."""
-        result = _nulled(result)
+        """Write result.json with a checksum. Numbers that are not finite become null, because JSON has none."""
+        result = _with_nulls(result)
         text = json.dumps({**result, "checksum": _checksum(result)}, indent=2, allow_nan=False) + "\n"
         write(self.path / "result.json", text.encode())
 
     def read_result(self) -> dict[str, Any] | None:
-        """The result, or None if the run hasn't ended. Raises StorageError if the file is damaged."""
+        """Return the result, or None if the run has not ended. Raises StorageError if the file is damaged."""
         path = self.path / "result.json"
         try:
             result: dict[str, Any] = json.loads(path.read_text())
-            if result.pop("checksum", None) not in (None, _checksum(result)):  # None: of an older version
+            if result.pop("checksum", None) not in (None, _checksum(result)):  # None in older versions
                 raise ValueError("its checksum is wrong")
-            for place in (*(result.get("checkpoints") or ()), *filter(None, [result.get("final")])):
-                if place["file"] != str(self.checkpoint(place["name"]).relative_to(self.path)):
-                    raise ValueError(f"{place['file']} is not the file of {place['name']}")
+            for checkpoint in (*(result.get("checkpoints") or ()), *filter(None, [result.get("final")])):
+                if checkpoint["file"] != str(self.checkpoint(checkpoint["name"]).relative_to(self.path)):
+                    raise ValueError(f"{checkpoint['file']} is not the file of {checkpoint['name']}")
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StorageError) as error:
             raise StorageError(f"{path} is damaged ({error}); overwrite=true starts over") from error
-        return {"analysis": None, "verified": None, **result}  # older versions knew neither
+        return {"analysis": None, "verified": None, **result}  # older versions have neither
 
 
 def _checksum(result: dict[str, Any]) -> str:
-    """Of what is in it, however it is written."""
+    """Return a hash of the content, which does not depend on the order of the keys or on white space."""
     return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _nulled(value: Any) -> Any:
+def _with_nulls(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _nulled(each) for key, each in value.items()}
+        return {key: _with_nulls(child) for key, child in value.items()}
     if isinstance(value, list):
-        return [_nulled(each) for each in value]
+        return [_with_nulls(child) for child in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

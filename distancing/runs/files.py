@@ -1,4 +1,4 @@
-"""Writing that leaves either the old file or the new, and reading that notices damage."""
+"""Write files atomically, and detect damage when reading them."""
 
 import hashlib
 import io
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distancing.errors import StorageError
 
-if TYPE_CHECKING:  # slow to import, and not needed to look at hundreds of runs
+if TYPE_CHECKING:  # torch is slow to import, and a report does not need it
     import torch
 
 
@@ -16,12 +16,12 @@ DIGEST = 64  # hexadecimal digits
 
 
 def write(path: Path, content: bytes | memoryview, flush: bool = True) -> None:
-    """Write to a temporary file, flush to disk, rename: a reader never sees a part of `content`.
+    """Replace a file by `content`, via a temporary file and a rename: a reader sees the old file or the new one.
 
-    flush: off for what can be made again, so that a machine's crash may lose it.
+    flush: wait until the content is on disk. False for files that can be made again, which a system crash may lose.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # the directory's lock makes us the only writer
+    temporary = path.with_name(f".{path.name}.tmp")  # the directory's lock makes this the only writer
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -42,7 +42,7 @@ def write(path: Path, content: bytes | memoryview, flush: bool = True) -> None:
 
 
 def save(path: Path, content: Any) -> None:
-    """Tensors, numbers, strings, lists and dicts, for `load`."""
+    """Save tensors, numbers, strings, lists and dicts, for `load`."""
     import torch
 
     buffer = io.BytesIO()
@@ -51,7 +51,7 @@ def save(path: Path, content: Any) -> None:
 
 
 def load(path: Path, device: "torch.device | str" = "cpu") -> Any:
-    """What `save` wrote. Raises StorageError, naming the file, if a single byte of it has changed."""
+    """Return what `save` saved. Raises StorageError, naming the file, if it is missing or a byte of it has changed."""
     import torch
 
     try:
@@ -62,21 +62,21 @@ def load(path: Path, device: "torch.device | str" = "cpu") -> Any:
         raise StorageError(f"{path} is damaged: its checksum is wrong")
     try:
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    except Exception as error:  # the reader raises anything for what it doesn't know
+    except Exception as error:  # torch.load raises all kinds of errors
         raise StorageError(f"{path} is damaged: {repr(error)[:80]}") from error
 
 
 def seal(path: Path) -> str:
-    """The checksum that `save` has put at the end of a file."""
+    """Return the checksum at the end of a file that `save` wrote."""
     with open(path, "rb") as file:
         file.seek(-DIGEST, os.SEEK_END)
         return file.read().decode(errors="replace")
 
 
 def sealed(archive: bytes) -> bytes:
-    """The zip archive with a checksum of all of it for a comment, which any reader of such archives passes over.
+    """Return a zip archive with its SHA-256 appended as the archive's comment, which zip readers ignore.
 
-    torch's reader does not compare the checksums that its writer writes, and no reader all fields of the headers.
+    The checksums inside the archive do not suffice: torch's reader ignores them, and they do not cover the headers.
     """
-    archive = archive[:-2] + DIGEST.to_bytes(2, "little")  # the last field: the comment's length
+    archive = archive[:-2] + DIGEST.to_bytes(2, "little")  # the last field of a zip file: the length of its comment
     return archive + hashlib.sha256(archive).hexdigest().encode()

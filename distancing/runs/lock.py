@@ -1,4 +1,4 @@
-"""One process in a directory, on one machine and on several that share it."""
+"""A lock on a directory, for processes on one machine or on several machines that share a file system."""
 
 import contextlib
 import fcntl
@@ -13,18 +13,17 @@ import filelock
 
 from distancing.errors import StorageError
 
-BEAT = 20.0  # seconds between an owner's signs of life
-GONE = 120.0  # seconds without one, after which a machine is taken for lost: more than NFS may keep a file's time for
+HEARTBEAT = 20.0  # seconds between two heartbeats of the owner
+EXPIRY = 120.0  # seconds without a heartbeat after which an owner counts as dead: longer than NFS caches a file's times
 
 
 class Lock:
-    """`.lock`, which is held by flock, and `.owner`, which says by whom, and is touched every BEAT seconds.
+    """A flock on the file `.lock`, and a file `.owner` that names the holder and is touched every HEARTBEAT seconds.
 
-    The system lets a flock go when its process dies, however it dies. Between machines it holds on NFS, CephFS, GPFS
-    and on Lustre with `flock`; a file system where it doesn't hold at all is refused. Where it holds on each machine
-    alone (NFS with `local_lock=flock`, Lustre with `localflock`), another machine is kept out by the owner's signs of
-    life: it waits until there was none for GONE seconds. Only two machines that come within the same moment aren't
-    told apart.
+    The system releases a flock when its process dies for any reason. On NFS, CephFS, GPFS, and Lustre with `flock`, it
+    holds across machines; a file system without flock is refused. With NFS's `local_lock=flock` and Lustre's
+    `localflock` it holds on one machine only. There the owner's heartbeats keep other machines out: they wait until
+    there was none for EXPIRY seconds. One gap remains: two machines can acquire the lock at the same moment.
     """
 
     def __init__(self, folder: Path, wait: float) -> None:
@@ -34,8 +33,8 @@ class Lock:
         self._released = threading.Event()
 
     def acquire(self) -> None:
-        """Raises StorageError if another process is at work in the folder, or if no lock holds there."""
-        until = time.monotonic() + self._wait
+        """Acquire the lock. Raises StorageError if another process holds it, or if the file system has no locks."""
+        deadline = time.monotonic() + self._wait
         try:
             self._lock.acquire(timeout=self._wait)
         except filelock.Timeout:
@@ -44,18 +43,18 @@ class Lock:
             if self._free():
                 raise StorageError(
                     f"{self._folder} is on a file system that doesn't lock files, so that two processes could train "
-                    "the same run: keep runs elsewhere"
+                    "the same run; set runs= to a folder on another file system"
                 )
-            while other := self._elsewhere(touch=True):
-                if time.monotonic() > until:
-                    raise self._in_use(f"{other} is training this run, or was until {GONE:.0f} seconds ago at most")
+            while owner := self._remote_owner(touch=True):
+                if time.monotonic() > deadline:
+                    raise self._in_use(f"{owner} is training this run, or was less than {EXPIRY:.0f} seconds ago")
                 time.sleep(0.5)
             self._owner.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         except BaseException:
             self._lock.release()
             raise
         self._released = threading.Event()
-        threading.Thread(target=self._beat, args=(self._released,), daemon=True).start()
+        threading.Thread(target=self._send_heartbeats, args=(self._released,), daemon=True).start()
 
     def release(self) -> None:
         self._released.set()
@@ -64,14 +63,15 @@ class Lock:
         self._lock.release()
 
     def held(self) -> bool:
-        """Another process holds it. Only asks: a shared lock, and at once."""
-        return not self._free() or self._elsewhere(touch=False) is not None
+        """Return True if another process holds the lock. Takes no lock and does not wait."""
+        return not self._free() or self._remote_owner(touch=False) is not None
 
     def abandoned(self) -> bool:
-        """Its owner died without releasing it."""
+        """Return True if the owner died without releasing the lock."""
         return self._owner.exists() and not self.held()
 
     def _free(self) -> bool:
+        """Return True if a shared flock on the file can be had at once; it is released again."""
         try:
             with open(self._file) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -81,28 +81,28 @@ class Lock:
             return True
         return True
 
-    def _elsewhere(self, touch: bool) -> str | None:
-        """The process on another machine that is the owner and has given a sign of life.
+    def _remote_owner(self, touch: bool) -> str | None:
+        """Return the owner, if it is a process on another machine whose last heartbeat is recent.
 
-        touch: tell the time by the file system's clock, which gives all of these times, and not by this machine's.
+        touch: read the current time from the file system's clock, which also dates the heartbeats, by touching `.lock`.
         """
         try:
-            found = json.loads(self._owner.read_text())
-            host, pid = str(found["host"]), int(found["pid"])
+            owner = json.loads(self._owner.read_text())
+            host, pid = str(owner["host"]), int(owner["pid"])
             if host == socket.gethostname():
-                return None  # here, flock knows
+                return None  # on this machine flock decides
             if touch:
                 os.utime(self._file)
             now = self._file.stat().st_mtime if touch else time.time()
-            fresh = abs(now - self._owner.stat().st_mtime) < GONE
+            alive = abs(now - self._owner.stat().st_mtime) < EXPIRY
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
-        return f"process {pid} on {host}" if fresh else None
+        return f"process {pid} on {host}" if alive else None
 
-    def _beat(self, released: threading.Event) -> None:
-        while not released.wait(BEAT):
+    def _send_heartbeats(self, released: threading.Event) -> None:
+        while not released.wait(HEARTBEAT):
             with contextlib.suppress(OSError):
                 os.utime(self._owner)
 
-    def _in_use(self, why: str) -> StorageError:
-        return StorageError(f"{self._folder} is in use: {why}")
+    def _in_use(self, reason: str) -> StorageError:
+        return StorageError(f"{self._folder} is in use: {reason}")

@@ -1,4 +1,4 @@
-"""Which code, with which libraries, made a result."""
+"""The code and the library versions that made a result."""
 
 import functools
 import hashlib
@@ -8,13 +8,13 @@ import subprocess
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
-COMMIT_FILE = "git_commit"  # in a copy of the package, which has no checkout of its own
+COMMIT_FILE = "git_commit"  # holds the commit in a copy of the package outside a checkout
 LIBRARIES = ("torchvision", "numpy", "hydra-core", "scikit-learn")
 
 
 @functools.cache
 def provenance() -> dict[str, str | dict[str, str] | None]:
-    """`source` (a hash of this package's code), `git_commit` (None outside a checkout) and `versions`."""
+    """Return `source` (a hash of this package's code), `git_commit` (None outside a checkout) and `versions`."""
     import torch
 
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
@@ -26,7 +26,7 @@ def provenance() -> dict[str, str | dict[str, str] | None]:
 
 
 def source() -> str:
-    """Twelve hexadecimal digits that change with any of this package's modules."""
+    """Return a hash, 12 hexadecimal digits, of all modules of this package."""
     digest = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*.py")):
         digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0".encode() + file.read_bytes() + b"\0")
@@ -34,13 +34,13 @@ def source() -> str:
 
 
 def git_commit() -> str | None:
-    """Of the checkout that this package lies in, or that it was copied from."""
+    """Return the commit of the checkout that holds this package, or that it was copied from; None if unknown."""
     if (copied := PACKAGE / COMMIT_FILE).exists():
         return copied.read_text().strip() or None
     try:
-        found = subprocess.run(
+        git = subprocess.run(
             ["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    return git.stdout.strip()

@@ -1,4 +1,4 @@
-"""A sweep on disk: the list of its runs, how they are launched, and what the launchers leave."""
+"""The directory of a sweep: the list of its runs, the launcher's settings, and the files of its jobs."""
 
 import json
 import os
@@ -15,7 +15,12 @@ from distancing.runs.files import write
 
 @dataclass(frozen=True)
 class Listed:
-    """A run of a sweep. path: its directory; overrides: what makes it this one; epochs: of the whole run."""
+    """A run in a sweep's list.
+
+    path: its directory.
+    overrides: its settings as typed.
+    epochs: the length of the whole run.
+    """
 
     path: Path
     overrides: tuple[str, ...]
@@ -25,10 +30,10 @@ class Listed:
 class SweepDirectory:
     """The files of one sweep.
 
-    runs.jsonl       a line for each run: its directory (as seen from here), overrides, epochs
-    launcher.json    where its runs were started last, for `retry`
-    jobs/            Slurm's output of each job, and what submitit keeps of it
-    code/            the code that jobs run, if they run a copy
+    runs.jsonl       a line for each run: its directory (relative to the sweep's), overrides, epochs
+    launcher.json    the launcher that started the runs last, for `retry`
+    jobs/            Slurm's output of each job, and submitit's files
+    code/            the copy of the code that jobs run, if they run a copy
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -41,26 +46,28 @@ class SweepDirectory:
         return self.path.resolve().name
 
     def lock(self) -> filelock.BaseFileLock:
-        """Held while runs are looked at and started, so that nobody starts them twice."""
+        """Return the lock to hold while runs are checked and started, so that none is started twice."""
         self.path.mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(self.path.parent / ".lock")
 
     def add(self, runs: Iterable[Listed]) -> None:
-        """Add to the list what isn't in it."""
+        """Add runs to the list, or replace those with the same directory."""
         known = {run.path.resolve(): run for run in self.runs()}
         for run in runs:
             known[run.path.resolve()] = run
-        lines = [
-            json.dumps({"run": os.path.relpath(path, self.path), "overrides": list(run.overrides),
-                        "epochs": run.epochs})
+        entries = [
+            {"run": os.path.relpath(path, self.path), "overrides": list(run.overrides), "epochs": run.epochs}
             for path, run in known.items()
-        ]  # fmt: skip
-        write(self._list, "".join(f"{line}\n" for line in lines).encode())
+        ]
+        write(self._list, "".join(f"{json.dumps(entry)}\n" for entry in entries).encode())
 
     def runs(self, strict: bool = True) -> list[Listed]:
-        """The list. Raises SweepError for a line that can't be read, or that leads away from here: the runs lie in the
-        folder that sweeps/NAME lies in, or else in the current one. strict: off for what tells of damage itself."""
-        found, homes = [], (self.path.resolve().parent.parent, Path.cwd())
+        """Return the runs in the list.
+
+        Raises SweepError for a damaged line, and for a run outside both the folder that contains sweeps/NAME and the
+        current folder. strict=False skips such lines.
+        """
+        runs, homes = [], (self.path.resolve().parent.parent, Path.cwd())
         lines = self._list.read_bytes().splitlines() if self._list.exists() else []
         for number, line in enumerate(lines, 1):
             try:
@@ -68,28 +75,30 @@ class SweepDirectory:
                 path = Path(os.path.normpath(self.path / entry["run"]))
                 if not any(path.resolve().is_relative_to(home) for home in homes):
                     raise ValueError(f"{path} is not in {homes[0]}")
-                found.append(Listed(path, tuple(map(str, entry["overrides"])), int(entry["epochs"])))
+                runs.append(Listed(path, tuple(map(str, entry["overrides"])), int(entry["epochs"])))
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 if strict:
-                    said = str(error) or repr(error)
-                    raise SweepError(f"{self._list}, line {number}, can't be read: {said}") from error
-        return found
+                    reason = str(error) or repr(error)
+                    raise SweepError(f"{self._list}, line {number}, can't be read: {reason}") from error
+        return runs
 
     def check_trust(self) -> None:
-        """Raises SweepError if others could have written what is executed from here: shell lines in launcher.json, and
-        submitit's pickles in jobs/."""
+        """Raise SweepError if another user could have written the files that are executed from here.
+
+        These are the shell lines in launcher.json and submitit's pickles in jobs/.
+        """
         for path, forbidden in ((self.path, 0o002), (self._launcher, 0o002), (self.jobs, 0o022)):
             try:
-                facts = path.stat()
+                stat = path.stat()
             except FileNotFoundError:
                 continue
-            if facts.st_uid != os.getuid():
-                raise SweepError(f"{path} belongs to another user, who would say what runs as you")
-            if facts.st_mode & forbidden:
-                raise SweepError(f"{path} can be written by others, who would say what runs as you: chmod go-w {path}")
+            if stat.st_uid != os.getuid():
+                raise SweepError(f"{path} belongs to another user, who could run commands as you")
+            if stat.st_mode & forbidden:
+                raise SweepError(f"{path} can be written by others, who could run commands as you: chmod go-w {path}")
 
     def make_jobs(self) -> Path:
-        """jobs/, in which nobody else may write. Raises SweepError if others may."""
+        """Create jobs/, writable for this user alone, and return it. Raises SweepError if others can write to it."""
         self.jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.check_trust()
         return self.jobs
@@ -98,19 +107,19 @@ class SweepDirectory:
         write(self._launcher, json.dumps({"kind": kind, "settings": settings}, indent=2).encode())
 
     def read_launcher(self) -> tuple[str, dict[str, Any]]:
-        """Raises SweepError if there is none, or none that can be read."""
+        """Return the launcher's kind and settings. Raises SweepError if the file is missing or damaged."""
         try:
-            found = json.loads(self._launcher.read_text())
-            return str(found["kind"]), dict(found["settings"])
+            launcher = json.loads(self._launcher.read_text())
+            return str(launcher["kind"]), dict(launcher["settings"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise SweepError(f"{self._launcher} does not say where the runs were started: {error}") from error
+            raise SweepError(f"{self._launcher}, which names the launcher, can't be read: {error}") from error
 
 
-def find_sweep(what: str) -> SweepDirectory:
-    """The sweep in the directory `what`, or of that name in runs/sweeps. Raises SweepError."""
-    for path in (Path(what), Path("runs/sweeps") / what):
+def find_sweep(sweep: str) -> SweepDirectory:
+    """Return the sweep with this directory, or with this name in runs/sweeps. Raises SweepError if there is none."""
+    for path in (Path(sweep), Path("runs/sweeps") / sweep):
         if (path / "runs.jsonl").exists():
             return SweepDirectory(path)
-    there = sorted(path.parent.name for path in Path("runs/sweeps").glob("*/runs.jsonl"))
-    hint = f"; in runs/sweeps: {', '.join(there)}" if there else ""
-    raise SweepError(f"{what} is not the directory of a sweep{hint}")
+    names = sorted(path.parent.name for path in Path("runs/sweeps").glob("*/runs.jsonl"))
+    hint = f"; runs/sweeps has {', '.join(names)}" if names else ""
+    raise SweepError(f"{sweep} is not the directory of a sweep{hint}")

@@ -1,7 +1,5 @@
-"""What a run tells while it trains: metrics.csv, TensorBoard events with the same names, a progress bar."""
+"""The records of a training run: metrics.csv, TensorBoard events under the same names, and a progress bar."""
 
-import csv
-import io
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,62 +11,60 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from distancing.flat import flat
-from distancing.runs import RunDirectory, write
+from distancing.runs import RunDirectory
+from distancing.runs.metrics_file import MetricsWriter, Row
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 T = TypeVar("T")
-Row = Mapping[str, Any]
-QUIET = 10.0  # seconds between progress lines where the output is no terminal
+QUIET = 10.0  # seconds between progress lines where the output is not a terminal
 
 
 class Metrics:
-    """One row per epoch, to metrics.csv and TensorBoard. None stays empty.
+    """Write one row per epoch to metrics.csv and to TensorBoard. A value of None leaves its cell empty.
 
-    `rows` are those of the epochs before: both are written anew from them, whatever a stopped process had
-    written after its last saved state. (TensorBoard's own purging goes by the event files' names, which are in
-    the wrong order if two processes began within a second.)
+    rows: those of the epochs before a resume. Both files are rewritten from them, so that nothing stays that a
+    stopped process wrote after its last saved state. (TensorBoard's own purging relies on the names of the event
+    files, which sort wrongly if two processes start within a second.)
     """
 
     def __init__(self, directory: RunDirectory, columns: Sequence[str], rows: Sequence[Row]) -> None:
-        text = io.StringIO()
-        csv.DictWriter(text, columns, lineterminator="\n").writeheader()
-        write(directory.metrics, text.getvalue().encode())
+        self._file = MetricsWriter(directory.metrics, columns)
         directory.clear_events()
-        self._file = open(directory.metrics, "a", newline="")  # noqa: SIM115 (closed in close)
-        self._csv = csv.DictWriter(self._file, columns, lineterminator="\n")
         self._events = _events(directory)
         self._events.add_custom_scalars(_layout(columns))
         for row in rows:
             self.add(row)
 
     def add(self, row: Row) -> None:
-        self._csv.writerow(row)
-        self._file.flush()
+        self._file.add(row)
         for name, value in row.items():
             if isinstance(value, (int, float)) and name != "epoch":
                 self._events.add_scalar(name, value, row["epoch"])
 
     def add_result(self, scalars: Mapping[str, Sequence[float]], pictures: Mapping[str, NDArray[Any]]) -> None:
-        """What is known at the end; the values of one name are at the steps 1, 2, …; pictures [H, W, 3 or 4]."""
+        """Add results of the whole run. The values of a name become steps 1, 2, …; pictures are [H, W, 3 or 4]."""
         _add(self._events, scalars, pictures)
 
     def add_hparams(self, settings: Mapping[str, Any], final: Mapping[str, Any] | None, epoch: int) -> None:
-        """For TensorBoard's table of hyperparameters: the run's settings by their dotted names, and the metrics of its
-        `final` network, as scalars `final/SPLIT/…`; None of a run that diverged.
+        """Add the run to TensorBoard's table of hyperparameters.
 
-        SummaryWriter's own add_hparams would make a second run of them. Nor does this say which columns the table has:
-        TensorBoard would take the word of one run for all, and a run without a penalty has no σ.
+        settings: by their dotted names.
+        final: the final network, whose metrics become the scalars `final/SPLIT/…`; None if the run diverged.
+
+        SummaryWriter.add_hparams is not used, because it would create a second run. The table's columns are not
+        declared here, because TensorBoard would apply one run's columns to all, and a run without a penalty has no σ.
         """
         from torch.utils.tensorboard.summary import hparams
 
         for name, value in flat((final or {}).get("metrics", {})).items():
             if isinstance(value, (int, float)):
                 self._events.add_scalar(f"final/{name.replace('.', '/')}", value, epoch)
-        said = {name: str(value) if value is None or isinstance(value, bool) else value
-                for name, value in settings.items()}  # fmt: skip
-        _, start, end = hparams(said, {})
+        values = {
+            name: str(value) if value is None or isinstance(value, bool) else value for name, value in settings.items()
+        }
+        _, start, end = hparams(values, {})
         for summary in (start, end):
             self._events._get_file_writer().add_summary(summary)
 
@@ -83,7 +79,7 @@ class Metrics:
 def add_to_events(
     directory: RunDirectory, name: str, scalars: Mapping[str, Sequence[float]], pictures: Mapping[str, NDArray[Any]]
 ) -> None:
-    """What is found out about a run after its end, in a file of this name, instead of what an earlier process wrote."""
+    """Write results of an ended run to an event file of their own, with the suffix `name`, replacing an earlier one."""
     for file in directory.path.glob(f"events.out.tfevents.*.{name}"):
         file.unlink()
     events = _events(directory, f".{name}")
@@ -107,43 +103,43 @@ def _add(events: "SummaryWriter", scalars: Mapping[str, Sequence[float]], pictur
 
 @contextmanager
 def tracking(console: Console) -> Iterator[Callable[[Iterable[T], str, int], Iterable[T]]]:
-    """For what takes long: pass an iterable on, with a bar that says what it is and how much of the total is done."""
+    """Yield a function (iterable, description, total) that returns the iterable and shows a progress bar over it."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield lambda each, what, total: bar.track(each, total=total, description=what)
+        yield lambda items, description, total: bar.track(items, total=total, description=description)
 
 
 def _layout(columns: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """What TensorBoard shows together, under "custom scalars"."""
+    """Return the charts of TensorBoard's "custom scalars": category → title → tags."""
     parts = ("train/cross_entropy", "train/l2", "train/penalty", "train/loss")
     charts = {
         "loss": {
-            "of each split": [each for each in columns if each in (parts[0], "validation/loss", "test/loss")],
-            "its parts in training": [each for each in columns if each in parts],
+            "of each split": [name for name in columns if name in (parts[0], "validation/loss", "test/loss")],
+            "its parts in training": [name for name in columns if name in parts],
         },
-        "accuracy": {"of each split": [each for each in columns if each.endswith("/accuracy")]},
+        "accuracy": {"of each split": [name for name in columns if name.endswith("/accuracy")]},
         "distances": {
-            "to the checkpoints": [each for each in columns if each.startswith("distance/")],
-            "norm": [each for each in columns if each == "parameter_norm"],
+            "to the checkpoints": [name for name in columns if name.startswith("distance/")],
+            "norm": [name for name in columns if name == "parameter_norm"],
         },
         "hills": {
-            "heights": [each for each in columns if each.startswith("hill/")],
-            "strengths": [each for each in columns if each.startswith("strength/")],
-            "gradients": [each for each in columns if each.startswith("gradient_")],
+            "heights": [name for name in columns if name.startswith("hill/")],
+            "strengths": [name for name in columns if name.startswith("strength/")],
+            "gradients": [name for name in columns if name.startswith("gradient_")],
         },
     }
     return {
         category: {
-            title: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]] for title, tags in several.items() if tags
+            title: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]] for title, tags in titles.items() if tags
         }
-        for category, several in charts.items()
+        for category, titles in charts.items()
     }
 
 
 class ProgressBar:
-    """A live bar over the run's epochs on a terminal; elsewhere a line now and then."""
+    """Show a live bar over the run's epochs on a terminal; elsewhere print a line at most every QUIET seconds."""
 
     def __init__(self, console: Console, epochs: int, done: int) -> None:
-        self._console, self._epochs, self._last, self._said = console, epochs, "", 0.0
+        self._console, self._epochs, self._printed = console, epochs, 0.0
         self._bar = Progress(
             TextColumn("[bold]{task.fields[phase]}"),
             BarColumn(),
@@ -166,7 +162,7 @@ class ProgressBar:
         self._bar.stop()
 
     def step(self, done: float, phase: str) -> None:
-        """`done`: epochs of the run, a fraction within an epoch. Nothing is asked of the device."""
+        """Show that `done` epochs, a fraction within an epoch, are done. Does not synchronize with the device."""
         self._bar.update(self._task, completed=done, phase=phase, epoch=min(int(done) + 1, self._epochs))
 
     def epoch(self, row: Row) -> None:
@@ -175,6 +171,6 @@ class ProgressBar:
             if row.get(f"{split}/accuracy") is not None:
                 metrics += f"  {split} {row[f'{split}/accuracy']:.2%}"
         self._bar.update(self._task, metrics=metrics)
-        if not self._console.is_terminal and time.monotonic() > self._said + QUIET:
-            self._said = time.monotonic()
+        if not self._console.is_terminal and time.monotonic() > self._printed + QUIET:
+            self._printed = time.monotonic()
             self._console.print(f"{row['phase']}  epoch {row['epoch']}/{self._epochs}  {metrics}", highlight=False)

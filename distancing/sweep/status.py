@@ -1,7 +1,5 @@
 """Where a run is, from its own files and Slurm's queue."""
 
-import csv
-import io
 import os
 import re
 import signal
@@ -14,7 +12,7 @@ from typing import Any, Literal
 
 from distancing import crash
 from distancing.errors import StorageError
-from distancing.runs import Listed, RunDirectory
+from distancing.runs import Listed, RunDirectory, metrics_file
 
 State = Literal["finished", "diverged", "running", "queued", "failed", "killed", "cancelled", "stopped", "waiting"]
 ACTIVE: tuple[State, ...] = ("running", "queued")
@@ -133,29 +131,20 @@ def _log(directory: RunDirectory, job: Mapping[str, Any]) -> Path:
     return directory.crash if directory.crash.exists() else directory.path / str(job.get("log", ""))
 
 
-def _tail(path: Path, size: int, start: int = 0) -> str:
-    """The last `size` bytes of a file, but none before `start`. Raises OSError."""
+def _tail(path: Path, size: int) -> str:
+    """Return the last `size` bytes of a file. Raises OSError."""
     with open(path, "rb") as file:
-        file.seek(max(start, os.fstat(file.fileno()).st_size - size))
+        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
         return file.read().decode(errors="replace")
 
 
 def _progress(metrics: Path) -> tuple[int, float | None]:
-    """Epochs done, and seconds for one of them: the median of the last ones."""
+    """Return the number of epochs done, and the median seconds of the last ones; (0, None) if there are none."""
     try:
-        with open(metrics, "rb") as file:
-            header = file.readline()
-        tail = _tail(metrics, TAIL, start=len(header)).splitlines()
-    except OSError:
+        rows = metrics_file.read(metrics, TAIL).rows
+        return int(rows[-1]["epoch"]), statistics.median(float(row["seconds"]) for row in rows)
+    except (OSError, ValueError, LookupError):
         return 0, None
-    rows = csv.DictReader(io.StringIO("\n".join(tail)), next(csv.reader([header.decode(errors="replace")])))
-    good = []
-    for row in rows:  # the first may be torn by the seek, the last by its writer
-        try:
-            good.append((int(row["epoch"]), float(row["seconds"])))
-        except (ValueError, KeyError, TypeError):
-            continue
-    return (good[-1][0], statistics.median(seconds for _, seconds in good)) if good else (0, None)
 
 
 def _lives(job: Mapping[str, object]) -> bool:

@@ -1,8 +1,6 @@
 """`verify=true`: an ended run is trained once more, and must be the same, bit for bit."""
 
 import contextlib
-import csv
-import io
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 import torch
 
 from distancing.data.batches import Data
-from distancing.runs import RunDirectory, load
+from distancing.runs import RunDirectory, load, metrics_file
 from distancing.training.loop import Request, train
 from distancing.training.progress import Diverged
 from distancing.training.settings import Config
@@ -55,12 +53,13 @@ def _same(a: torch.Tensor, b: torch.Tensor | None) -> bool:
 
 
 def _rows(metrics: Path, trainer: Trainer) -> str | None:
-    text = io.StringIO()
-    table = csv.DictWriter(text, trainer.columns, lineterminator="\n")
-    table.writeheader()
-    table.writerows(trainer.rows)
-    second = list(csv.DictReader(io.StringIO(text.getvalue())))
-    first = list(csv.DictReader(io.StringIO(metrics.read_text())))
+    try:
+        table = metrics_file.read(metrics)
+    except ValueError as error:
+        return f"metrics.csv is damaged: {error}"
+    if table.damage:
+        return f"metrics.csv is damaged: {table.damage}"
+    first, second = table.rows, metrics_file.parse(metrics_file.to_text(trainer.columns, trainer.rows)).rows
     for row, other in zip(first, second, strict=False):
         for column in row:
             if column != "seconds" and row[column] != other.get(column):

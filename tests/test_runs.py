@@ -1,5 +1,6 @@
-"""Files: whole or not at all, and a damaged one is named."""
+"""Files are written whole or not at all, and a damaged one is named."""
 
+import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distancing import runs as storage
 from distancing.errors import StorageError
-from distancing.runs import RunDirectory, load, save
+from distancing.runs import RunDirectory, load, metrics_file, save, write
 from distancing.runs.files import sealed
 
 
@@ -20,7 +20,7 @@ from distancing.runs.files import sealed
 def test_a_flipped_bit_is_never_read_as_data(position: float, bit: int, tmp_path: Path) -> None:
     path = tmp_path / "file.pt"
     save(path, {"x": torch.arange(100.0), "n": 3, "s": ["a", None]})
-    assert torch.load(path, weights_only=True)["n"] == 3  # by anyone
+    assert torch.load(path, weights_only=True)["n"] == 3  # torch reads the sealed file, too
     data = bytearray(path.read_bytes())
     data[int(position * len(data))] ^= 1 << bit
     path.write_bytes(data)
@@ -50,7 +50,7 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    storage.write(path, b"old")
+    write(path, b"old")
     (tmp_path / ".file.tmp").write_bytes(b"left over by a killed process")
 
     def full(_: int) -> None:
@@ -59,11 +59,43 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            storage.write(path, b"new")
+            write(path, b"new")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
     assert path.read_bytes() == b"old"
-    storage.write(path, b"new")
+    write(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path, columns = tmp_path / "metrics.csv", ["epoch", "phase", "distance/θ, old"]
+    rows = [{"epoch": i, "phase": "é", "distance/θ, old": i / 3 if i > 2 else None} for i in range(1, 8)]
+    writer = metrics_file.MetricsWriter(path, columns)
+    for row in rows:
+        writer.add(row)
+    writer.close()
+    with open(path, encoding="utf-8", newline="") as file:
+        expected = list(csv.DictReader(file))
+    assert metrics_file.read(path) == metrics_file.MetricsTable(columns, expected, None)
+    assert path.read_text(encoding="utf-8") == metrics_file.to_text(columns, rows)
+
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    for n in range(8):
+        size = sum(map(len, lines[8 - n :]))  # of the last n rows
+        for tail, count in ((size, n), (size + 1, n), (size - 1, n - 1)):
+            if 0 <= tail < len(content) - len(lines[0]):
+                assert metrics_file.read(path, tail).rows == expected[7 - count :]
+    assert metrics_file.read(path, 10**6).rows == expected
+
+    path.write_bytes(content[:-1])  # its last number may be cut
+    assert metrics_file.read(path) == metrics_file.MetricsTable(columns, expected[:-1], "the last row is half-written")
+    path.write_bytes(b"".join([*lines[:3], b"3,\n", *lines[4:]]))
+    table = metrics_file.read(path)
+    assert (table.rows, table.damage) == (expected[:2], "a row has 2 values instead of 3")
+    for damaged in (b"", content[:5], content.replace(b"4,", b"\xff,")):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"header|utf-8"):
+            metrics_file.read(path)
 
 
 def test_two_states_are_kept_and_the_older_one_used(tmp_path: Path) -> None:
@@ -78,7 +110,7 @@ def test_two_states_are_kept_and_the_older_one_used(tmp_path: Path) -> None:
         assert len(warnings) == 1
         assert newest.name in warnings[0]
         older.write_bytes(b"")
-        with pytest.raises(StorageError, match="holds no good state; overwrite=true starts over"):
+        with pytest.raises(StorageError, match="holds no undamaged state; overwrite=true starts over"):
             directory.load_state(torch.device("cpu"), warnings.append)
 
 
