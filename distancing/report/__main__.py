@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distancing import crash
-from distancing.errors import ReportError
+from distancing.command import command
 from distancing.report.answer import Answer, answer
 from distancing.report.commands import link, script
 from distancing.report.pack import pack, unpacked
@@ -16,6 +15,7 @@ from distancing.report.runs import collect
 from distancing.report.tables import as_csv, latex, markdown, rich
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m distancing.report", description=__doc__)
     add = parser.add_argument
@@ -39,12 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--command", action="store_true", help="print what repeats each run, and nothing else")
     args = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
-    try:
-        with unpacked(args.what) as what:
-            _report(args, what, console)
-    except (ReportError, OSError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
-        return 2
+    with unpacked(args.what) as what:
+        _report(args, what, console)
     return 0
 
 
@@ -99,5 +95,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    crash.trace()
     sys.exit(main())
