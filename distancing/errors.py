@@ -1,5 +1,8 @@
-"""What a user can mend, each error with a message of one line, and the exit codes of every command."""
+"""The errors that a user can mend, how a command reports them in one line, and its exit codes."""
 
+from rich.console import Console
+
+MAX_LETTERS = 1500  # of a reported line
 REFUSED, DIVERGED, NOT_THE_SAME, WRONG_GRADIENT = 2, 3, 4, 5  # a run stopped by signal n exits with 128 + n
 
 
@@ -37,3 +40,22 @@ class GradientError(DistancingError):
 
 class ReportError(DistancingError):
     """These runs don't allow this table or figure."""
+
+
+def print_error(error: Exception | str, resumable: bool = False) -> int:
+    """Print an error on stderr in one line, whatever characters are in it; return the exit code.
+
+    resumable: see `message`.
+    """
+    line = " ".join(message(error, resumable).split("\n"))
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    if len(line) > MAX_LETTERS:
+        line = f"{line[: MAX_LETTERS // 2]} … {line[-MAX_LETTERS // 2 :]}"
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {line}", markup=False)
+    return WRONG_GRADIENT if isinstance(error, GradientError) else REFUSED
+
+
+def message(error: Exception | str, resumable: bool = False) -> str:
+    """Return the text of an error. resumable: add to a failed read or write that the run can be resumed."""
+    resume = "; what was saved is kept, and the same command goes on from it"
+    return f"{error}{resume if resumable and isinstance(error, OSError) else ''}"

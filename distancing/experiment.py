@@ -23,12 +23,10 @@ from distancing.ensemble.judge import judge
 from distancing.errors import (
     DIVERGED,
     NOT_THE_SAME,
-    REFUSED,
-    WRONG_GRADIENT,
     ConfigError,
     DistancingError,
-    GradientError,
     StorageError,
+    print_error,
 )
 from distancing.flat import NOT_HASHED, flat, typed
 from distancing.landscape.outputs import analyse, record
@@ -45,10 +43,7 @@ from distancing.training.settings import Config
 from distancing.training.trainer import Trainer
 from distancing.training.verify import difference
 
-MOST = 1500  # letters of a line that says what is wrong
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-# said in one line, without a stack trace
-USER_ERRORS = (DistancingError, OSError)
 
 
 def main(cfg: DictConfig, overrides: Sequence[str] = (), keep_crash: bool = False) -> tuple[int, dict[str, Any] | None]:
@@ -62,27 +57,11 @@ def main(cfg: DictConfig, overrides: Sequence[str] = (), keep_crash: bool = Fals
         typed = OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
         frozen = OmegaConf.to_yaml(cfg, resolve=True), typed
         result = run(config, RunDirectory(config.directory, keep_crash=keep_crash), frozen)
-    except USER_ERRORS as error:
-        return refuse(error), None
+    except (DistancingError, OSError) as error:
+        return print_error(error, resumable=True), None
     if config.verify and not result["verified"]:
         return NOT_THE_SAME, result
     return DIVERGED if result["status"] == "diverged" else 0, result
-
-
-def refuse(error: Exception | str) -> int:
-    """Print what is wrong in one line, whatever characters are in it; return the exit code."""
-    message = error if isinstance(error, str) else in_a_line(error)
-    message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(message.split("\n")))
-    if len(message) > MOST:
-        message = f"{message[: MOST // 2]} … {message[-MOST // 2 :]}"
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", markup=False)
-    return WRONG_GRADIENT if isinstance(error, GradientError) else REFUSED
-
-
-def in_a_line(error: Exception) -> str:
-    """What is said of one of the USER_ERRORS."""
-    kept = "; what was saved is kept, and the same command goes on from it" if isinstance(error, OSError) else ""
-    return f"{error}{kept}"
 
 
 def run(

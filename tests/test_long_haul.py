@@ -1,4 +1,4 @@
-"""`python tests/long_haul.py` in short: many runs in one process leave nothing behind in it."""
+"""`python tools/long_haul.py` in short: many runs in one process leave nothing behind in it."""
 
 from pathlib import Path
 

@@ -34,7 +34,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    """`python tests/crash.py` in short."""
+    """`python tools/crash.py` in short."""
     expected, seconds = crash.undisturbed(tmp_path, crash.RUN)
     generator, kills = random.Random(0), 0
     for trial in range(3):

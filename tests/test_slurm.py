@@ -95,7 +95,7 @@ def test_a_sweep_from_launch_to_end(user: User, tmp_path: Path) -> None:
     _, said = user.sweep("hydra.launcher.runs_per_job=2", *TINY, "epochs=8", "seed=range(6)")
     assert "6 runs, 1 to start, 5 already queued" in said
     momentum = checkout / "conf/optimizer/momentum.yaml"
-    momentum.write_text(momentum.read_text().replace("lr: 0.01 ", "lr: 1e30 "))
+    momentum.write_text(momentum.read_text() + "lr: 1e30\n")
     (checkout / "distancing/sweep/job.py").write_text("raise SystemExit(7)")
     drain(user.cluster, "RESUME")
     runs = [run.path for run in SweepDirectory("runs/sweeps/it").runs()]

@@ -33,7 +33,7 @@ from distancing.sweep.job import STARTS, go_on
 from distancing.sweep.launch import KINDS
 from distancing.sweep.status import status
 
-SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+SWEEPS = sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml"))
 Sweep = Callable[..., SweepDirectory]
 
 

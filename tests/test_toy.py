@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
-
-from distancing.toy import scenes
-from distancing.toy.__main__ import main
-from distancing.toy.ball import hills, roll
-from distancing.toy.losses import STATIONARY, four_valleys
+from toy import scenes
+from toy.__main__ import main
+from toy.ball import hills, roll
+from toy.losses import STATIONARY, four_valleys
 
 POINTS = [(loss, point, index) for loss, points in STATIONARY.items() for point, index in points.items()]
 

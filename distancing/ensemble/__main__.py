@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from distancing import crash, threads
+from distancing import threads
+from distancing.command import command
 from distancing.ensemble import compare, show, side_by_side
 from distancing.ensemble.judge import Weights, judge
-from distancing.errors import ConfigError, DatasetError, EnsembleError, StorageError, SweepError
+from distancing.errors import EnsembleError
 from distancing.runs import find_sweep
 from distancing.stored import find_checkpoints
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m distancing.ensemble", description=__doc__)
     parser.add_argument("what", nargs="+", metavar="RUN", help="directories of runs and sweeps, files of checkpoints")
@@ -38,28 +40,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     threads.use()
-    try:
-        device = torch.device(args.device)
-        if args.compare:
-            numbers: Any = _side_by_side(args, device)
-            console.print(side_by_side.table(numbers, args.baseline))
-            if args.csv:
-                side_by_side.write_csv(numbers, args.csv)
-            if args.markdown:
-                args.markdown.write_text(side_by_side.markdown(numbers, args.baseline), encoding="utf-8")
-            if args.picture:
-                side_by_side.write_picture(numbers, args.picture)
-        else:
-            found = judge(find_checkpoints(args.what), device, _weights(args.weights), args.refresh_batch_norm)
-            console.print(show.table(found))
-            if args.picture:
-                show.write_picture(found, args.picture)
-            numbers = found
-        if args.json:
-            args.json.write_text(json.dumps(numbers, indent=2) + "\n")
-    except (EnsembleError, ConfigError, DatasetError, StorageError, SweepError, OSError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
-        return 2
+    device = torch.device(args.device)
+    if args.compare:
+        numbers: Any = _side_by_side(args, device)
+        console.print(side_by_side.table(numbers, args.baseline))
+        if args.csv:
+            side_by_side.write_csv(numbers, args.csv)
+        if args.markdown:
+            args.markdown.write_text(side_by_side.markdown(numbers, args.baseline), encoding="utf-8")
+        if args.picture:
+            side_by_side.write_picture(numbers, args.picture)
+    else:
+        found = judge(find_checkpoints(args.what), device, _weights(args.weights), args.refresh_batch_norm)
+        console.print(show.table(found))
+        if args.picture:
+            show.write_picture(found, args.picture)
+        numbers = found
+    if args.json:
+        args.json.write_text(json.dumps(numbers, indent=2) + "\n")
     return 0
 
 
@@ -98,5 +96,4 @@ def _weights(text: str) -> Weights:
 
 
 if __name__ == "__main__":
-    crash.trace()
     sys.exit(main())

@@ -10,10 +10,11 @@ import torch
 import yaml
 from rich.console import Console
 
-from distancing import crash, threads
+from distancing import threads
 from distancing.analysis import Analysis
+from distancing.command import command
 from distancing.config import construct
-from distancing.errors import ConfigError, DatasetError, EnsembleError, LandscapeError, StorageError, SweepError
+from distancing.errors import LandscapeError
 from distancing.landscape.barrier import Barrier
 from distancing.landscape.gradients import Gradients
 from distancing.landscape.outputs import analyse, record
@@ -31,9 +32,9 @@ ANALYSES: dict[str, type[Analysis]] = {
     "sharpness": Sharpness,
     "gradients": Gradients,
 }
-ERRORS = (LandscapeError, EnsembleError, ConfigError, DatasetError, StorageError, SweepError, OSError)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m distancing.landscape", description=__doc__)
     parser.add_argument("what", nargs="+", metavar="RUN", help="directories of runs and sweeps, files of checkpoints")
@@ -46,33 +47,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     args = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-    try:
-        analyses = chosen(args.only.split(","), args.set)
-        members = find_checkpoints(args.what)
-        run = _whole_run(args.what)
-        folder = args.folder or (run.landscape if run else None)
-        if folder is None:
-            raise LandscapeError("--folder=… is needed for places of several runs, or for some of a run's")
-        threads.use(((run and run.read_result()) or {}).get("threads"))  # to say what the run itself would say
-        # what was asked for by name is done or refused
-        left_out: dict[str, str] | None = {} if args.only == parser.get_default("only") else None
-        with tracking(console) as track:
-            device = torch.device(args.device)
-            found, made = analyse(analyses, members, folder, device, track, again=args.again, left_out=left_out)
-        if not found:
-            raise LandscapeError("; ".join((left_out or {}).values()))
-        if run and folder == run.landscape:
-            with run:
-                record(run, found, made)
-        for name, values in found.items():
-            console.print(f"[bold]{name}[/]  {folder / name}.png" + ("" if name in made else "  (made before)"))
-            for key, value in values.items():
-                console.print(f"  {key:32} {'not finite' if value is None else f'{value:.5g}'}", markup=False)
-        for name, why in (left_out or {}).items():
-            console.print(f"[bold]{name}[/]  left out: {why}")
-    except ERRORS as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
-        return 2
+    analyses = chosen(args.only.split(","), args.set)
+    members = find_checkpoints(args.what)
+    run = _whole_run(args.what)
+    folder = args.folder or (run.landscape if run else None)
+    if folder is None:
+        raise LandscapeError("--folder=… is needed for places of several runs, or for some of a run's")
+    threads.use(((run and run.read_result()) or {}).get("threads"))  # to say what the run itself would say
+    # what was asked for by name is done or refused
+    left_out: dict[str, str] | None = {} if args.only == parser.get_default("only") else None
+    with tracking(console) as track:
+        device = torch.device(args.device)
+        found, made = analyse(analyses, members, folder, device, track, again=args.again, left_out=left_out)
+    if not found:
+        raise LandscapeError("; ".join((left_out or {}).values()))
+    if run and folder == run.landscape:
+        with run:
+            record(run, found, made)
+    for name, values in found.items():
+        console.print(f"[bold]{name}[/]  {folder / name}.png" + ("" if name in made else "  (made before)"))
+        for key, value in values.items():
+            console.print(f"  {key:32} {'not finite' if value is None else f'{value:.5g}'}", markup=False)
+    for name, why in (left_out or {}).items():
+        console.print(f"[bold]{name}[/]  left out: {why}")
     return 0
 
 
@@ -101,5 +98,4 @@ def _whole_run(what: Sequence[str]) -> RunDirectory | None:
 
 
 if __name__ == "__main__":
-    crash.trace()
     sys.exit(main())

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distancing import crash
-from distancing.errors import ReportError
+from distancing.command import command
 from distancing.report.commands import link, script
 from distancing.report.overview import Overview, summarize
 from distancing.report.pack import pack, unpacked
@@ -16,6 +15,7 @@ from distancing.report.runs import collect
 from distancing.report.tables import as_csv, latex, markdown, rich
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m distancing.report", description=__doc__)
     add = parser.add_argument
@@ -55,12 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--command", action="store_true", help="only print the command that repeats each run")
     args = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
-    try:
-        with unpacked(args.sources) as sources:
-            _report(args, sources, console)
-    except (ReportError, OSError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
-        return 2
+    with unpacked(args.sources) as sources:
+        _report(args, sources, console)
     return 0
 
 
@@ -115,5 +111,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    crash.trace()
     sys.exit(main())

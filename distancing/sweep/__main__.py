@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distancing import crash
+from distancing.command import command
 from distancing.errors import SweepError
 from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
 from distancing.sweep import cost, slurm
@@ -24,6 +24,7 @@ STYLES: dict[State, str] = {
 }  # fmt: skip
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m distancing.sweep", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -39,23 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.add_argument("run", metavar="RUN", help="its directory, or its hash")
     args = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)  # no line broken in a pipe
-    try:
-        if args.command == "logs":
-            print(_logs(args.run), end="")
-        elif args.command == "status":
-            _show(find_sweep(args.sweep), args.watch, console)
-        elif args.command == "cost":
-            print(_cost(find_sweep(args.sweep), args.at_a_time))
-        elif args.command == "retry":
-            retry(find_sweep(args.sweep), console)
-        else:
-            cancel(find_sweep(args.sweep), console)
-    except (SweepError, OSError) as error:
-        from distancing.experiment import refuse  # slow to import, and only needed now
-
-        return refuse(str(error))
-    except KeyboardInterrupt:
-        return 130
+    if args.command == "logs":
+        print(_logs(args.run), end="")
+    elif args.command == "status":
+        _show(find_sweep(args.sweep), args.watch, console)
+    elif args.command == "cost":
+        print(_cost(find_sweep(args.sweep), args.at_a_time))
+    elif args.command == "retry":
+        retry(find_sweep(args.sweep), console)
+    else:
+        cancel(find_sweep(args.sweep), console)
     return 0
 
 
@@ -190,5 +184,4 @@ def _logs(run: str) -> str:
 
 
 if __name__ == "__main__":
-    crash.trace()
     sys.exit(main())

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from distancing.errors import StorageError
+from distancing.errors import ConfigError, DistancingError, StorageError, message, print_error
 from distancing.runs import RunDirectory
 
 REQUEUE = 128 + signal.SIGUSR2  # the exit code of a run that Slurm shall start again
@@ -38,8 +38,7 @@ def go_on(path: str, in_slurm: bool = False) -> int:
     node that was lost, the job is to be queued again.
     """
     from distancing.config import read_config
-    from distancing.errors import ConfigError
-    from distancing.experiment import USER_ERRORS, refuse, run
+    from distancing.experiment import run
 
     directory = RunDirectory(path, WAIT) if in_slurm else RunDirectory(path)
     try:
@@ -52,10 +51,10 @@ def go_on(path: str, in_slurm: bool = False) -> int:
         return 0
     except StorageError as error:
         if in_slurm and directory.in_use:
-            refuse(f"{error}; the job is queued again")
+            print_error(f"{error}; the job is queued again")
             return REQUEUE
         return _failed(directory, error)
-    except USER_ERRORS as error:
+    except (DistancingError, OSError) as error:
         return _failed(directory, error)
     except Exception:
         return _failed(directory, traceback.format_exc().strip())
@@ -66,10 +65,8 @@ def go_on(path: str, in_slurm: bool = False) -> int:
 
 
 def _failed(directory: RunDirectory, why: Exception | str) -> int:
-    from distancing.experiment import in_a_line, refuse
-
-    directory.error.write_text(f"{why if isinstance(why, str) else in_a_line(why)}\n")
-    return refuse(why)
+    directory.error.write_text(f"{message(why, resumable=True)}\n")
+    return print_error(why, resumable=True)
 
 
 def _count_start(directory: RunDirectory) -> None:

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from distancing.colours import GREY, INK
-from distancing.toy import scenes
-from distancing.toy.ball import Scene, roll
-from distancing.toy.drawing import BALL, DIAMETER, FONT, HILL, SHADES, line, lying
+from toy import scenes
+from toy.ball import Scene, roll
+from toy.drawing import BALL, DIAMETER, FONT, HILL, SHADES, line, lying
 
 SIZE, DPI = (7.2, 3.2), 100
 EVERY, TRAIL = 3, 6  # steps a frame; frames for which the ball's places are seen

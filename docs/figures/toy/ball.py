@@ -10,7 +10,7 @@ from torch import Tensor
 from distancing.hills.distances import Euclidean
 from distancing.hills.kernels import Gaussian
 from distancing.hills.penalty import Penalty
-from distancing.toy.losses import Loss
+from toy.losses import Loss
 
 
 def hills(theta: Tensor, checkpoints: Tensor, strength: float, sigma: float) -> tuple[Tensor, Tensor]:

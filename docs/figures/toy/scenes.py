@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from distancing.toy.ball import Scene
-from distancing.toy.losses import four_valleys, moat, three_valleys, two_valleys, walled, wrong_way
+from toy.ball import Scene
+from toy.losses import four_valleys, moat, three_valleys, two_valleys, walled, wrong_way
 
 # Figure 2.1. From this start the ball climbs towards the barrier and can't cross it. s/σ² is 20/3, the curvature of the
 # loss at its minimum: less leaves it there, more makes a shallow one beside it

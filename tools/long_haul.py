@@ -1,4 +1,4 @@
-"""`python tests/long_haul.py`: is a long run, and a long sweep, at its end as small and as quick as at its start?
+"""`python tools/long_haul.py`: is a long run, and a long sweep, at its end as small and as quick as at its start?
 
 One run of 900 epochs in a process of its own, looked at from outside; then 100 runs in one process of Hydra's.
 """
@@ -15,9 +15,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
-from conftest import ROOT, TINY, launched
+import hydra
+from omegaconf import DictConfig
 
+from distancing import experiment
+from distancing.train import CONF
+
+ROOT = Path(__file__).parent.parent
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -71,17 +77,17 @@ def long_run(folder: Path, epochs: int) -> list[Sample]:
 
 def many_runs(n: int) -> list[Sample]:
     """`train.py -m seed=range(n)` in this process and folder; what it holds after each run."""
-    from distancing import experiment
+    samples = []
 
-    found = []
-
-    def task(cfg: object) -> float:
-        assert experiment.main(cfg)[0] == 0  # type: ignore[arg-type]  # Hydra's config
-        found.append(sample())
+    def task(cfg: DictConfig) -> float:
+        assert experiment.main(cfg)[0] == 0
+        samples.append(sample())
         return 0.0
 
-    launched(*TINY, "epochs=8", f"seed=range({n})", task=task)
-    return found
+    small = ["experiment=smoke", "model.width=2", "dataset.train_images=60", "batch_size=16", "epochs=8"]
+    with patch.object(sys, "argv", ["train.py", "-m", *small, f"seed=range({n})"]):
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    return samples
 
 
 def epoch_costs(samples: Sequence[Sample], epochs: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from torch import Tensor
 
 from distancing.colours import BLUE, ORANGE
-from distancing.toy.ball import Scene
+from toy.ball import Scene
 
 DPI, FONT, DIAMETER = 160, 13, 9
 HILL, BALL = ORANGE, BLUE

@@ -11,9 +11,9 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from distancing.colours import GREY, INK, VERMILION
-from distancing.toy import scenes
-from distancing.toy.ball import Scene, hills, roll
-from distancing.toy.drawing import BALL, DIAMETER, DPI, FONT, HILL, SHADES, line, lying, there
+from toy import scenes
+from toy.ball import Scene, hills, roll
+from toy.drawing import BALL, DIAMETER, DPI, FONT, HILL, SHADES, line, lying, there
 
 HALO = [withStroke(linewidth=3, foreground="white")]
 

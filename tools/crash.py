@@ -1,4 +1,4 @@
-"""`python tests/crash.py --kills 200`: a run that is killed at random moments, and started again each time, ends with
+"""`python tools/crash.py --kills 200`: a run that is killed at random moments, and started again each time, ends with
 the bits of one that was left alone.
 
 The moments are drawn evenly over the life of a run: its start, training, saving, changes of phase, the ensemble and
@@ -20,19 +20,23 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from conftest import TINY, only_run, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distancing.runs import load
+from distancing.train import CONF
+from distancing.train import run as train
 
 # all that has a state, but for dropout, which an analysis refuses (test_resume.py has it): early stopping with its best
 # parameters, hills that grow and fade, jumps, restarts, augmentation
-RUN = [*TINY, "epochs=30", "save_every=2", "scheduler=cosine", "optimizer.lr=0.05", "phases.descend.patience=2",
-       "penalty=well_tempered", "penalty.half_life=5", "penalty.sigma_unit=norm", "phases.cycle.phases.settle.jump=0.5",
-       "analysis=[barrier]", "analysis.barrier.points=5"]  # fmt: skip
+RUN = [
+    "experiment=smoke", "model.width=2", "dataset.train_images=60", "batch_size=16", "threads=1", "epochs=30",
+    "save_every=2", "scheduler=cosine", "optimizer.lr=0.05", "phases.descend.patience=2", "penalty=well_tempered",
+    "penalty.half_life=5", "penalty.sigma_unit=norm", "phases.cycle.phases.settle.jump=0.5", "analysis=[barrier]",
+    "analysis.barrier.points=5",
+]  # fmt: skip
 PROCESSES = multiprocessing.get_context("forkserver")  # imports are done once
 PROCESSES.set_forkserver_preload(
-    ["distancing.experiment", "torch.utils.tensorboard", "sklearn.datasets", "sklearn.model_selection",
+    ["distancing.train", "torch.utils.tensorboard", "sklearn.datasets", "sklearn.model_selection",
      "torchvision.models.resnet", "matplotlib.figure"]
 )  # fmt: skip
 
@@ -56,12 +60,18 @@ def outcome(run: Path) -> dict[str, Any]:
     return {"result": result, "rows": rows, "stored": stored, "bits": bits, "scalars": scalars, "landscape": found}
 
 
+def only_run(folder: Path) -> Path:
+    """Return the one run directory in `folder`."""
+    (run,) = (path for path in folder.iterdir() if (path / ".hydra").exists())
+    return run
+
+
 def _child(folder: str, overrides: Sequence[str]) -> None:
     os.chdir(folder)
     log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    raise SystemExit(start(*overrides))
+    raise SystemExit(train(CONF, overrides))
 
 
 def begin(folder: Path, overrides: Sequence[str]) -> ForkServerProcess:

@@ -4,7 +4,7 @@
         job = cluster.run("sbatch", "--parsable", "--gres=gpu:1", "--wrap", "echo $CUDA_VISIBLE_DEVICES").strip()
         cluster.wait_for(lambda: cluster.state(job) == "COMPLETED")
 
-By hand: `python tests/slurm_cluster.py [--accounting]` in one terminal, and in another what it prints.
+By hand: `python tools/slurm_cluster.py [--accounting]` in one terminal, and in another what it prints.
 """
 
 import argparse

@@ -1,17 +1,19 @@
-"""`python -m distancing.toy [FOLDER]` draws the README's pictures."""
+"""`python docs/figures/toy [FOLDER]` draws the README's pictures of toys."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from distancing import crash
-from distancing.toy import pictures
-from distancing.toy.animation import film
+sys.path.append(str(Path(__file__).parents[1]))
+
+from toy import pictures
+from toy.animation import film
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m distancing.toy", description="Draw a ball on losses with hills.")
+    parser = argparse.ArgumentParser(prog="python docs/figures/toy", description="Draw a ball on losses with hills.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("docs"), metavar="FOLDER")
     folder = parser.parse_args(arguments).folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -21,5 +23,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    crash.trace()
     main()

@@ -1,0 +1,35 @@
+"""`distancing train|sweep|ensemble|landscape|report …`: all commands under one name."""
+
+import argparse
+import importlib
+import sys
+
+MODULES = {
+    "train": "distancing.train",
+    "sweep": "distancing.sweep.__main__",
+    "ensemble": "distancing.ensemble.__main__",
+    "landscape": "distancing.landscape.__main__",
+    "report": "distancing.report.__main__",
+}
+HELP = """\
+train      train one run; with -m, a run for each combination of the swept values
+sweep      show, resume, cancel or price the runs of a sweep
+ensemble   evaluate an ensemble of checkpoints, or compare ensembles
+landscape  analyse the loss around and between checkpoints
+report     summarise runs as tables, figures and one page
+
+`distancing COMMAND --help` explains each of them."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="distancing", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=MODULES)
+    name = parser.parse_args(sys.argv[1:2]).command
+    code: int = importlib.import_module(MODULES[name]).main(sys.argv[2:])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

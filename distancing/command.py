@@ -1,0 +1,32 @@
+"""What every command does at its start and its end: fault handler, terminal, errors and exit codes."""
+
+import functools
+import io
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+from distancing import crash
+from distancing.errors import DistancingError, print_error
+
+P = ParamSpec("P")
+INTERRUPTED = 130  # as a shell reports SIGINT
+
+
+def command(main: Callable[P, int]) -> Callable[P, int]:
+    """Decorate the main function of a command, so that it reports in one line what a user can mend."""
+
+    @functools.wraps(main)
+    def decorated(*args: P.args, **kwargs: P.kwargs) -> int:
+        crash.trace()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal that lacks θ shows a ?, and the command goes on
+        try:
+            return main(*args, **kwargs)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except (DistancingError, OSError) as error:
+            return print_error(error)
+
+    return decorated

@@ -1,0 +1,93 @@
+"""One entry point for all commands: its names, its configs, its exit codes, and terminals without θ."""
+
+import io
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hydra.core.global_hydra import GlobalHydra
+
+from distancing.__main__ import MODULES, main
+from distancing.command import command
+from distancing.errors import ConfigError, GradientError
+
+
+def distancing(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run `distancing ARGUMENTS` in this process; return its exit code."""
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(sys, "argv", ["distancing", *arguments])
+    try:
+        return main()
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "train"])
+def test_every_command_explains_itself(name: str, monkeypatch: pytest.MonkeyPatch,
+                                       capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    assert distancing(monkeypatch, name, "--help") == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m distancing.{name} ")
+
+
+def test_an_unknown_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert distancing(monkeypatch, "trian") == 2
+    assert "invalid choice: 'trian'" in capsys.readouterr().err
+
+
+def test_train_prefers_the_configs_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 7):
+        assert distancing(monkeypatch, "train", "model=mlp", "--cfg", "job") == 0
+        shown = capsys.readouterr().out
+        assert f"\nseed: {seed}\n" in shown
+        assert "_target_: distancing.models.MLP" in shown
+        shutil.copytree(ROOT / "conf", tmp_path / "conf", dirs_exist_ok=True)
+        config = tmp_path / "conf/config.yaml"
+        config.write_text(config.read_text(encoding="utf-8").replace("seed: 0 ", "seed: 7 "), encoding="utf-8")
+    assert distancing(monkeypatch, "train", "sead=1") == 2
+    assert capsys.readouterr().err.startswith("error: sead is not a setting; allowed here: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConfigError("a\nb\x07"), 2, "error: a b\\x07\n"),
+        (FileNotFoundError("c"), 2, "error: c\n"),
+        (GradientError("d"), 5, "error: d\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    @command
+    def fail() -> int:
+        raise error
+
+    assert fail() == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_bug_is_not_hidden() -> None:
+    @command
+    def fail() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_without_theta(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = io.BytesIO(), io.BytesIO()
+    for name, output in zip(("stdout", "stderr"), outputs, strict=True):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(output, encoding, write_through=True))
+
+    @command
+    def show() -> int:
+        print("‖θ‖")
+        raise ConfigError("θ")
+
+    assert show() == 2
+    assert [output.getvalue() for output in outputs] == [b"???\n", b"error: ?\n"]
