@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from distancing import crash
 from distancing.config import composition_error
-from distancing.errors import ConfigError, DatasetError, SweepError
-from distancing.experiment import main, objective, refuse
+from distancing.errors import ConfigError, DatasetError, SweepError, refuse
+from distancing.experiment import main
 
 exit_codes: list[int] = []
 bugs: list[Exception] = []
@@ -25,7 +25,7 @@ def train(cfg: DictConfig) -> float | None:
         bugs.append(bug)
         raise
     exit_codes.append(code)
-    return objective(result) if result else None
+    return result.objective if result else None
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ from yaml import YAMLError
 from distancing.analysis import Analysis
 from distancing.data.datasets import Dataset, Torchvision
 from distancing.errors import ConfigError
-from distancing.flat import NOT_HASHED
+from distancing.flat import NOT_HASHED, flat, typed
 from distancing.hills.distances import Distance
 from distancing.hills.kernels import Kernel
 from distancing.hills.penalty import Penalty
 from distancing.models import Model
+from distancing.runs import RunDirectory
 from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase
 from distancing.training.schedules import Schedule
@@ -108,6 +109,20 @@ def read_config(path: Path) -> Config:
         return check(cfg)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def hyperparameters(directory: RunDirectory) -> dict[str, Any]:
+    """Return a run's settings by their dotted names: those that can change its numbers, and the typed group choices.
+
+    A choice such as `penalty=none` may leave no setting behind it.
+    """
+    tree: Any = OmegaConf.to_container(OmegaConf.load(directory.config))
+    settings: dict[str, Any] = {
+        key: value for key, value in flat(tree).items() if not {key, key.partition(".")[0]} & {*NOT_HASHED}
+    }
+    choices = dict(map(typed, OmegaConf.load(directory.overrides)))
+    ignored = {"sweep", *NOT_HASHED}
+    return settings | {k: v for k, v in choices.items() if settings.get(k) is None and k not in ignored}
 
 
 def composition_error(error: Exception) -> str:

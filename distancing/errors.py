@@ -1,34 +1,35 @@
-"""What a user can mend, each error with a message of one line, and the exit codes of every command."""
+"""Errors that a user can fix, each with a message of one line, and the exit codes of every command."""
 
 REFUSED, DIVERGED, NOT_THE_SAME, WRONG_GRADIENT = 2, 3, 4, 5  # a run stopped by signal n exits with 128 + n
+LONGEST_MESSAGE = 1500  # characters
 
 
 class DistancingError(Exception):
-    """A command can't do what it was asked to; the message says why, and what would help."""
+    """A command cannot do what it was asked to do. The message says why, and what to do."""
 
 
 class ConfigError(DistancingError):
-    """A setting is wrong; the message says which key, which value and what is allowed."""
+    """A setting is wrong. The message says which key, which value and what is allowed."""
 
 
 class DatasetError(DistancingError):
-    """The images could not be read; the message says which and why."""
+    """The images cannot be read. The message says which and why."""
 
 
 class StorageError(DistancingError):
-    """A file or directory of a run can't be used; the message says which and why."""
+    """A file or directory of a run cannot be used. The message says which and why."""
 
 
 class SweepError(DistancingError):
-    """A sweep can't be started, found or changed as it was asked."""
+    """A sweep cannot be started, found or changed."""
 
 
 class EnsembleError(DistancingError):
-    """These networks can't be one ensemble."""
+    """The given networks cannot form an ensemble."""
 
 
 class LandscapeError(DistancingError):
-    """This can't be asked of these networks."""
+    """The given networks do not allow this analysis."""
 
 
 class GradientError(DistancingError):
@@ -36,4 +37,25 @@ class GradientError(DistancingError):
 
 
 class ReportError(DistancingError):
-    """These runs don't allow this table or figure."""
+    """The given runs do not allow this table or figure."""
+
+
+USER_ERRORS = (DistancingError, OSError)  # reported in one line, without a stack trace
+
+
+def message(error: Exception) -> str:
+    """Return the message for one of USER_ERRORS."""
+    advice = "; the saved state is kept: run the same command to resume" if isinstance(error, OSError) else ""
+    return f"{error}{advice}"
+
+
+def refuse(error: Exception | str) -> int:
+    """Print the message in one line, with unprintable characters escaped, and return the exit code."""
+    from rich.console import Console  # slow to import, and only needed now
+
+    text = error if isinstance(error, str) else message(error)
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split("\n")))
+    if len(text) > LONGEST_MESSAGE:
+        text = f"{text[: LONGEST_MESSAGE // 2]} … {text[-LONGEST_MESSAGE // 2 :]}"
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {text}", markup=False)
+    return WRONG_GRADIENT if isinstance(error, GradientError) else REFUSED

@@ -15,6 +15,7 @@ from distancing.errors import EnsembleError, StorageError
 from distancing.hills.theta import Theta
 from distancing.models.evaluation import predict, refresh_batch_norm
 from distancing.runs import RunDirectory, SweepDirectory, load
+from distancing.runs.result import read_result
 from distancing.training.settings import Config
 
 
@@ -109,11 +110,12 @@ def find_checkpoints(what: Sequence[str | Path]) -> list[Checkpoint]:
 
 def checkpoint_files(run: Path) -> list[Path]:
     """A run's stored networks: as its result lists them, or where it is not done by the epochs that the files say."""
-    if result := RunDirectory(run).read_result():
-        places = [*result["checkpoints"], *([result["final"]] if result["final"] else [])]
-        if len(places) > 1 and places[-1]["epoch"] == places[-2]["epoch"]:
-            places.pop()  # the final network is the last checkpoint
-        return [RunDirectory(run).checkpoint(place["name"]) for place in places]
+    directory = RunDirectory(run)
+    if result := read_result(directory):
+        networks = result.networks
+        if len(networks) > 1 and networks[-1].epoch == networks[-2].epoch:
+            networks.pop()  # the final network is the last checkpoint
+        return [directory.checkpoint(network.name) for network in networks]
     found = [(load(file)["epoch"], file.name, file) for file in (run / "checkpoints").glob("*.pt")]
     return [file for *_, file in sorted(found)]
 

@@ -157,7 +157,7 @@ def test_ctrl_c_stops_a_local_sweep(moment: float | str, tmp_path: Path, monkeyp
     assert 1 <= stopped <= 2
     assert f"{4 - stopped} not started\n" in told
     assert [found.state for found in states()] == ["stopped"] * stopped + ["waiting"] * (4 - stopped)
-    assert moment != "in training" or all("the same command goes on from there" in log for log in logs)
+    assert moment != "in training" or all("run the same command to resume" in log for log in logs)
 
 
 def test_a_second_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from distancing.ensemble.__main__ import main as ensemble_cli
 from distancing.errors import StorageError
 from distancing.runs import Listed, RunDirectory, lock
 from distancing.sweep.status import status
+from distancing.training.trainer import Trainer
 
 RUN = [*TINY[2:], "experiment=smoke", "model=mlp", "model.width=8", "phases=distancing", "epochs=4",
        "save_every=1", "analysis=[barrier]", "analysis.barrier.points=3"]  # fmt: skip
@@ -347,7 +348,7 @@ def test_verify(cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert run(cfg, tmp_path / "a") == 0
         assert "verified: the same a second time, bit for bit" in capsys.readouterr().out
         assert json.loads((only_run(tmp_path / "a") / "result.json").read_text())["verified"] is True
-        step, trainers = experiment.Trainer.step, []
+        step, trainers = Trainer.step, []
 
         def other(self: Any, *arguments: Any) -> None:
             step(self, *arguments)
@@ -356,7 +357,7 @@ def test_verify(cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[s
                 if len(trainers) == 2:
                     self.theta.vector[0] += 1e-6
 
-        monkeypatch.setattr(experiment.Trainer, "step", other)
+        monkeypatch.setattr(Trainer, "step", other)
         assert run(cfg, tmp_path / "b") == experiment.NOT_THE_SAME
         assert "verified: not the same a second time: checkpoint descend: " in capsys.readouterr().out
         assert json.loads((only_run(tmp_path / "b") / "result.json").read_text())["verified"] is False

@@ -325,7 +325,7 @@ def test_killed_between_training_and_analysis(tmp_path: Path, monkeypatch: pytes
             start(*RUN, f"runs={tmp_path}")
     here = only_run(tmp_path)
     assert result(here)["analysis"] is None
-    monkeypatch.setattr(experiment, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(experiment, "train_run", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr(Barrier, "__call__", lambda *_: pytest.fail("made again"))
     assert start(*RUN, f"runs={tmp_path}") == 0
     assert result(here)["analysis"] == result(run)["analysis"]

@@ -79,14 +79,14 @@ def test_the_same_command_again(
     assert runs(*TINY) == 0
     first = result(only_run(tmp_path))
     table = capsys.readouterr().out.split("finished")[1]
-    monkeypatch.setattr("distancing.experiment.Trainer", None)  # nothing is built
+    monkeypatch.setattr("distancing.training.setup.Trainer", None)  # nothing is built
     assert runs(*TINY) == 0
     said = capsys.readouterr().out
     assert "already ended; overwrite=true starts over" in said
     assert said.endswith(table)
     assert "has changed since" not in said
     changed = {**provenance.provenance(), "source": "other", "git_commit": "newer"}
-    monkeypatch.setattr("distancing.experiment.provenance", lambda: changed)
+    monkeypatch.setattr("distancing.train_run.provenance", lambda: changed)
     assert runs(*TINY) == 0
     said = capsys.readouterr().out
     assert f"the source code has changed since: {first['source']} then, other now" in said
@@ -169,7 +169,7 @@ def test_a_full_disk(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[s
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (line,) = capsys.readouterr().err.splitlines()
-    assert "File too large; what was saved is kept, and the same command goes on" in line
+    assert "File too large; the saved state is kept: run the same command to resume" in line
     assert not list(only_run(tmp_path).rglob("*.pt")) + list(only_run(tmp_path).rglob("*.tmp"))
     assert runs(*TINY, "model.width=8") == 0
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distancing import crash
-from distancing.errors import SweepError
+from distancing.errors import SweepError, refuse
 from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
 from distancing.sweep import cost, slurm
 from distancing.sweep.status import ACTIVE, ENDED, State, Status, status
@@ -51,8 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             cancel(find_sweep(args.sweep), console)
     except (SweepError, OSError) as error:
-        from distancing.experiment import refuse  # slow to import, and only needed now
-
         return refuse(str(error))
     except KeyboardInterrupt:
         return 130

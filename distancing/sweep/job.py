@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from distancing.errors import StorageError
+from distancing.errors import USER_ERRORS, ConfigError, StorageError, message, refuse
 from distancing.runs import RunDirectory
 
 REQUEUE = 128 + signal.SIGUSR2  # the exit code of a run that Slurm shall start again
@@ -38,8 +38,7 @@ def go_on(path: str, in_slurm: bool = False) -> int:
     node that was lost, the job is to be queued again.
     """
     from distancing.config import read_config
-    from distancing.errors import ConfigError
-    from distancing.experiment import USER_ERRORS, refuse, run
+    from distancing.experiment import run
 
     directory = RunDirectory(path, WAIT) if in_slurm else RunDirectory(path)
     try:
@@ -66,9 +65,7 @@ def go_on(path: str, in_slurm: bool = False) -> int:
 
 
 def _failed(directory: RunDirectory, why: Exception | str) -> int:
-    from distancing.experiment import in_a_line, refuse
-
-    directory.error.write_text(f"{why if isinstance(why, str) else in_a_line(why)}\n")
+    directory.error.write_text(f"{why if isinstance(why, str) else message(why)}\n")
     return refuse(why)
 
 

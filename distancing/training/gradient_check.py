@@ -5,7 +5,6 @@ its own layout, precision, threads and compilation, is compared with one that sh
 """
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from distancing.data.batches import Data
 from distancing.errors import GradientError
+from distancing.runs.result import GradientCheck
 from distancing.training.settings import Config
 
 IMAGES = 16
@@ -24,20 +24,6 @@ TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 1e-1}  # relative, of a gradie
 # Some networks amplify rounding errors, very deep ones most of all. What a relative change of the parameters by this
 # much does to the exact gradient is therefore tolerated, too: 32 roundings of fp32, 8 of the shorter formats.
 PERTURBATIONS = {"fp32": 2.0**-19, "tf32": 2.0**-8, "bf16": 2.0**-6}
-
-
-@dataclasses.dataclass(frozen=True)
-class GradientCheck:
-    """parameter: the one whose gradient is off by most. error: by how much (see `relative_errors`).
-    tolerance: the largest error that is let through. layout: `channels_last` or `contiguous`.
-    cpu: the instruction set of PyTorch's own kernels.
-    """
-
-    parameter: str
-    error: float
-    tolerance: float
-    layout: str
-    cpu: str
 
 
 def check_gradient(
