@@ -154,7 +154,7 @@ PENALTIES = sorted(path.stem for path in (Path(__file__).parents[1] / "conf/pena
 @pytest.mark.parametrize("penalty", [*PENALTIES, "well_tempered penalty.half_life=3 penalty.newest=1"])
 def test_no_step_waits_for_the_device(penalty: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch of many steps waits as often as one of few: at its end."""
-    monkeypatch.setattr(Euclidean, "_vjp_on_a_cpu", Euclidean._vjp_on_any)
+    monkeypatch.setattr(Euclidean, "_vjp_on_cpu", Euclidean._vjp_on_gpu)
     waits = {}
     for batch_size in (32, 64):
         made = trainer(f"batch_size={batch_size}", "phases.descend.penalty=true", *f"penalty={penalty}".split())
