@@ -51,12 +51,9 @@ def run(
     if not result:
         result = train_run(config, directory, frozen, StopSignal(save_only), console)
     result = _verify(config, directory, console, _analyse(config, directory, console, result))
-    if where := result.diverged:
-        console.print(
-            f"diverged: the loss is not finite in phase {where.phase}, epoch {where.epoch}, step {where.step}; "
-            f"the last good state is in {directory.path}/state",
-            markup=False,
-        )
+    if result.diverged:
+        kept = f"the last good state is in {directory.path}/state"
+        console.print(f"diverged: the loss is not finite in {result.diverged}; {kept}", markup=False)
     console.print(summary(result.to_dict(), str(directory.path)), soft_wrap=True)
     return result
 

@@ -58,7 +58,7 @@ class Penalty:
         return bool(self.growth or self.half_life)
 
     def width(self, checkpoint: Tensor, start: Tensor) -> Tensor:
-        """Return σ of the hill at `checkpoint`, a scalar. `start` is θ_0. Both are features that the distance compares."""
+        """Return σ, a scalar, of the hill at `checkpoint`. `start` is θ_0; both are given by their features."""
         if self.sigma_unit == "absolute":
             return checkpoint.new_tensor(self.sigma)
         origin = torch.zeros_like(start) if self.sigma_unit == "norm" else start

@@ -21,6 +21,9 @@ class Divergence:
     epoch: int
     step: int
 
+    def __str__(self) -> str:
+        return f"phase {self.phase}, epoch {self.epoch}, step {self.step}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class GradientCheck:
