@@ -124,13 +124,13 @@ def test_every_write_can_fail(cfg: DictConfig, expected: dict[str, Any], tmp_pat
         capsys.readouterr()
         with faults(folder, fail=n) as until:
             code = run(cfg, folder)
-        said = capsys.readouterr().err
-        what = f"{n}: {until[n - 1]}: {said}"
+        output = capsys.readouterr().err
+        what = f"{n}: {until[n - 1]}: {output}"
         assert code in (0, 2), what
         if code == 2:
             refused += 1
-            assert said.count("\n") == 1, what
-            assert said.startswith("error: "), what
+            assert output.count("\n") == 1, what
+            assert output.startswith("error: "), what
         assert not list(folder.rglob(".*.tmp")), what
         assert run(cfg, folder) == 0, what
         assert outcome(only_run(folder)) == expected, what
@@ -181,10 +181,10 @@ def stopped(cfg: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         patch.setattr(RunDirectory, "save_state", save)
         with pytest.raises(KeyboardInterrupt):
             run(cfg, tmp_path / "runs")
-    found = only_run(tmp_path / "runs")
-    assert len(list(found.glob("state/*"))) == 2
-    assert (found / "checkpoints/descend.pt").exists()
-    return found
+    path = only_run(tmp_path / "runs")
+    assert len(list(path.glob("state/*"))) == 2
+    assert (path / "checkpoints/descend.pt").exists()
+    return path
 
 
 def damaged(path: Path, how: str) -> None:
@@ -232,7 +232,7 @@ def test_damaged_files_of_an_ended_run(how: str, cfg: DictConfig, tmp_path: Path
                                        capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     assert run(cfg, tmp_path) == 0
     ended = only_run(tmp_path)
-    for name, said in (
+    for name, output in (
         ("result.json", "result.json is damaged"),
         ("checkpoints/descend.pt", "checkpoints/descend.pt is damaged"),
         (".hydra/config.yaml", "config.yaml"),
@@ -249,7 +249,7 @@ def test_damaged_files_of_an_ended_run(how: str, cfg: DictConfig, tmp_path: Path
             assert ensemble_cli([str(ended)]) == 2
             (line,) = [line for line in capsys.readouterr().err.splitlines() if "ensemble" not in line][-1:]
             assert line.startswith("error: ")
-            assert said in line
+            assert output in line
         (ended / name).write_bytes(kept)
     # another seed: the networks weren't trained with it
     config = ended / ".hydra/config.yaml"
@@ -303,7 +303,7 @@ def test_a_directory_that_moves(how: Callable[[Path, Path], Any], stopped: Path,
 
 
 def test_another_machine_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """…where flock only holds on each: until its process has given no sign of life for two minutes."""
+    """Where flock holds on each machine alone, a process waits until the owner gave no sign of life for two minutes."""
     monkeypatch.setattr(lock, "BEAT", 0.05)
     directory = RunDirectory(tmp_path, wait=0)
     with directory:
@@ -361,7 +361,7 @@ def test_verify(cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert run(cfg, tmp_path / "b") == experiment.NOT_THE_SAME
         assert "verified: not the same a second time: checkpoint descend: " in capsys.readouterr().out
         assert json.loads((only_run(tmp_path / "b") / "result.json").read_text())["verified"] is False
-        assert run(cfg, tmp_path / "b") == experiment.NOT_THE_SAME  # said again, not tried again
+        assert run(cfg, tmp_path / "b") == experiment.NOT_THE_SAME  # read, not trained again
         assert len(trainers) == 2
     finally:
         cfg.verify = False
@@ -370,15 +370,15 @@ def test_verify(cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.usefixtures("two_cores")
 def test_threads_change_last_digits_only(tmp_path: Path) -> None:
     """The tolerance that the README states, for one epoch of a small network on digits: 1e-5 of ‖θ‖."""
-    found = []
+    networks = []
     for threads in (1, 2):
         folder = tmp_path / str(threads)
         one = ["dataset.train_images=600", "model.width=4", "phases=single", "epochs=1", "optimizer.lr=0.01"]
         assert start(*one, f"threads={threads}", f"runs={folder}") == 0
         assert result(only_run(folder))["threads"] == threads
         network = torch.load(only_run(folder) / "checkpoints/final.pt", weights_only=True)["network"]
-        found.append(torch.cat([each.double().flatten() for name, each in network.items() if "num_" not in name]))
-    distance = float((found[0] - found[1]).norm() / found[0].norm())
+        networks.append(torch.cat([value.double().flatten() for name, value in network.items() if "num_" not in name]))
+    distance = float((networks[0] - networks[1]).norm() / networks[0].norm())
     assert distance < 1e-5, distance
     print(f"relative distance {distance:.1e}")
 
