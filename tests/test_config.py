@@ -127,8 +127,9 @@ COMMAND_LINES = {
 
 
 @pytest.mark.parametrize("overrides", COMMAND_LINES)
-def test_the_command_line_shows_no_stack_trace(overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                               capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_the_command_line_shows_no_stack_trace(
+    overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert command_line(*overrides.split()) == 2
     (line,) = capfd.readouterr().err.splitlines()

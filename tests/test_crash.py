@@ -84,8 +84,9 @@ def states() -> list[Status]:
     return [status(run, {}) for run in runs()]
 
 
-def test_runs_of_the_local_launcher_that_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                    capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_runs_of_the_local_launcher_that_are_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The launcher and `status` say by which signal, where, and what to try; a retry goes on."""
     monkeypatch.chdir(tmp_path)
     signals = [signal.SIGSEGV, signal.SIGFPE, signal.SIGKILL]

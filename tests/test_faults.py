@@ -110,8 +110,9 @@ def faults(folder: Path, fail: int = 0) -> Iterator[list[str]]:
         yield done
 
 
-def test_every_write_can_fail(cfg: DictConfig, expected: dict[str, Any], tmp_path: Path,
-                              capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_every_write_can_fail(
+    cfg: DictConfig, expected: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """FAULTS_EVERY=1 for all of them. The same command then ends with the same bits."""
     (tmp_path / "0").mkdir()
     with faults(tmp_path / "0") as done:
@@ -138,8 +139,9 @@ def test_every_write_can_fail(cfg: DictConfig, expected: dict[str, Any], tmp_pat
 
 
 @pytest.mark.parametrize("when", ["before TensorBoard", "before result.json"])
-def test_an_analysis_is_told_once(when: str, cfg: DictConfig, expected: dict[str, Any], tmp_path: Path,
-                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_an_analysis_is_told_once(
+    when: str, cfg: DictConfig, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed when its files were written, and what else is to know of it wasn't."""
     kept = RunDirectory.write_result
 
@@ -199,8 +201,9 @@ def damaged(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "flipped"])
-def test_damaged_files_of_an_unfinished_run(how: str, stopped: Path, cfg: DictConfig, expected: dict[str, Any],
-                                            capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_damaged_files_of_an_unfinished_run(
+    how: str, stopped: Path, cfg: DictConfig, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     """The newest state, the log, the logits and the frozen config are replaced; both states, or a checkpoint that is
     needed, are named, and nothing starts from zero."""
     older, newest = sorted(stopped.glob("state/*"))
@@ -228,8 +231,9 @@ def test_damaged_files_of_an_unfinished_run(how: str, stopped: Path, cfg: DictCo
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "flipped"])
-def test_damaged_files_of_an_ended_run(how: str, cfg: DictConfig, tmp_path: Path,
-                                       capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_damaged_files_of_an_ended_run(
+    how: str, cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(cfg, tmp_path) == 0
     ended = only_run(tmp_path)
     for name, output in (
@@ -272,8 +276,9 @@ def test_the_state_of_another_run_is_refused(
 
 
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
-def test_a_clock_that_jumps(jump: float, stopped: Path, cfg: DictConfig, expected: dict[str, Any],
-                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_clock_that_jumps(
+    jump: float, stopped: Path, cfg: DictConfig, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only what says how long things took depends on a clock."""
     begun = time.time()
     for name in ("time", "perf_counter", "monotonic"):
@@ -291,8 +296,9 @@ def test_a_clock_that_jumps(jump: float, stopped: Path, cfg: DictConfig, expecte
 
 
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
-def test_a_directory_that_moves(how: Callable[[Path, Path], Any], stopped: Path, cfg: DictConfig,
-                                expected: dict[str, Any], tmp_path: Path) -> None:  # fmt: skip
+def test_a_directory_that_moves(
+    how: Callable[[Path, Path], Any], stopped: Path, cfg: DictConfig, expected: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     how(stopped, tmp_path / "elsewhere" / stopped.name)
     assert run(cfg, tmp_path / "elsewhere") == 0
@@ -327,8 +333,9 @@ def test_another_machine_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monke
             pass
 
 
-def test_a_file_system_that_does_not_lock_is_refused(cfg: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                     capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_file_system_that_does_not_lock_is_refused(
+    cfg: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import fcntl
 
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
@@ -340,8 +347,9 @@ def test_a_file_system_that_does_not_lock_is_refused(cfg: DictConfig, tmp_path: 
 # the same, a second time
 
 
-def test_verify(cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_verify(
+    cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trained once more, to the same bits; and where one bit of one number is another, it is told."""
     cfg.verify = True
     try:

@@ -15,8 +15,10 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distancing.config import check
+from distancing.errors import StorageError
 from distancing.landscape.__main__ import main as landscape
 from distancing.runs import RunDirectory, provenance
+from distancing.runs.result import read_result
 from distancing.sweep.job import go_on
 
 Runs = Callable[..., int]
@@ -110,6 +112,7 @@ def test_a_run_of_an_earlier_version(runs: Runs, tmp_path: Path, capsys: pytest.
         del config[unknown]
     for unknown in ("analysis", "verified", "checksum"):
         del ended[unknown]
+    ended["field_of_a_newer_version"] = 1
     OmegaConf.save(config, run / ".hydra/config.yaml")
     RunDirectory(run).write_result(ended)
     assert {*result(run)} == {*ended, "checksum"}
@@ -120,9 +123,17 @@ def test_a_run_of_an_earlier_version(runs: Runs, tmp_path: Path, capsys: pytest.
     assert output.endswith(table)
     assert landscape([str(run), "--only", "barrier", "--set", "barrier.points=3"]) == 0
     assert result(run)["analysis"]["barrier"]
+    assert result(run)["field_of_a_newer_version"] == 1
     (run / "result.json").unlink()
     assert go_on(str(run)) == 0
     assert result(run)["final"] == ended["final"]
+
+
+def test_a_result_without_its_fields_is_damaged(tmp_path: Path) -> None:
+    for content, reason in (({"status": "finished"}, "name: Field required"), ({"status": 3}, "status: Input should")):
+        RunDirectory(tmp_path).write_result(content)
+        with pytest.raises(StorageError, match=rf"result.json is damaged \({reason}"):
+            read_result(RunDirectory(tmp_path))
 
 
 def test_a_run_in_use_is_refused(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

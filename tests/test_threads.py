@@ -154,8 +154,9 @@ RUN = ["experiment=smoke", "model.width=8", "dataset.train_images=600", "batch_s
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_a_run_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_run_keeps_its_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A run that is resumed or verified on a single core keeps its number of threads and ends with the same bits.
     Another number is refused."""
 
