@@ -15,7 +15,7 @@ from distancing.runs.summary import summary
 from distancing.runs.tracking import tracking
 from distancing.signals import StopSignal
 from distancing.stored import find_checkpoints
-from distancing.train_run import ended, train_run
+from distancing.train_run import ended_result, train_run
 from distancing.training.settings import Config
 from distancing.training.setup import reproducible
 from distancing.training.verify import difference
@@ -47,7 +47,7 @@ def run(
     save_only: signals on which the run saves its state and continues.
     """
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-    result = ended(config, directory, console)
+    result = ended_result(config, directory, console)
     if not result:
         result = train_run(config, directory, frozen, StopSignal(save_only), console)
     result = _verify(config, directory, console, _analyse(config, directory, console, result))

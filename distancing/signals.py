@@ -5,6 +5,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, Literal
 
+Request = Literal["save", "stop"] | None  # of a run: save the state, and perhaps stop
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -20,7 +21,7 @@ class StopSignal:
         self._save_only, self._save = save_only, False
         self._handlers: dict[signal.Signals, Any] = {}
 
-    def request(self) -> Literal["save", "stop"] | None:
+    def request(self) -> Request:
         """Return what the signals so far ask of the run. A state is asked for once per signal."""
         save, self._save = self._save, False
         return "stop" if self.received else "save" if save else None

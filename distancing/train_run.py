@@ -14,8 +14,8 @@ from distancing.runs import RunDirectory
 from distancing.runs.provenance import provenance
 from distancing.runs.result import Result, read_result
 from distancing.runs.tracking import Metrics, ProgressBar
-from distancing.signals import StopSignal
-from distancing.training.loop import Request, train
+from distancing.signals import Request, StopSignal
+from distancing.training.loop import train
 from distancing.training.progress import Diverged
 from distancing.training.result import compose
 from distancing.training.settings import Config
@@ -23,7 +23,7 @@ from distancing.training.setup import choose_threads, new_trainer, reproducible,
 from distancing.training.trainer import Trainer
 
 
-def ended(config: Config, directory: RunDirectory, console: Console) -> Result | None:
+def ended_result(config: Config, directory: RunDirectory, console: Console) -> Result | None:
     """Return the result of a run that has ended and is not to be overwritten; None if there is none.
 
     Print a note on it, and use the number of threads that the run was trained with.
@@ -52,7 +52,7 @@ def train_run(
         line = f"oneDNN computes wrong gradients of {unsafe[0]} in channels_last"
         console.print(f"note: this run computes in the contiguous layout, because {line}", markup=False)
     with directory:
-        if result := ended(config, directory, console):  # another process has ended it meanwhile
+        if result := ended_result(config, directory, console):  # another process has ended it meanwhile
             return result
         if config.overwrite:
             directory.clear()
@@ -68,7 +68,7 @@ def train_run(
         directory.write_result(result.to_dict())
         if result.status == "finished":
             directory.drop_states()
-    return read_result(directory) or result  # as it will be read again
+        return read_result(directory) or result  # as it will be read again
 
 
 def _train_to_the_end(trainer: Trainer, directory: RunDirectory, stop: StopSignal, console: Console) -> Result:
@@ -90,19 +90,19 @@ def _train_to_the_end(trainer: Trainer, directory: RunDirectory, stop: StopSigna
         metrics.add(row)
         bar.epoch(row)
 
-    ended, diverged, ensemble = False, None, None
+    is_over, diverged, ensemble = False, None, None
     try:
         with stop, bar:
-            ended = train(trainer, directory, on_step, on_epoch, metrics.flush)
-        if ended and (ensemble := judge_run(trainer, directory)):
+            is_over = train(trainer, directory, on_step, on_epoch, metrics.flush)
+        if is_over and (ensemble := judge_run(trainer, directory)):
             metrics.add_result(show.scalars(ensemble), {"ensemble": show.pixels(show.picture(ensemble))})
     except Diverged as error:
-        ended, diverged = True, error
+        is_over, diverged = True, error
     finally:
-        if ended:
+        if is_over:
             metrics.add_hparams(hyperparameters(directory), trainer.final, trainer.progress.epoch)
         metrics.close()
-    if not ended:
+    if not is_over:
         assert stop.received is not None
         console.print(f"stopped by {stop.received.name} after {_position(trainer)}; run the same command to resume")
         raise SystemExit(128 + stop.received)

@@ -1,12 +1,11 @@
 """The loop of Algorithm 3: the phases of a run, their epochs, and the steps of each epoch."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from distancing.runs import RunDirectory
+from distancing.signals import Request
 from distancing.training.trainer import Trainer
-
-Request = Literal["save", "stop"] | None
 
 
 def train(
