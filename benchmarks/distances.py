@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from step import BATCH, HILLS, NETWORKS, Runs, config_of, measure, median_and_quartiles, push, random_data, ratios
 
-from distancing.experiment import reproducible
 from distancing.hills import distances
 from distancing.hills.distances import Distance
 from distancing.hills.features import Network
 from distancing.hills.penalty import Hills
+from distancing.training.setup import reproducible
 from distancing.training.trainer import Trainer
 
 DISTANCES: dict[str, Distance] = {

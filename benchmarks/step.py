@@ -37,7 +37,6 @@ from torchvision import transforms
 
 from distancing.data.batches import Data, Split, mean_std
 from distancing.data.datasets import CIFAR10
-from distancing.experiment import reproducible
 from distancing.hills.distances import Euclidean
 from distancing.hills.kernels import Gaussian
 from distancing.hills.penalty import Hills, Penalty
@@ -46,6 +45,7 @@ from distancing.training.optimizers import SGD
 from distancing.training.plan import Phase
 from distancing.training.schedules import Constant
 from distancing.training.settings import Config
+from distancing.training.setup import reproducible
 from distancing.training.trainer import Trainer
 
 BATCH, HILLS, REPEAT = 128, (1, 4, 16), 0.3

@@ -1,7 +1,20 @@
-"""Train a network away from where it has been; `experiment` is the way in, `training` the method."""
+"""Train a network away from where it has been: hills on the loss at stored checkpoints push it to other minima.
+
+experiment    one run from its config to its result; `train.py` calls it
+config        the YAML settings, checked and turned into objects
+hills         the method: distances, kernels and the penalty that they add to the loss
+training      the loop: phases, epochs, steps, checkpoints, and the state that a run resumes from
+data, models  the images and the networks
+runs          the files of a run: its directory, result.json, metrics.csv
+ensemble      the checkpoints of one or several runs as an ensemble
+landscape     analyses of the loss between and around checkpoints
+report        tables and figures from many runs
+sweep         many runs, on this machine or on a Slurm cluster
+toy           the pictures in two and one dimensions
+"""
 
 import os
 
 from distancing import threads
 
-threads.bound_spin(os.environ)  # here, since it must come before the first import of torch
+threads.bound_spin(os.environ)  # torch's OpenMP library reads the environment when torch is imported

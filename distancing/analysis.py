@@ -1,4 +1,4 @@
-"""What every analysis of a run's checkpoints shares; the analyses themselves are in distancing/landscape."""
+"""The base class of the analyses in distancing/landscape, which study checkpoints and the loss around them."""
 
 from typing import Any, ClassVar
 
@@ -9,12 +9,13 @@ from distancing.component import component
 
 @component
 class Analysis:
-    """images: use at most this many of each split, the first ones. seed: of whatever is drawn at random.
+    """An analysis. It leaves its subject unchanged, and always returns the same findings.
 
-    An analysis leaves its subject as it was, and finds the same whenever it is asked.
+    images: the largest number of images of each split, the first ones. seed: of everything that is drawn at random.
+    least: the smallest number of checkpoints.
     """
 
-    least: ClassVar[int] = 2  # places that it needs
+    least: ClassVar[int] = 2
 
     images: PositiveInt = 2000
     seed: NonNegativeInt = 0
@@ -22,6 +23,6 @@ class Analysis:
     def __call__(self, subject: Any, track: Any) -> Any:
         """Return the `landscape.subject.Findings` about a `Subject`; `track` shows the progress.
 
-        Raises LandscapeError where the subject doesn't allow it.
+        Raise LandscapeError if the subject does not allow this analysis.
         """
         raise NotImplementedError

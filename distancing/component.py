@@ -1,4 +1,4 @@
-"""What a YAML may name with `_target_`: a frozen, keyword-only dataclass whose fields check themselves."""
+"""Components: the classes that a YAML may name with `_target_`, as frozen dataclasses with checked fields."""
 
 from typing import TypeVar, dataclass_transform
 
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def component(cls: type[T]) -> type[T]:
-    """Make `cls` a component: constructed by keywords only, with the types and ranges that its fields declare.
+    """Make `cls` a frozen, keyword-only dataclass that checks the types and ranges of its fields.
 
-    Raises `pydantic.ValidationError` at construction for a wrong type (nothing is converted but an int to
-    a float), a value out of range, NaN, an infinity, or an unknown keyword.
+    Its constructor raises `pydantic.ValidationError` for a wrong type (only an int is converted, to a float), a value
+    out of range, NaN, infinity, or an unknown keyword.
     """
     config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
-    return dataclass(frozen=True, kw_only=True, config=config)(cls)  # type: ignore[return-value]  # cls, made one
+    return dataclass(frozen=True, kw_only=True, config=config)(cls)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""From the composed YAML to the settings of a run: everything is checked here, before any work."""
+"""Turn the composed YAML into the settings of a run, and check all of them before any work."""
 
 import dataclasses
 import hashlib
@@ -18,25 +18,26 @@ from yaml import YAMLError
 from distancing.analysis import Analysis
 from distancing.data.datasets import Dataset, Torchvision
 from distancing.errors import ConfigError
-from distancing.flat import NOT_HASHED
+from distancing.flat import NOT_HASHED, flat, typed
 from distancing.hills.distances import Distance
 from distancing.hills.kernels import Kernel
 from distancing.hills.penalty import Penalty
 from distancing.models import Model
+from distancing.runs import RunDirectory
 from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase
 from distancing.training.schedules import Schedule
 from distancing.training.settings import LARGE, Config
 
-SMALL, LONG = 1e-38, 2**32  # the smallest float, as LARGE is the largest, and the largest integer
-# Hydra refuses a key that no YAML names, in words about structs. Within the groups it may let anything pass:
-# `check` refuses it, and says what is allowed; and phases can be added on the command line.
+SMALL, LONG = 1e-38, 2**32  # the smallest float (LARGE is the largest) and the largest integer
+# Hydra refuses a key that is in no YAML, with a message about structs. Within these groups it accepts any key, so that
+# `check` can list the allowed ones, and phases can be added on the command line.
 GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "analysis")
 ConfigStore.instance().store(
     name="open_groups", node=DictConfig({group: DictConfig({}, flags={"struct": False}) for group in GROUPS})
 )
 
-# Where a `_target_` may stand, and what it must be there: nothing else is ever constructed from a config.
+# The settings that may have a `_target_`, and its base class: nothing else is constructed from a config.
 TARGETS: dict[str, type] = {
     "dataset": Dataset,
     "model": Model,
@@ -46,7 +47,7 @@ TARGETS: dict[str, type] = {
     "penalty.distance": Distance,
     "penalty.kernel": Kernel,
 }
-# Frozen configs have the names of the version that began the run: settings, and the modules of components.
+# The configs of runs have the names of the version that started them: of settings, and of the modules of components.
 RENAMED = {"checkpoint_every": "save_every"}
 MOVED = {
     "distancing.datasets": "distancing.data.datasets",
@@ -56,17 +57,17 @@ MOVED = {
     "distancing.penalty": "distancing.hills.penalty",
     "distancing.schedules": "distancing.training.schedules",
 }
-ABSTRACT = {Torchvision, Analysis, *TARGETS.values()} - {Penalty}  # what a component is, but none itself
+ABSTRACT = {Torchvision, Analysis, *TARGETS.values()} - {Penalty}  # base classes, which cannot be used themselves
 
 
 def check(cfg: DictConfig) -> Config:
-    """The settings of a composed config. Raises ConfigError for the first wrong key, value or combination."""
+    """Return the settings of a composed config. Raise ConfigError for the first wrong key, value or combination."""
     try:
         tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).split("\n")[0]) from error
     assert isinstance(tree, dict)
-    _plain(tree, "")
+    _check_values(tree, "")
     settings: dict[str, Any] = {str(key): value for key, value in tree.items()}
     settings["hash"] = config_hash(settings)
     settings = {RENAMED.get(key, key): value for key, value in settings.items()}
@@ -75,61 +76,77 @@ def check(cfg: DictConfig) -> Config:
             settings[key] = _component(value, key, TARGETS[key])
     if "phases" in settings:
         settings["phases"] = _phases(settings["phases"])
-    if isinstance(asked := settings.get("analysis"), dict):
-        settings["analysis"] = {name: _component(each, f"analysis.{name}", Analysis) for name, each in asked.items()}
+    if isinstance(analyses := settings.get("analysis"), dict):
+        settings["analysis"] = {
+            name: _component(analysis, f"analysis.{name}", Analysis) for name, analysis in analyses.items()
+        }
     config: Config = construct(Config, settings, "")
     return config
 
 
-def _plain(node: Any, path: str) -> None:
-    """Raises ConfigError for what is neither text, nor a truth value, nor a number that the arithmetic can hold."""
+def _check_values(node: Any, path: str) -> None:
+    """Raise ConfigError for a leaf that is not text, a boolean, null, or a number within the range of float32."""
     if isinstance(node, (dict, list)):
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            _plain(value, f"{path}.{key}".lstrip("."))
+            _check_values(value, f"{path}.{key}".lstrip("."))
     elif isinstance(node, (int, float)):
         size = abs(node)
         if size > LONG if isinstance(node, int) else SMALL > size > 0 or math.inf > size > LARGE:
             shown = repr(node) if size < 10**50 or isinstance(node, float) else "…"
-            limit = LONG if isinstance(node, int) else f"{SMALL} to {LARGE}"
-            raise ConfigError(f"{path}={shown}: no number here may be as large or as small as that: {limit}")
+            limit = f"at most {LONG}" if isinstance(node, int) else f"0, or from {SMALL} to {LARGE}"
+            raise ConfigError(f"{path}={shown}: the absolute value must be {limit}")
     elif not isinstance(node, (str, type(None))):
         raise ConfigError(f"{path}={node!r}: a number, text, true, false or null belongs here")
 
 
 def read_config(path: Path) -> Config:
-    """The settings that a run was frozen with. Raises ConfigError if they can't be read, or aren't any."""
+    """Return the settings in a run's config file. Raise ConfigError if it cannot be read or is wrong."""
     try:
         cfg = OmegaConf.load(path)
     except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} can't be read: {(str(error).splitlines() or ['?'])[0]}") from error
     if not isinstance(cfg, DictConfig):
-        raise ConfigError(f"{path} is no config")
+        raise ConfigError(f"{path} is not a config")
     try:
         return check(cfg)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def hyperparameters(directory: RunDirectory) -> dict[str, Any]:
+    """Return a run's settings by their dotted names: those that can change its numbers, and the typed group choices.
+
+    A choice such as `penalty=none` may leave no setting behind it.
+    """
+    tree: Any = OmegaConf.to_container(OmegaConf.load(directory.config))
+    settings: dict[str, Any] = {
+        key: value for key, value in flat(tree).items() if not {key, key.partition(".")[0]} & {*NOT_HASHED}
+    }
+    choices = dict(map(typed, OmegaConf.load(directory.overrides)))
+    ignored = {"sweep", *NOT_HASHED}
+    return settings | {k: v for k, v in choices.items() if settings.get(k) is None and k not in ignored}
+
+
 def composition_error(error: Exception) -> str:
-    """Why Hydra or OmegaConf refused an override or a YAML, in one line."""
+    """Return in one line why Hydra or OmegaConf refused an override or a YAML."""
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key and "." not in str(cause.full_key):
         return f"{cause.full_key} is not a setting; allowed here: {_allowed(Config)}"
-    lines = [line.strip() for each in (error, cause) if each for line in str(each).splitlines()]
+    lines = [line.strip() for exception in (error, cause) if exception for line in str(exception).splitlines()]
     if "Config search path:" in lines:
         lines = lines[: lines.index("Config search path:")]
-    about = ("full_key", "object_type", "To append", "See https")
-    return " ".join(line for line in lines if line and not line.startswith(about))
+    hints = ("full_key", "object_type", "To append", "See https")
+    return " ".join(line for line in lines if line and not line.startswith(hints))
 
 
 def config_hash(tree: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that name a resolved config; equal numbers are equal, 1 and 1.0 too."""
+    """Return a hash, 8 hexadecimal digits, of a resolved config. Equal numbers, such as 1 and 1.0, hash the same."""
 
     def canonical(value: Any, path: str) -> Any:
         if isinstance(value, Mapping):
             items = ((k, canonical(v, f"{path}.{k}".lstrip("."))) for k, v in value.items())
             kept = [(k, v) for k, v in items if f"{path}.{k}".lstrip(".") not in NOT_HASHED]
-            if path == "phases":  # their order is their meaning
+            if path == "phases":  # their order matters
                 return kept
             return dict(sorted(kept, key=lambda item: str(item[0])))
         if isinstance(value, list):
@@ -140,12 +157,12 @@ def config_hash(tree: Mapping[str, Any]) -> str:
 
 
 def _component(node: Any, path: str, base: type) -> Any:
-    """The component that `node` describes: a class of this package that is a `base`."""
+    """Return the component that `node` describes, an instance of a subclass of `base` in this package."""
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         raise ConfigError(f"{path}={node!r}: a component with a _target_ belongs here")
-    for key, below in ((key, TARGETS.get(f"{path}.{key}")) for key in node):
-        if below:
-            node = {**node, key: _component(node[key], f"{path}.{key}", below)}
+    for key, inner_base in ((key, TARGETS.get(f"{path}.{key}")) for key in node):
+        if inner_base:
+            node = {**node, key: _component(node[key], f"{path}.{key}", inner_base)}
     target = node["_target_"]
     try:
         module, _, name = target.rpartition(".")
@@ -162,10 +179,10 @@ def _component(node: Any, path: str, base: type) -> Any:
     return construct(cls, {key: value for key, value in node.items() if key != "_target_"}, path)
 
 
-def _phases(node: Any) -> Any:
+def _phases(node: Any) -> dict[str, Phase | Cycle]:
     if not isinstance(node, dict):
         raise ConfigError(f"phases={node!r}: a dict of named phases belongs here")
-    phases = {}
+    phases: dict[str, Phase | Cycle] = {}
     for name, settings in node.items():
         path = f"phases.{name}"
         if not isinstance(settings, dict):
@@ -178,7 +195,7 @@ def _phases(node: Any) -> Any:
 
 
 def construct(cls: type, settings: Any, path: str) -> Any:
-    """cls(**settings), with what pydantic refuses said in one line."""
+    """Return cls(**settings). Raise ConfigError, in one line, for what pydantic refuses."""
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ConfigError(f"{path}={settings!r}: named settings belong here")
     try:

@@ -1,4 +1,4 @@
-"""How a process was killed by a signal: faulthandler's dump, and what an exit status and a log tell afterwards."""
+"""Processes that a signal has killed: faulthandler's dump, and the cause of death from exit status and log."""
 
 import contextlib
 import faulthandler
@@ -22,12 +22,12 @@ ADVICE = "after a fault in native code, try speed=plain threads=1: contiguous te
 TITLE = "Fatal Python error: "
 FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 OURS = re.compile(r"(?:.*/)?((?:distancing|torch)(?:/\w+)+\.py)")
-LINES, LETTERS = 3, 200  # of a log that are repeated
+LINES, LETTERS = 3, 200  # of a log that are quoted
 
 
 @dataclass(frozen=True)
 class Death:
-    """by: the signal that killed a process. place: where Python was, or empty. log: its last lines before that."""
+    """The death of a process. by: the signal. place: where Python was, or "". log: its last lines before that."""
 
     by: Signals
     place: str
@@ -40,7 +40,7 @@ class Death:
 
     @property
     def advice(self) -> str:
-        """What to try."""
+        """What the user can try, or ""."""
         return ADVICE if self.by in NATIVE.values() else ""
 
 
@@ -52,8 +52,8 @@ def trace() -> None:
 
 @contextlib.contextmanager
 def kept(path: Path) -> Iterator[None]:
-    """Print that stack to the file `path`, too; unless the process dies, the file is removed at the end."""
-    # faulthandler writes to one file only; tee lives on when this process is dead, and ignores Ctrl-C
+    """Write that stack to the file `path`, too. The file is removed at the end, unless the process dies."""
+    # faulthandler writes to one file only; tee outlives this process, and ignores Ctrl-C
     with subprocess.Popen(["tee", "-i", str(path)], stdin=subprocess.PIPE, stdout=sys.__stderr__) as tee:
         assert tee.stdin is not None
         faulthandler.enable(tee.stdin)
@@ -74,12 +74,12 @@ def signal_of(status: int) -> Signals | None:
 
 
 def death(log: str, status: int | None = None) -> Death | None:
-    """Return how the process died that wrote `log`, or None if no signal killed it.
+    """Return how the process that wrote `log` died, or None if no signal killed it.
 
-    status: its exit status; None: not known, then a dump in the log tells.
+    status: its exit status. None: it is unknown, and a dump in the log decides.
     """
     before, title, dump = log.rpartition(TITLE)
-    dumped = NATIVE.get(dump.partition("\n")[0], Signals.SIGABRT) if title else None  # Python aborts on other errors
+    dumped = NATIVE.get(dump.partition("\n")[0], Signals.SIGABRT) if title else None  # other fatal errors abort
     by = dumped if status is None else signal_of(status)
     if by is None:
         return None
@@ -87,12 +87,13 @@ def death(log: str, status: int | None = None) -> Death | None:
 
 
 def last_lines(log: str) -> tuple[str, ...]:
+    """Return the last LINES lines that are not empty, each cut to LETTERS characters."""
     return tuple(line[:LETTERS] for line in log.splitlines() if line.strip())[-LINES:]
 
 
 def _place(dump: str) -> str:
-    """Return the innermost frame of this package or torch, and if that is torch's, the one of this package, too."""
-    # a thread that Python does not know has no stack of its own; the main thread, which comes last, waits for it
+    """Return the innermost frame of this package or torch; after one of torch, also that of this package."""
+    # a thread that Python does not know has no stack here; the main thread, which comes last, waits for it
     threads = re.split(r"^(?=Current thread|Thread)", dump, flags=re.MULTILINE)
     thread = next((thread for thread in threads if thread.startswith("Current thread")), threads[-1])
     frames = FRAME.findall(thread)

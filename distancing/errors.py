@@ -7,31 +7,31 @@ REFUSED, DIVERGED, NOT_THE_SAME, WRONG_GRADIENT = 2, 3, 4, 5  # a run stopped by
 
 
 class DistancingError(Exception):
-    """A command can't do what it was asked to; the message says why, and what would help."""
+    """A command cannot do what it was asked to do. The message says why, and what to do."""
 
 
 class ConfigError(DistancingError):
-    """A setting is wrong; the message says which key, which value and what is allowed."""
+    """A setting is wrong. The message says which key, which value and what is allowed."""
 
 
 class DatasetError(DistancingError):
-    """The images could not be read; the message says which and why."""
+    """The images cannot be read. The message says which and why."""
 
 
 class StorageError(DistancingError):
-    """A file or directory of a run can't be used; the message says which and why."""
+    """A file or directory of a run cannot be used. The message says which and why."""
 
 
 class SweepError(DistancingError):
-    """A sweep can't be started, found or changed as it was asked."""
+    """A sweep cannot be started, found or changed."""
 
 
 class EnsembleError(DistancingError):
-    """These networks can't be one ensemble."""
+    """The given networks cannot form an ensemble."""
 
 
 class LandscapeError(DistancingError):
-    """This can't be asked of these networks."""
+    """The given networks do not allow this analysis."""
 
 
 class GradientError(DistancingError):
@@ -57,5 +57,5 @@ def print_error(error: Exception | str, resumable: bool = False) -> int:
 
 def message(error: Exception | str, resumable: bool = False) -> str:
     """Return the text of an error. resumable: add to a failed read or write that the run can be resumed."""
-    resume = "; what was saved is kept, and the same command goes on from it"
+    resume = "; the saved state is kept: run the same command to resume"
     return f"{error}{resume if resumable and isinstance(error, OSError) else ''}"

@@ -1,9 +1,9 @@
-"""Settings by their dotted names: of a nested config or result, and as they were typed."""
+"""Settings by their dotted names, from nested configs and results and from typed overrides."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# settings that can't change a run's numbers (threads: but for their last digits), and so aren't part of its name
+# settings that cannot change a run's numbers (threads only change the last digits) and are not part of its hash
 NOT_HASHED = (
     "name",
     "analysis",
@@ -21,8 +21,10 @@ Leaf = str | int | float | bool | None
 
 
 def flat(tree: Mapping[str, Any]) -> dict[str, Leaf]:
-    """{"penalty": {"sigma": 1}} → {"penalty.sigma": 1}. Of a list, those of its entries that are dicts with a "name";
-    an empty dict leaves nothing."""
+    """Return the leaves by their dotted names: {"penalty": {"sigma": 1}} → {"penalty.sigma": 1}.
+
+    The entries of a list that are dicts with a "name" go by this name; other entries, and empty dicts, are left out.
+    """
     return dict(_leaves(tree, ""))
 
 
@@ -31,15 +33,15 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Leaf]]:
         for key, value in node.items():
             yield from _leaves(value, f"{path}.{key}" if path else str(key))
     elif isinstance(node, list):
-        for each in node:
-            if isinstance(each, Mapping) and "name" in each:
-                yield from _leaves(each, f"{path}.{each['name']}")
+        for entry in node:
+            if isinstance(entry, Mapping) and "name" in entry:
+                yield from _leaves(entry, f"{path}.{entry['name']}")
     elif node is None or isinstance(node, (str, int, float, bool)):
         yield path, node
 
 
 def typed(override: str) -> tuple[str, str]:
-    """`+penalty.sigma=1` → penalty.sigma, 1; `~phases.settle` → phases.settle, deleted."""
+    """Return name and value of an override: `+penalty.sigma=1` → penalty.sigma, 1; `~phases.x` → phases.x, deleted."""
     key, equals, value = override.partition("=")
     value = value if equals else "deleted" if override.startswith("~") else ""
     return key.lstrip("+~").partition("@")[0], value.strip("'\"")

@@ -1,4 +1,4 @@
-"""The members of an ensemble, from wherever they are: runs, sweeps and single checkpoint files."""
+"""Stored checkpoints, found in runs, in sweeps or as single files, and the images to evaluate them on."""
 
 import contextlib
 import dataclasses
@@ -15,43 +15,44 @@ from distancing.errors import EnsembleError, StorageError
 from distancing.hills.theta import Theta
 from distancing.models.evaluation import predict, refresh_batch_norm
 from distancing.runs import RunDirectory, SweepDirectory, load
+from distancing.runs.result import read_result
 from distancing.training.settings import Config
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A stored network. name: the checkpoint's, with its run's before it where they are of several runs."""
+    """A stored network. name: the checkpoint's name, after that of its run if there are several runs."""
 
     name: str
     file: Path
     config: Config
 
     def network(self, device: torch.device) -> nn.Module:
-        """Raises StorageError if the file is damaged, or of another network than its run's config says."""
+        """Return the network. Raise StorageError if the file is damaged or does not fit the run's config."""
         network = self.config.build_network(device)
         try:
-            stored = load(self.file, device)
-            if stored["config_hash"] != self.config.hash:
-                raise KeyError(f"made with the config {stored['config_hash']}, and not {self.config.hash}")
-            network.load_state_dict(stored["network"])
+            content = load(self.file, device)
+            if content["config_hash"] != self.config.hash:
+                raise KeyError(f"made with the config {content['config_hash']}, and not {self.config.hash}")
+            network.load_state_dict(content["network"])
         except (KeyError, RuntimeError, TypeError) as error:
-            raise StorageError(f"{self.file} is no network of its run's: {str(error).splitlines()[0]}") from error
+            raise StorageError(f"{self.file} does not fit its run's config: {str(error).splitlines()[0]}") from error
         return network
 
     def parameters(self, theta: Theta) -> Tensor:
-        """Return the parameters [P] in the order and on the device of `theta`, whatever their run's own layout."""
+        """Return the parameters [P] in the order and on the device of `theta`, whatever the layout of their run."""
         return theta.flatten(self.network(theta.vector.device).state_dict())
 
     def initial_parameters(self, theta: Theta) -> Tensor:
-        """Return θ_0, its run's initial parameters [P], in the order and on the device of `theta`."""
+        """Return θ_0, the initial parameters of the run [P], in the order and on the device of `theta`."""
         with torch.random.fork_rng([]):
             torch.manual_seed(self.config.seed)
             return theta.flatten(self.config.build_network(theta.vector.device).state_dict())
 
     def logits(self, data: Data, device: torch.device, refresh: bool = False) -> dict[str, Tensor]:
-        """Of each split, float32 [N, C] on the CPU; computed once and kept beside the checkpoint.
+        """Return the logits of each split, float32 [N, C] on the CPU. They are computed once and stored in the run.
 
-        refresh: with the batch norms' statistics computed anew, which is not kept.
+        refresh: recompute the batch norms' statistics first. These logits are not stored.
         """
         directory, name = RunDirectory(self.file.parent.parent), self.file.stem
         known = {} if refresh else directory.load_logits(name)
@@ -62,14 +63,16 @@ class Checkpoint:
                 refresh_batch_norm(network, data, autocast)
             known |= {split.fingerprint: predict(network, data, split, autocast) for split in missing.values()}
         if missing and not refresh:
-            with contextlib.suppress(OSError):  # a folder that can't be written to is no reason not to judge
+            with contextlib.suppress(OSError):  # the folder may be read-only
                 directory.save_logits(name, known)
         return {name: known[split.fingerprint] for name, split in data.splits.items()}
 
 
 def evaluation_images(config: Config, device: torch.device) -> Data:
-    """The images on which members of this config are judged: the training images each once, as they are. What is
-    trained with, and what is held out, differ from fold to fold: there, all but the test images together."""
+    """Return the images on which the networks of this config are evaluated: each image once, without augmentation.
+
+    Training and validation images differ from fold to fold. With folds, both together are therefore the training split.
+    """
     whole = dataclasses.replace(config.dataset, augment=False, bootstrap=False, fold=None, folds=None).load(
         device, config.memory_format(device)
     )
@@ -79,52 +82,54 @@ def evaluation_images(config: Config, device: torch.device) -> Data:
     return dataclasses.replace(whole, mean=own.mean, std=own.std)
 
 
-def find_checkpoints(what: Sequence[str | Path]) -> list[Checkpoint]:
-    """The members in these runs, in all runs of these sweeps, and in these checkpoint files, in this order, each once.
+def find_checkpoints(paths: Sequence[str | Path]) -> list[Checkpoint]:
+    """Return the checkpoints of these runs, of the runs of these sweeps, and in these files, in this order, each once.
 
-    Of a run: its stored checkpoints, and the final network where that is another one. Raises EnsembleError for
-    what is none of these or does not fit, StorageError for a damaged file, ConfigError for a config that isn't one.
+    Those of a run are its checkpoints, and its final network if that is another one. Raise EnsembleError if a path is
+    none of these, or the networks do not fit together; StorageError for a damaged file; ConfigError for a wrong one.
     """
     files: dict[Path, None] = {}
-    for each in map(Path, what):
-        if each.suffix == ".pt" and each.is_file():
-            files[each] = None
-        elif (each / "runs.jsonl").exists():
-            files |= dict.fromkeys(file for run in SweepDirectory(each).runs() for file in checkpoint_files(run.path))
-        elif (each / ".hydra/config.yaml").exists():
-            files |= dict.fromkeys(checkpoint_files(each))
+    for path in map(Path, paths):
+        if path.suffix == ".pt" and path.is_file():
+            files[path] = None
+        elif (path / "runs.jsonl").exists():
+            files |= dict.fromkeys(file for run in SweepDirectory(path).runs() for file in checkpoint_files(run.path))
+        elif (path / ".hydra/config.yaml").exists():
+            files |= dict.fromkeys(checkpoint_files(path))
         else:
-            raise EnsembleError(f"{each} is neither a run's directory, nor a sweep's, nor a checkpoint's file")
+            raise EnsembleError(f"{path} is not the directory of a run or a sweep, nor a checkpoint file")
     configs = {run: read_config(run / ".hydra/config.yaml") for run in {file.parent.parent for file in files}}
-    alone = len(configs) == 1
-    members = [
-        Checkpoint(file.stem if alone else f"{file.parent.parent.name}/{file.stem}", file, configs[file.parent.parent])
+    one_run = len(configs) == 1
+    checkpoints = [
+        Checkpoint(
+            file.stem if one_run else f"{file.parent.parent.name}/{file.stem}", file, configs[file.parent.parent]
+        )
         for file in files
     ]
-    if not members:
-        raise EnsembleError(f"there is no stored network in {', '.join(map(str, what))}")
-    fit(members)
-    return members
+    if not checkpoints:
+        raise EnsembleError(f"there is no checkpoint in {', '.join(map(str, paths))}")
+    check_same_data(checkpoints)
+    return checkpoints
 
 
 def checkpoint_files(run: Path) -> list[Path]:
-    """A run's stored networks: as its result lists them, or where it is not done by the epochs that the files say."""
-    if result := RunDirectory(run).read_result():
-        places = [*result["checkpoints"], *([result["final"]] if result["final"] else [])]
-        if len(places) > 1 and places[-1]["epoch"] == places[-2]["epoch"]:
-            places.pop()  # the final network is the last checkpoint
-        return [RunDirectory(run).checkpoint(place["name"]) for place in places]
-    found = [(load(file)["epoch"], file.name, file) for file in (run / "checkpoints").glob("*.pt")]
-    return [file for *_, file in sorted(found)]
+    """Return the checkpoint files of a run in the order of its result, or of their epochs if the run has not ended."""
+    directory = RunDirectory(run)
+    if result := read_result(directory):
+        networks = result.networks
+        if len(networks) > 1 and networks[-1].epoch == networks[-2].epoch:
+            networks.pop()  # the final network is the last checkpoint
+        return [directory.checkpoint(network.name) for network in networks]
+    return sorted((run / "checkpoints").glob("*.pt"), key=lambda file: (load(file)["epoch"], file.name))
 
 
-def fit(members: Sequence[Checkpoint]) -> None:
-    """Raises EnsembleError unless all members have learned the same task from the same division of the images."""
-    first = members[0]
-    for other in members[1:]:
+def check_same_data(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise EnsembleError unless all networks have learned the same task from the same split of the images."""
+    first, *others = checkpoints
+    for other in others:
         for key in ("train_images", "validation_fraction", "folds", "seed"):
-            a, b = (getattr(member.config.dataset, key) for member in (first, other))
+            a, b = (getattr(checkpoint.config.dataset, key) for checkpoint in (first, other))
             if type(first.config.dataset) is not type(other.config.dataset):
-                key, a, b = "_target_", *(type(member.config.dataset).__name__ for member in (first, other))
+                key, a, b = "_target_", *(type(checkpoint.config.dataset).__name__ for checkpoint in (first, other))
             if a != b:
                 raise EnsembleError(f"{first.name} has dataset.{key}={a}, but {other.name} has {b}: they don't fit")

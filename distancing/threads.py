@@ -1,6 +1,6 @@
-"""How many threads a run computes with, and how long they wait for each other.
+"""The number of threads that a run computes with, and how long they wait for each other.
 
-Nothing here imports torch before it must: its OpenMP library reads once, when it is loaded, how threads wait.
+Torch is imported late: its OpenMP library reads from the environment, when it is loaded, how threads wait.
 """
 
 import math
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 SPIN = 10_000  # rounds for which a thread waits for the others before it sleeps
-SMALL = 20e6  # operations of a forward pass of one batch, below which a second thread gains nothing
-WINDOW = 0.5  # seconds for which other processes are watched, at least
-ROOT = Path("/")  # of /proc and /sys
+SMALL = 20e6  # operations of a forward pass of one batch below which a second thread gains nothing
+WINDOW = 0.5  # the shortest time for which other processes are watched, in seconds
+ROOT = Path("/")  # the root of /proc and /sys
 
 
 def bound_spin(environment: MutableMapping[str, str]) -> None:
-    """Let a waiting thread sleep after SPIN rounds, unless the user has said how threads wait.
+    """Let a waiting thread sleep after SPIN rounds, unless the environment says how threads wait.
 
     GNU's OpenMP library, which comes with torch, waits thirty times as long, on a core that others may need.
     """
@@ -27,7 +27,7 @@ def bound_spin(environment: MutableMapping[str, str]) -> None:
 
 
 def use(number: int | None = None) -> int:
-    """Let torch compute with this number of threads, by default with as many as are free; return the number."""
+    """Let torch compute with this number of threads, by default with as many as are free. Return the number."""
     import torch
 
     number = number or auto()[0]
@@ -38,7 +38,7 @@ def use(number: int | None = None) -> int:
 def auto(operations: Callable[[], float] = lambda: math.inf) -> tuple[int, str]:
     """Return how many threads to use, and why they are fewer than this process's share of the cores ("" if not).
 
-    operations: of a forward pass of one batch; called only where there is more than one core to share out.
+    operations: returns the operations of a forward pass of one batch. It is only called if there are several cores.
     """
     most = share()
     if most == 1:
@@ -49,25 +49,25 @@ def auto(operations: Callable[[], float] = lambda: math.inf) -> tuple[int, str]:
 
 
 def beside_others(most: int, total: int, free: float) -> tuple[int, str]:
-    """Return `most` or as many as the cores that other processes leave free of the total, and why they are fewer."""
+    """Return `most`, or the number of cores that other processes leave free, and the reason if that is fewer."""
     free = round(max(0, free))
     if free >= most:
         return most, ""
-    which = f"one of {total} cores is" if total - free == 1 else f"{total - free} of {total} cores are"
-    return max(1, free), f"{which} taken by other processes"
+    taken = f"one of {total} cores is" if total - free == 1 else f"{total - free} of {total} cores are"
+    return max(1, free), f"{taken} taken by other processes"
 
 
 # what this process may use
 
 
 def share(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> int:
-    """Return the usable cores, or OMP_NUM_THREADS, by which users and launchers ask for fewer."""
+    """Return the number of usable cores, or OMP_NUM_THREADS, with which users and launchers ask for fewer."""
     most = usable(root, environment)
     return min(most, _positive(environment, "OMP_NUM_THREADS") or most)
 
 
 def usable(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> int:
-    """Return how many cores this process may use, by its affinity, its cgroups' CPU quotas and its Slurm job."""
+    """Return the number of cores that this process's affinity, its cgroups' quotas and its Slurm job allow."""
     return max(1, math.floor(min(len(cores()), *_quotas(root), _in_slurm(environment))))
 
 
@@ -79,7 +79,7 @@ def cores() -> set[int]:
 
 
 def _in_slurm(environment: Mapping[str, str]) -> float:
-    """Return the cores of a task of a Slurm job, which not every cluster binds to them; infinity outside of one."""
+    """Return the cores of a task of a Slurm job, because not every cluster enforces them; infinity outside a job."""
     if cores_of_task := _positive(environment, "SLURM_CPUS_PER_TASK"):
         return cores_of_task
     tasks = _positive(environment, "SLURM_STEP_TASKS_PER_NODE") or 1
@@ -87,13 +87,13 @@ def _in_slurm(environment: Mapping[str, str]) -> float:
 
 
 def _positive(environment: Mapping[str, str], name: str) -> int | None:
-    """Return the positive integer that the variable begins with (4,2 and 4(x2) are lists); None if there is none."""
+    """Return the positive integer at the start of the variable (4,2 and 4(x2) are lists), or None."""
     number = re.match(r"\s*0*([1-9]\d*)", environment.get(name, ""))
     return int(number[1]) if number else None
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Yield the CPU quotas, in cores, of this process's cgroups, of version 1 and 2, and of all that they are in."""
+    """Yield the CPU quotas, in cores, of this process's cgroups and their parents, of versions 1 and 2."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
@@ -101,7 +101,7 @@ def _quotas(root: Path) -> Iterator[float]:
         top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
         group = top / path.lstrip("/")
         # a container may see the host's path, and its own quota at the top
-        yield from (_quota(each) for each in (group, *group.parents) if each.is_relative_to(top))
+        yield from (_quota(folder) for folder in (group, *group.parents) if folder.is_relative_to(top))
 
 
 def _quota(group: Path) -> float:
@@ -120,20 +120,20 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-# what others leave of it
+# what other processes leave of it
 
 
 class Time(NamedTuple):
-    """Seconds of the cores in all, and what other processes have left of them, both since some moment in the past."""
+    """Core seconds since some moment. total: all of them. left: those that other processes did not use."""
 
     total: float
     left: float
 
 
 def spent(root: Path = ROOT) -> Time:
-    """Return the time of this process's cores until now: idle, or its own, is left; without /proc/stat there is none.
+    """Return the time of this process's cores until now, from the kernel's counts of ticks; 0 without /proc/stat.
 
-    A hypervisor's other guests ("steal") are other processes, too. The clocks are the kernel's counts of ticks.
+    Idle time and this process's own time count as left. A hypervisor's other guests ("steal") are other processes.
     """
     numbers, ticks, idle = cores(), 0, 0
     for line in _lines(root / "proc/stat"):
@@ -147,7 +147,7 @@ def spent(root: Path = ROOT) -> Time:
 
 
 def left(before: Time, after: Time, total: int) -> float:
-    """Return how many of the cores other processes have left meanwhile; all, where no time was counted."""
+    """Return the number of cores that other processes left between two times; all if no time was counted."""
     return total * (after.left - before.left) / (after.total - before.total) if after.total > before.total else total
 
 
@@ -155,7 +155,7 @@ _before = spent()
 
 
 def watch() -> float:
-    """Return how many cores other processes have left since the last call, or since this package was imported."""
+    """Return the number of cores that other processes left since the last call, or since the import."""
     global _before
     total = len(cores())
     if 0 < spent().total < _before.total + WINDOW * total:

@@ -13,7 +13,6 @@ from distancing.command import command
 from distancing.config import composition_error
 from distancing.errors import ConfigError, DistancingError
 from distancing.experiment import main as train
-from distancing.experiment import objective
 
 CONF = Path(__file__).parent.parent / "conf"  # of the checkout
 
@@ -37,7 +36,7 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
             bugs.append(bug)
             raise
         codes.append(code)
-        return objective(result) if result else None
+        return result.objective if result else None
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's exceptions through, to be reported in one line
     try:

@@ -120,12 +120,12 @@ def _component(cls: type, settings: dict[str, Any], path: str) -> Any:
 
 def _returned(directory: Path, overrides: Sequence[str]) -> JobReturn:
     from distancing.errors import SweepError
-    from distancing.experiment import objective
     from distancing.runs import Listed, RunDirectory
+    from distancing.runs.result import read_result
     from distancing.sweep.status import status
 
-    if result := RunDirectory(directory).read_result():
-        return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective(result))
+    if result := read_result(RunDirectory(directory)):
+        return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=result.objective)
     ended = status(Listed(directory, tuple(overrides), 0), {})
     why = SweepError(f"{directory} has not ended ({ended}): python -m distancing.sweep status says more")
     return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=why)

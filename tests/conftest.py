@@ -1,4 +1,4 @@
-"""What the tests share: composed configs, runs in this process, and the real data where it is."""
+"""Helpers of the tests: composed configs, runs in this process, and the real data if it is there."""
 
 import json
 import os
@@ -31,7 +31,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def compose(*overrides: str) -> DictConfig:
-    """What `python train.py OVERRIDES` gives to the run."""
+    """Return the config that `python train.py OVERRIDES` composes."""
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
@@ -49,32 +49,32 @@ def one_epoch(trainer: Trainer) -> None:
 
 
 def start(*overrides: str) -> int:
-    """Run in this process; the exit code."""
+    """Run in this process; return the exit code."""
     return experiment.main(compose(*overrides), overrides)[0]
 
 
 def multirun(*overrides: str) -> SweepDirectory:
-    """Sweep as `python train.py -m OVERRIDES` does, in this process and folder; the sweep, in runs/sweeps."""
+    """Sweep as `python train.py -m OVERRIDES` does, in this process and folder; return the sweep."""
     launched(*overrides)
     return SweepDirectory(next(path for path in Path("runs/sweeps").iterdir() if path.is_dir()))
 
 
 def launched(*overrides: str, task: Callable[[DictConfig], float] = lambda _: 0.0) -> Any:
-    """…and what the launcher returns. task: of Hydra's own launcher, instead of a run."""
+    """Sweep as `multirun` does; return what the launcher returns. task: what Hydra's own launcher calls."""
     GlobalHydra.instance().clear()
     version.setbase("1.3")  # as train.py does: nobody changes the working directory
     search_path = create_config_search_path(str(ROOT / "conf"))
     app = Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
-    named = any(each.startswith("+sweep=") for each in overrides)
+    named = any(override.startswith("+sweep=") for override in overrides)
     try:
-        it = [] if named else ["hydra.sweep.dir=runs/sweeps/it"]
-        return app.multirun("config", task, [*overrides, *it])
+        directory = [] if named else ["hydra.sweep.dir=runs/sweeps/it"]
+        return app.multirun("config", task, [*overrides, *directory])
     finally:
         GlobalHydra.instance().clear()
 
 
 def command_line(*arguments: str) -> int:
-    """`python train.py ARGUMENTS` in this process; the exit code."""
+    """Run `python train.py ARGUMENTS` in this process; return the exit code."""
     GlobalHydra.instance().clear()
     before, sys.argv = sys.argv, [str(ROOT / "train.py"), *arguments]
     try:
@@ -88,21 +88,21 @@ def command_line(*arguments: str) -> int:
 
 
 def only_run(folder: Path) -> Path:
-    """The one run directory in `folder`."""
+    """Return the only run directory in `folder`."""
     (run,) = (path for path in folder.iterdir() if (path / ".hydra").exists())
     return run
 
 
 def result(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "result.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return content
 
 
 def data_root() -> Path | None:
-    """A folder with torchvision's MNIST and CIFAR-10: $DISTANCING_DATA, data/, or one beside the checkout."""
-    places = [os.environ.get("DISTANCING_DATA", ROOT / "data"), *sorted(ROOT.parent.glob("*/data"))]
+    """Return a folder with torchvision's MNIST and CIFAR-10: $DISTANCING_DATA, data/, or one beside the checkout."""
+    folders = [os.environ.get("DISTANCING_DATA", ROOT / "data"), *sorted(ROOT.parent.glob("*/data"))]
     wanted = ("MNIST/raw/train-images-idx3-ubyte", "cifar-10-batches-py/data_batch_1")
-    return next((Path(p) for p in places if all((Path(p) / each).exists() for each in wanted)), None)
+    return next((Path(folder) for folder in folders if all((Path(folder) / file).exists() for file in wanted)), None)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Every YAML in conf/ composed, built and stepped once; bad input and what is said of it."""
+"""Every YAML in conf/ is composed, built and stepped once; bad input is refused with a clear message."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in sorted((ROOT /
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_yaml_builds_and_steps(choice: str) -> None:
-    """On random images of the data set's own shape, with a hill in place, if the choice has hills."""
+    """The step uses random images of the data set's shape, and a hill if the choice has hills."""
     quick = ["batch_size=4", "compile=false"]
     config = check(compose(choice, *quick, "dataset.validation_fraction=0.2"))
     channels, height, width = config.dataset.image_shape
@@ -37,7 +37,7 @@ def test_every_yaml_builds_and_steps(choice: str) -> None:
     assert (trainer.rows[0]["train/penalty"] > 0) == trainer.hills_act
 
 
-def test_shipped_experiments_are_the_thesiss() -> None:
+def test_shipped_experiments_are_those_of_the_thesis() -> None:
     for name in ("thesis_mnist", "thesis_cifar10", "thesis_cifar10_mobilenetv2"):
         cfg = compose(f"experiment={name}")
         config = check(cfg)
@@ -107,7 +107,7 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("overrides", [key for key, said in BAD.items() if said])
+@pytest.mark.parametrize("overrides", [key for key, message in BAD.items() if message])
 def test_bad_input_is_refused_in_one_line(overrides: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert start(f"runs={tmp_path}/runs", *overrides.replace(": ", ":").split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -127,8 +127,9 @@ COMMAND_LINES = {
 
 
 @pytest.mark.parametrize("overrides", COMMAND_LINES)
-def test_the_command_line_shows_no_stack_trace(overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                               capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_the_command_line_shows_no_stack_trace(
+    overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert command_line(*overrides.split()) == 2
     (line,) = capfd.readouterr().err.splitlines()

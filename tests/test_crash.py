@@ -1,4 +1,4 @@
-"""Processes that really die by a signal, and what is told of them."""
+"""Processes that really die by a signal, and the messages about them."""
 
 import json
 import os
@@ -84,8 +84,9 @@ def states() -> list[Status]:
     return [status(run, {}) for run in runs()]
 
 
-def test_runs_of_the_local_launcher_that_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                    capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_runs_of_the_local_launcher_that_are_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The launcher and `status` say by which signal, where, and what to try; a retry goes on."""
     monkeypatch.chdir(tmp_path)
     signals = [signal.SIGSEGV, signal.SIGFPE, signal.SIGKILL]
@@ -97,13 +98,13 @@ def test_runs_of_the_local_launcher_that_are_killed(tmp_path: Path, monkeypatch:
     assert cli(["status", "it"]) == 0
     table = capfd.readouterr().out
     assert "3 runs: 3 killed" in table
-    for run, by, found in zip(runs(), signals, states(), strict=True):
-        assert f"{run.path.name}: killed {found.note}" in told
-        assert found.note in table
-        assert (found.state, found.epoch >= 2) == ("killed", True)
+    for run, by, run_status in zip(runs(), signals, states(), strict=True):
+        assert f"{run.path.name}: killed {run_status.note}" in told
+        assert run_status.note in table
+        assert (run_status.state, run_status.epoch >= 2) == ("killed", True)
         where = "by SIGKILL; out of memory" if by == signal.SIGKILL else f"by {by.name} in "
-        assert found.note.startswith(where)
-    assert all(re.search(r"distancing/[\w/]+\.py:\d+ \w+$", found.note) for found in states()[:2])
+        assert run_status.note.startswith(where)
+    assert all(re.search(r"distancing/[\w/]+\.py:\d+ \w+$", run_status.note) for run_status in states()[:2])
     assert (told.count(ADVICE), table.count(ADVICE)) == (2, 1)
     assert f"has not ended (killed {states()[0].note})" in told
     assert launcher.returncode == 2
@@ -146,7 +147,7 @@ def test_ctrl_c_stops_a_local_sweep(moment: float | str, tmp_path: Path, monkeyp
     with trained(tmp_path, "-m", "hydra/launcher=local", "hydra.launcher.processes=2", "seed=range(4)") as launcher:
         wait_for(lambda: any(tmp_path.glob("runs/sweeps/it/jobs/*.log")))
         if isinstance(moment, str):
-            wait_for(lambda: [found.epoch > 2 for found in states()[:2]] == [True, True])
+            wait_for(lambda: [run_status.epoch > 2 for run_status in states()[:2]] == [True, True])
         else:
             time.sleep(moment)
         press_ctrl_c(launcher)
@@ -156,8 +157,8 @@ def test_ctrl_c_stops_a_local_sweep(moment: float | str, tmp_path: Path, monkeyp
     stopped = len(logs)
     assert 1 <= stopped <= 2
     assert f"{4 - stopped} not started\n" in told
-    assert [found.state for found in states()] == ["stopped"] * stopped + ["waiting"] * (4 - stopped)
-    assert moment != "in training" or all("the same command goes on from there" in log for log in logs)
+    assert [run_status.state for run_status in states()] == ["stopped"] * stopped + ["waiting"] * (4 - stopped)
+    assert moment != "in training" or all("run the same command to resume" in log for log in logs)
 
 
 def test_a_second_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,5 +174,5 @@ def test_a_second_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         os.kill(pid, signal.SIGCONT)
         launcher.communicate()
     assert launcher.returncode == 128 + signal.SIGINT
-    assert [found.state for found in states()] == ["stopped", "waiting"]
+    assert [run_status.state for run_status in states()] == ["stopped", "waiting"]
     assert json.loads((runs()[0].path / "job.json").read_text())["exit"] in (128 + signal.SIGTERM, -signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The data pipeline against plain references: who is in which split, and what a batch shows."""
+"""The data pipeline against plain references: the images of each split and batch."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ from distancing.errors import DatasetError
 
 
 def numbered(n: int, padding: int = 0, flip: bool = False, size: int = 6, channels: int = 2) -> Data:
-    """n random images whose labels are their numbers."""
+    """Return n random images whose labels are their numbers."""
     images = torch.randint(0, 256, (n, size, size, channels), dtype=torch.uint8)
     split, (mean, std) = Split(images, torch.arange(n)), mean_std(images)
     return Data(train=split, test=split, validation=None, mean=mean, std=std, padding=padding, flip=flip)
@@ -30,7 +30,7 @@ def numbered(n: int, padding: int = 0, flip: bool = False, size: int = 6, channe
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_an_epoch_shows_every_image_once(n: int, batch: int, seed: int, epoch: int, first: int, padding: int) -> None:
-    """…in an order and with an augmentation that follow from (seed, epoch), from whichever batch one begins."""
+    """Order and augmentation follow from (seed, epoch), whichever batch the iteration begins with."""
     data = numbered(n, padding, flip=padding > 1)
     whole = list(Epoch(data, batch, seed, epoch).batches())
     assert sorted(torch.cat([labels for _, labels in whole]).tolist()) == list(range(n))
@@ -119,15 +119,15 @@ def test_folds_are_stratified(labels: list[int], folds: int, seed: int) -> None:
 
 
 def test_every_fold_of_the_digits_is_held_out_once() -> None:
-    """…of the images that train_images chose; a bootstrap draws from the others alone."""
+    """The folds divide the images that train_images chose. A bootstrap draws from the training images alone."""
     cpu, datasets = torch.device("cpu"), [Digits(train_images=503, folds=4, fold=fold, seed=1) for fold in range(4)]
-    found = [dataset.load(cpu) for dataset in datasets]
-    train, held_out = ([digits_of(data.splits[name]) for data in found] for name in ("train", "validation"))
+    splits = [dataset.load(cpu) for dataset in datasets]
+    train, held_out = ([digits_of(data.splits[name]) for data in splits] for name in ("train", "validation"))
     chosen = train[0] | held_out[0]
     assert set().union(*held_out) == chosen
     assert sum(map(len, held_out)) == len(chosen) == 503
-    assert train == [chosen - each for each in held_out]
-    for dataset, data in zip(datasets, found, strict=True):
+    assert train == [chosen - fold for fold in held_out]
+    for dataset, data in zip(datasets, splits, strict=True):
         assert (len(data.train), len(data.splits["validation"])) == (dataset.size, dataset.held_out)
         assert data.splits["validation"].labels.bincount().min() >= 503 // 10 // 4
         assert torch.equal(data.mean, mean_std(data.train.images)[0])

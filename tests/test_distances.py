@@ -1,4 +1,4 @@
-"""The distances and kernels beside the thesis's own, against float64 references; hills that change with time."""
+"""The distances and kernels that are not in the thesis, against float64 references; hills that change with time."""
 
 import copy
 import math
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_training import drive, trainer
+from test_training import build, drive
 from torch import Tensor, nn
 
 from distancing.hills import distances, kernels
@@ -39,66 +39,66 @@ def network() -> Network:
     return Network(Theta(module), module, lambda n: IMAGES[:n], torch.autocast("cpu", enabled=False))
 
 
-def squared(kind: str, named: list[dict[str, Any]], modules: list[nn.Module]) -> float:
-    """d of two networks, of which the second is the checkpoint, by numpy and plain modules."""
-    a, b = ({name: value for name, value in each.items() if "weights" not in kind or value.ndim > 1} for each in named)
-    if kind in ("probe", "function_space"):
-        images = IMAGES[:5] if kind == "probe" else IMAGES
+def squared(name: str, named: list[dict[str, Any]], modules: list[nn.Module]) -> float:
+    """Return d of two networks, the second of which is the checkpoint, by numpy and plain modules."""
+    a, b = ({n: value for n, value in values.items() if "weights" not in name or value.ndim > 1} for values in named)
+    if name in ("probe", "function_space"):
+        images = IMAGES[:5] if name == "probe" else IMAGES
         p, q = (torch.softmax(module.train()(images), 1).detach().numpy() for module in modules)
         return float(((np.sqrt(p) - np.sqrt(q)) ** 2).sum(1).mean() / 2)
-    if kind == "filter_direction":
+    if name == "filter_direction":
         cosines = [(u * v).sum() / np.sqrt((u * u).sum() * (v * v).sum())
-                   for name in a if a[name].ndim > 1 for u, v in zip(a[name], b[name], strict=True)]  # fmt: skip
+                   for n in a if a[n].ndim > 1 for u, v in zip(a[n], b[n], strict=True)]  # fmt: skip
         return float(sum(2 * (1 - cosine) for cosine in cosines))
-    squares = [(a[name] - b[name]) ** 2 for name in a]
-    if kind.startswith("layerwise"):
-        return float(np.mean([each.mean() for each in squares]))
-    flat = np.concatenate([each.ravel() for each in squares])
-    return float(flat.mean() if kind.startswith("mean_square") else flat.sum())
+    squares = [(a[n] - b[n]) ** 2 for n in a]
+    if name.startswith("layerwise"):
+        return float(np.mean([square.mean() for square in squares]))
+    flat = np.concatenate([square.ravel() for square in squares])
+    return float(flat.mean() if name.startswith("mean_square") else flat.sum())
 
 
-def places(about: Network, k: int) -> tuple[Tensor, list[dict[str, Any]], list[nn.Module]]:
-    """k places around the network, as vectors, by name, and as modules."""
+def neighbours(net: Network, k: int) -> tuple[Tensor, list[dict[str, Any]], list[nn.Module]]:
+    """Return the parameters of k networks near the given one: as vectors [k, P], by name, and as modules."""
     generator = torch.Generator().manual_seed(2)
-    start = about.theta.vector
-    found = start + 0.2 * torch.randn(k, len(start), generator=generator, dtype=torch.float64)
-    named = [about.theta.named(each) for each in found]
-    modules = [copy.deepcopy(about.module) for _ in found]
+    start = net.theta.vector
+    thetas = start + 0.2 * torch.randn(k, len(start), generator=generator, dtype=torch.float64)
+    named = [net.theta.named(theta) for theta in thetas]
+    modules = [copy.deepcopy(net.module) for _ in thetas]
     for module, values in zip(modules, named, strict=True):
         module.load_state_dict(values, strict=False)
-    return found, [{name: value.numpy() for name, value in each.items()} for each in named], modules
+    return thetas, [{n: value.numpy() for n, value in values.items()} for values in named], modules
 
 
-@pytest.mark.parametrize("kind", DISTANCES)
-def test_distance_and_push(kind: str) -> None:
-    """d is as defined; the push of three hills is the slope of their energy, by central differences; nothing else of
-    the network changes; on a checkpoint there is no push."""
-    about, sigma = network(), 0.3
-    before = copy.deepcopy(about.module.state_dict())
-    found, named, modules = places(about, 4)
-    penalty = Penalty(distance=DISTANCES[kind], kernel=kernels.Gaussian(), strength=2.0, sigma=sigma)
-    hills = Hills(penalty, about.theta.vector, about)
-    hills.put(found[1:])
-    d = np.array([squared(kind, [named[0], named[i]], [modules[0], modules[i]]) for i in (1, 2, 3)])
-    energy, push, k = hills.energy(found[0], IMAGES)
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distance_and_push(name: str) -> None:
+    """d is as defined. The push of three hills is the slope of their energy, by central differences. The network does
+    not change, and at a checkpoint there is no push."""
+    net, sigma = network(), 0.3
+    before = copy.deepcopy(net.module.state_dict())
+    thetas, named, modules = neighbours(net, 4)
+    penalty = Penalty(distance=DISTANCES[name], kernel=kernels.Gaussian(), strength=2.0, sigma=sigma)
+    hills = Hills(penalty, net.theta.vector, net)
+    hills.put(thetas[1:])
+    d = np.array([squared(name, [named[0], named[i]], [modules[0], modules[i]]) for i in (1, 2, 3)])
+    energy, push, k = hills.energy(thetas[0], IMAGES)
     heights = np.exp(-d / (2 * sigma**2))
     np.testing.assert_allclose(energy, 2 * heights.sum(), rtol=1e-9)
     np.testing.assert_allclose(k, heights, rtol=1e-9)
-    if kind != "function_space":  # whose heights are said on the first images, and not on a batch
-        np.testing.assert_allclose(hills.heights(found[0]), heights, rtol=1e-9)
+    if name != "function_space":  # its `heights` are on the first images, not on a batch
+        np.testing.assert_allclose(hills.heights(thetas[0]), heights, rtol=1e-9)
     generator = torch.Generator().manual_seed(3)
     for _ in range(4):
-        way = torch.randn(len(found[0]), generator=generator, dtype=torch.float64)
-        ahead, behind = (hills.energy(found[0] + step * way, IMAGES)[0] for step in (1e-5, -1e-5))
+        way = torch.randn(len(thetas[0]), generator=generator, dtype=torch.float64)
+        ahead, behind = (hills.energy(thetas[0] + step * way, IMAGES)[0] for step in (1e-5, -1e-5))
         assert (push @ way).item() == pytest.approx((ahead - behind).item() / 2e-5, rel=1e-5, abs=1e-9)
-    assert all(torch.equal(value, before[name]) for name, value in about.module.state_dict().items())
-    assert about.module.training
-    hills.put(found[:1].repeat(3, 1))
-    assert hills.energy(found[0], IMAGES)[1].abs().max() < 1e-12
+    assert all(torch.equal(value, before[name]) for name, value in net.module.state_dict().items())
+    assert net.module.training
+    hills.put(thetas[:1].repeat(3, 1))
+    assert hills.energy(thetas[0], IMAGES)[1].abs().max() < 1e-12
 
 
 def test_a_random_projection_has_one_entry_a_parameter() -> None:
-    """…±1, equally many in each row, drawn by seed; its gradient is its transpose."""
+    """The entries are ±1, equally many in each row, and drawn with a seed. The gradient is the transpose."""
     projection = Projection(100, 8, torch.Generator().manual_seed(0), torch.device("cpu"))
     matrix = projection(torch.eye(100).double())  # [P, F]
     assert sorted(matrix.abs().sum(0).tolist()) == pytest.approx([12.5] * 8, abs=2)
@@ -110,16 +110,16 @@ def test_a_random_projection_has_one_entry_a_parameter() -> None:
     assert not rows[:, 100:].any()
 
 
-@pytest.mark.parametrize(("kind", "blind"), [("filter_direction", True), ("probe", True), ("euclidean", False)])
-def test_who_sees_a_scaled_filter(kind: str, blind: bool) -> None:
+@pytest.mark.parametrize(("name", "blind"), [("filter_direction", True), ("probe", True), ("euclidean", False)])
+def test_who_sees_a_scaled_filter(name: str, blind: bool) -> None:
     """A filter before a batch norm, ten times as large: the function is the same."""
-    about = network()
-    about.module[1].eps = 1e-16
-    hills = Hills(Penalty(distance=DISTANCES[kind], kernel=kernels.Gaussian(), strength=1.0, sigma=1.0),
-                  about.theta.vector, about)  # fmt: skip
-    hills.put(about.theta.vector[None].clone())
-    scaled = about.theta.vector.clone()
-    about.theta.named(scaled)["0.weight"][2] *= 10
+    net = network()
+    net.module[1].eps = 1e-16
+    hills = Hills(Penalty(distance=DISTANCES[name], kernel=kernels.Gaussian(), strength=1.0, sigma=1.0),
+                  net.theta.vector, net)  # fmt: skip
+    hills.put(net.theta.vector[None].clone())
+    scaled = net.theta.vector.clone()
+    net.theta.named(scaled)["0.weight"][2] *= 10
     assert (hills.heights(scaled).item() == pytest.approx(1, abs=1e-9)) == blind
 
 
@@ -133,9 +133,9 @@ def test_who_sees_a_scaled_filter(kind: str, blind: bool) -> None:
 def test_kernels(kernel: Kernel, k: Any) -> None:
     d, sigma = torch.tensor([0.0, 0.3, 2.0, 50.0]).double(), torch.tensor(1.7).double()
     height, slope = kernel.slope(d, sigma)
-    np.testing.assert_allclose(height, [k(each, 1.7) for each in d.tolist()], atol=1.1e-3)
+    np.testing.assert_allclose(height, [k(x, 1.7) for x in d.tolist()], atol=1.1e-3)
     assert height[0] == 1
-    numeric = [(k(each + 1e-6, 1.7) - k(each - 1e-6, 1.7)) / 2e-6 for each in d[1:].tolist()]
+    numeric = [(k(x + 1e-6, 1.7) - k(x - 1e-6, 1.7)) / 2e-6 for x in d[1:].tolist()]
     np.testing.assert_allclose(slope[1:], numeric, rtol=2e-3)
     assert slope.isfinite().all()
 
@@ -162,31 +162,31 @@ def test_hills_grow_until_the_network_leaves_and_fade() -> None:
 
 
 def test_hills_grow_by_what_the_step_has_seen() -> None:
-    """…on its own images, with no forward pass of their own; one that no longer acts stays as it is."""
-    about = network()
-    found, named, modules = places(about, 4)
+    """They grow by the heights on the step's images, without another forward pass. Only acting hills grow."""
+    net = network()
+    thetas, named, modules = neighbours(net, 4)
     penalty = Penalty(distance=DISTANCES["function_space"], kernel=kernels.Gaussian(), strength=2.0, sigma=0.3,
                       growth=0.7, newest=2)  # fmt: skip
-    hills, forwards = Hills(penalty, about.theta.vector, about), []
-    hills.put(found[1:])
-    about.module.register_forward_hook(lambda *_: forwards.append(1))
-    hills.pass_time(hills.energy(found[0], IMAGES[:5])[2], 0.1)
+    hills, forwards = Hills(penalty, net.theta.vector, net), []
+    hills.put(thetas[1:])
+    net.module.register_forward_hook(lambda *_: forwards.append(1))
+    hills.pass_time(hills.energy(thetas[0], IMAGES[:5])[2], 0.1)
     assert len(forwards) == 3
     d = [squared("probe", [named[0], named[i]], [modules[0], modules[i]]) for i in (2, 3)]  # on five images, too
-    grown = [2 + 0.1 * 0.7 * math.exp(-each / (2 * 0.3**2)) for each in d]
+    grown = [2 + 0.1 * 0.7 * math.exp(-di / (2 * 0.3**2)) for di in d]
     assert hills.strengths.tolist() == pytest.approx([2, *grown], rel=1e-9)
 
 
 def test_a_run_whose_hills_grow_keeps_its_norm_and_its_strengths(tmp_path: Any) -> None:
     """While hills act, ‖θ‖ is that of the checkpoint; a state brings the strengths back."""
     overrides = ("phases=distancing", "epochs=6", "penalty.growth=3", "penalty.fixed_norm=true")
-    made = drive(trainer(*overrides), tmp_path)
-    norm = made.places[0].norm().item()
-    assert [row["parameter_norm"] for row in made.rows[3:]] == pytest.approx([norm] * 3, rel=1e-4)
-    strengths = [row["strength/descend"] for row in made.rows[3:]]
+    trainer = drive(build(*overrides), tmp_path)
+    norm = trainer.checkpoints.parameters[0].norm().item()
+    assert [row["parameter_norm"] for row in trainer.rows[3:]] == pytest.approx([norm] * 3, rel=1e-4)
+    strengths = [row["strength/descend"] for row in trainer.rows[3:]]
     assert strengths == sorted(strengths)
-    assert strengths[0] > made.config.penalty.strength
-    other = trainer(*overrides)
-    other.load_state_dict(made.state_dict(), RunDirectory(tmp_path))
-    assert torch.equal(other.hills.strengths, made.hills.strengths)
-    assert torch.equal(other.hills.norm, made.hills.norm)
+    assert strengths[0] > trainer.config.penalty.strength
+    other = build(*overrides)
+    other.load_state_dict(trainer.state_dict(), RunDirectory(tmp_path))
+    assert torch.equal(other.hills.strengths, trainer.hills.strengths)
+    assert torch.equal(other.hills.norm, trainer.hills.norm)

@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_said(runs: dict[str, Path], tmp_path: Path, capsys
     shutil.rmtree(broken.parent / "logits")
     broken.write_bytes(broken.read_bytes()[:-9])
     for arguments, said in (
-        ([str(tmp_path)], f"{tmp_path} is neither a run's directory, nor a sweep's, nor a checkpoint's file"),
+        ([str(tmp_path)], f"{tmp_path} is not the directory of a run or a sweep, nor a checkpoint file"),
         ([str(runs["seed"]), str(runs["other"])], "dataset.seed=0, but"),
         ([str(broken)], f"{broken} is damaged"),
         ([str(runs["cycles"]), "--weights", "1,2"], "weights of shape [2] for 4 members"),
@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_said(runs: dict[str, Path], tmp_path: Path, capsys
         assert err.startswith("error: ")
         assert said in err
         assert err.count("\n") == 1
-    with pytest.raises(EnsembleError, match="there is no stored network"):
+    with pytest.raises(EnsembleError, match="there is no checkpoint in"):
         find_checkpoints([])
 
 

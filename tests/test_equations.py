@@ -20,20 +20,20 @@ from distancing.hills.theta import Theta
 DISTANCES = {"euclidean": Euclidean, "elementwise": Elementwise}
 
 
-def reference(kind: str, theta: Any, places: Any, s: float, sigmas: Any) -> tuple[float, Any]:
-    """E (2.8, 2.9) and its gradient (2.12–2.18) by numpy, one checkpoint after the other."""
+def reference(name: str, theta: Any, checkpoints: Any, s: float, sigmas: Any) -> tuple[float, Any]:
+    """Return E (2.8, 2.9) and its gradient (2.12–2.18), by numpy, one checkpoint after the other."""
     energy, gradient = 0.0, np.zeros_like(theta)
-    for place, sigma in zip(places, sigmas, strict=True):
-        difference = theta - place
-        d = difference**2 if kind == "elementwise" else (difference**2).sum()
+    for checkpoint, sigma in zip(checkpoints, sigmas, strict=True):
+        difference = theta - checkpoint
+        d = difference**2 if name == "elementwise" else (difference**2).sum()
         k = np.exp(-d / (2 * sigma**2))
         energy += s * k.sum()
-        gradient += s * (place - theta) / sigma**2 * k
+        gradient += s * (checkpoint - theta) / sigma**2 * k
     return energy, gradient
 
 
 @given(
-    kind=st.sampled_from(sorted(DISTANCES)),
+    name=st.sampled_from(sorted(DISTANCES)),
     k=st.integers(1, 5),
     p=st.integers(1, 40),
     s=st.floats(0, 100),
@@ -41,17 +41,17 @@ def reference(kind: str, theta: Any, places: Any, s: float, sigmas: Any) -> tupl
     seed=st.integers(0, 999),
 )
 @settings(max_examples=200, deadline=None)
-def test_energy_and_gradient(kind: str, k: int, p: int, s: float, sigma: float, seed: int) -> None:
+def test_energy_and_gradient(name: str, k: int, p: int, s: float, sigma: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    theta, places, sigmas = generator.normal(size=p), generator.normal(size=(k, p)), sigma * (1 + np.arange(k))
-    penalty = Penalty(distance=DISTANCES[kind](), kernel=Gaussian(), strength=s, sigma=1.0)
-    arguments = torch.tensor(theta), torch.tensor(places), torch.tensor(sigmas)
+    theta, checkpoints, sigmas = generator.normal(size=p), generator.normal(size=(k, p)), sigma * (1 + np.arange(k))
+    penalty = Penalty(distance=DISTANCES[name](), kernel=Gaussian(), strength=s, sigma=1.0)
+    arguments = torch.tensor(theta), torch.tensor(checkpoints), torch.tensor(sigmas)
     energy, gradient, heights = penalty.energy(*arguments)
-    expected, expected_gradient = reference(kind, theta, places, s, sigmas)
+    expected, expected_gradient = reference(name, theta, checkpoints, s, sigmas)
     np.testing.assert_allclose(energy, expected, rtol=1e-10, atol=1e-300)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-12)
-    for each in (heights, penalty.heights(*arguments)):
-        np.testing.assert_allclose(each.sum() * s, expected, rtol=1e-10, atol=1e-300)
+    for k_c in (heights, penalty.heights(*arguments)):
+        np.testing.assert_allclose(k_c.sum() * s, expected, rtol=1e-10, atol=1e-300)
 
 
 @pytest.mark.parametrize("distance", DISTANCES.values())
@@ -68,22 +68,24 @@ def test_what_a_newcomer_writes_has_the_same_gradient(distance: type[Distance]) 
         def __call__(self, d: Tensor, sigma: Tensor) -> Tensor:
             return torch.exp(-d / (2 * sigma**2))
 
-    theta, places, widths = torch.randn(30).double(), torch.randn(4, 30).double(), torch.rand(4).double() + 3
+    theta, checkpoints, widths = torch.randn(30).double(), torch.randn(4, 30).double(), torch.rand(4).double() + 3
     with torch.no_grad():  # as in the training step
         closed = Penalty(distance=distance(), kernel=Gaussian(), strength=2.0, sigma=1.0)
         plain = Penalty(distance=Plain(), kernel=Bell(), strength=2.0, sigma=1.0)
-        for a, b in zip(closed.energy(theta, places, widths), plain.energy(theta, places, widths), strict=True):
+        for a, b in zip(
+            closed.energy(theta, checkpoints, widths), plain.energy(theta, checkpoints, widths), strict=True
+        ):
             torch.testing.assert_close(a, b)
 
 
 def test_near_and_on_a_checkpoint_in_float32() -> None:
     """Direct differences keep what ‖θ‖² − 2θ·θ_c + ‖θ_c‖² would cancel; on the top the gradient is exactly 0."""
-    place = torch.randn(100_000)
-    theta = place + 1e-4 * torch.randn(100_000)
-    exact = (theta.double() - place.double()).square().sum()
-    assert abs(Euclidean()(theta, place[None]).double() / exact - 1) < 1e-5
+    checkpoint = torch.randn(100_000)
+    theta = checkpoint + 1e-4 * torch.randn(100_000)
+    exact = (theta.double() - checkpoint.double()).square().sum()
+    assert abs(Euclidean()(theta, checkpoint[None]).double() / exact - 1) < 1e-5
     penalty = Penalty(distance=Euclidean(), kernel=Gaussian(), strength=3.0, sigma=1.0)
-    energy, gradient, _ = penalty.energy(place, place[None], torch.ones(1))
+    energy, gradient, _ = penalty.energy(checkpoint, checkpoint[None], torch.ones(1))
     assert energy == 3
     assert not gradient.any()
 
@@ -98,11 +100,11 @@ def test_the_push_is_strongest_at_sigma() -> None:
 
 @pytest.mark.parametrize(("unit", "length"), [("absolute", 1.0), ("norm", 5.0), ("travelled", 13.0)])
 def test_units_of_sigma(unit: Any, length: float) -> None:
-    place, start = torch.tensor([3.0, 4.0]), torch.tensor([3.0 + 5.0, 4.0 - 12.0])
+    checkpoint, start = torch.tensor([3.0, 4.0]), torch.tensor([3.0 + 5.0, 4.0 - 12.0])
     for distance, share in ((Euclidean(), 1.0), (Elementwise(), 1 / math.sqrt(2))):  # root mean square of two
         penalty = Penalty(distance=distance, kernel=Gaussian(), strength=1.0, sigma=0.5, sigma_unit=unit)
         expected = 0.5 if unit == "absolute" else 0.5 * length * share
-        assert penalty.width(place, start).item() == pytest.approx(expected)
+        assert penalty.width(checkpoint, start).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -25,6 +25,7 @@ from distancing.ensemble.__main__ import main as ensemble_cli
 from distancing.errors import StorageError
 from distancing.runs import Listed, RunDirectory, lock
 from distancing.sweep.status import status
+from distancing.training.trainer import Trainer
 
 RUN = [*TINY[2:], "experiment=smoke", "model=mlp", "model.width=8", "phases=distancing", "epochs=4",
        "save_every=1", "analysis=[barrier]", "analysis.barrier.points=3"]  # fmt: skip
@@ -109,8 +110,9 @@ def faults(folder: Path, fail: int = 0) -> Iterator[list[str]]:
         yield done
 
 
-def test_every_write_can_fail(cfg: DictConfig, expected: dict[str, Any], tmp_path: Path,
-                              capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_every_write_can_fail(
+    cfg: DictConfig, expected: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """FAULTS_EVERY=1 for all of them. The same command then ends with the same bits."""
     (tmp_path / "0").mkdir()
     with faults(tmp_path / "0") as done:
@@ -123,13 +125,13 @@ def test_every_write_can_fail(cfg: DictConfig, expected: dict[str, Any], tmp_pat
         capsys.readouterr()
         with faults(folder, fail=n) as until:
             code = run(cfg, folder)
-        said = capsys.readouterr().err
-        what = f"{n}: {until[n - 1]}: {said}"
+        output = capsys.readouterr().err
+        what = f"{n}: {until[n - 1]}: {output}"
         assert code in (0, 2), what
         if code == 2:
             refused += 1
-            assert said.count("\n") == 1, what
-            assert said.startswith("error: "), what
+            assert output.count("\n") == 1, what
+            assert output.startswith("error: "), what
         assert not list(folder.rglob(".*.tmp")), what
         assert run(cfg, folder) == 0, what
         assert outcome(only_run(folder)) == expected, what
@@ -137,8 +139,9 @@ def test_every_write_can_fail(cfg: DictConfig, expected: dict[str, Any], tmp_pat
 
 
 @pytest.mark.parametrize("when", ["before TensorBoard", "before result.json"])
-def test_an_analysis_is_told_once(when: str, cfg: DictConfig, expected: dict[str, Any], tmp_path: Path,
-                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_an_analysis_is_told_once(
+    when: str, cfg: DictConfig, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed when its files were written, and what else is to know of it wasn't."""
     kept = RunDirectory.write_result
 
@@ -180,10 +183,10 @@ def stopped(cfg: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         patch.setattr(RunDirectory, "save_state", save)
         with pytest.raises(KeyboardInterrupt):
             run(cfg, tmp_path / "runs")
-    found = only_run(tmp_path / "runs")
-    assert len(list(found.glob("state/*"))) == 2
-    assert (found / "checkpoints/descend.pt").exists()
-    return found
+    path = only_run(tmp_path / "runs")
+    assert len(list(path.glob("state/*"))) == 2
+    assert (path / "checkpoints/descend.pt").exists()
+    return path
 
 
 def damaged(path: Path, how: str) -> None:
@@ -198,8 +201,9 @@ def damaged(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "flipped"])
-def test_damaged_files_of_an_unfinished_run(how: str, stopped: Path, cfg: DictConfig, expected: dict[str, Any],
-                                            capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_damaged_files_of_an_unfinished_run(
+    how: str, stopped: Path, cfg: DictConfig, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     """The newest state, the log, the logits and the frozen config are replaced; both states, or a checkpoint that is
     needed, are named, and nothing starts from zero."""
     older, newest = sorted(stopped.glob("state/*"))
@@ -227,11 +231,12 @@ def test_damaged_files_of_an_unfinished_run(how: str, stopped: Path, cfg: DictCo
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "flipped"])
-def test_damaged_files_of_an_ended_run(how: str, cfg: DictConfig, tmp_path: Path,
-                                       capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_damaged_files_of_an_ended_run(
+    how: str, cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(cfg, tmp_path) == 0
     ended = only_run(tmp_path)
-    for name, said in (
+    for name, output in (
         ("result.json", "result.json is damaged"),
         ("checkpoints/descend.pt", "checkpoints/descend.pt is damaged"),
         (".hydra/config.yaml", "config.yaml"),
@@ -248,7 +253,7 @@ def test_damaged_files_of_an_ended_run(how: str, cfg: DictConfig, tmp_path: Path
             assert ensemble_cli([str(ended)]) == 2
             (line,) = [line for line in capsys.readouterr().err.splitlines() if "ensemble" not in line][-1:]
             assert line.startswith("error: ")
-            assert said in line
+            assert output in line
         (ended / name).write_bytes(kept)
     # another seed: the networks weren't trained with it
     config = ended / ".hydra/config.yaml"
@@ -271,8 +276,9 @@ def test_the_state_of_another_run_is_refused(
 
 
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
-def test_a_clock_that_jumps(jump: float, stopped: Path, cfg: DictConfig, expected: dict[str, Any],
-                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_clock_that_jumps(
+    jump: float, stopped: Path, cfg: DictConfig, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only what says how long things took depends on a clock."""
     begun = time.time()
     for name in ("time", "perf_counter", "monotonic"):
@@ -290,8 +296,9 @@ def test_a_clock_that_jumps(jump: float, stopped: Path, cfg: DictConfig, expecte
 
 
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
-def test_a_directory_that_moves(how: Callable[[Path, Path], Any], stopped: Path, cfg: DictConfig,
-                                expected: dict[str, Any], tmp_path: Path) -> None:  # fmt: skip
+def test_a_directory_that_moves(
+    how: Callable[[Path, Path], Any], stopped: Path, cfg: DictConfig, expected: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     how(stopped, tmp_path / "elsewhere" / stopped.name)
     assert run(cfg, tmp_path / "elsewhere") == 0
@@ -302,7 +309,7 @@ def test_a_directory_that_moves(how: Callable[[Path, Path], Any], stopped: Path,
 
 
 def test_another_machine_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """…where flock only holds on each: until its process has given no sign of life for two minutes."""
+    """Where flock holds on each machine alone, a process waits until the owner gave no sign of life for two minutes."""
     monkeypatch.setattr(lock, "HEARTBEAT", 0.05)
     directory = RunDirectory(tmp_path, wait=0)
     with directory:
@@ -326,8 +333,9 @@ def test_another_machine_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monke
             pass
 
 
-def test_a_file_system_that_does_not_lock_is_refused(cfg: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                     capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_file_system_that_does_not_lock_is_refused(
+    cfg: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import fcntl
 
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
@@ -339,15 +347,16 @@ def test_a_file_system_that_does_not_lock_is_refused(cfg: DictConfig, tmp_path: 
 # the same, a second time
 
 
-def test_verify(cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_verify(
+    cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trained once more, to the same bits; and where one bit of one number is another, it is told."""
     cfg.verify = True
     try:
         assert run(cfg, tmp_path / "a") == 0
         assert "verified: the same a second time, bit for bit" in capsys.readouterr().out
         assert json.loads((only_run(tmp_path / "a") / "result.json").read_text())["verified"] is True
-        step, trainers = experiment.Trainer.step, []
+        step, trainers = Trainer.step, []
 
         def other(self: Any, *arguments: Any) -> None:
             step(self, *arguments)
@@ -356,11 +365,11 @@ def test_verify(cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[s
                 if len(trainers) == 2:
                     self.theta.vector[0] += 1e-6
 
-        monkeypatch.setattr(experiment.Trainer, "step", other)
+        monkeypatch.setattr(Trainer, "step", other)
         assert run(cfg, tmp_path / "b") == experiment.NOT_THE_SAME
         assert "verified: not the same a second time: checkpoint descend: " in capsys.readouterr().out
         assert json.loads((only_run(tmp_path / "b") / "result.json").read_text())["verified"] is False
-        assert run(cfg, tmp_path / "b") == experiment.NOT_THE_SAME  # said again, not tried again
+        assert run(cfg, tmp_path / "b") == experiment.NOT_THE_SAME  # read, not trained again
         assert len(trainers) == 2
     finally:
         cfg.verify = False
@@ -369,15 +378,15 @@ def test_verify(cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.usefixtures("two_cores")
 def test_threads_change_last_digits_only(tmp_path: Path) -> None:
     """The tolerance that the README states, for one epoch of a small network on digits: 1e-5 of ‖θ‖."""
-    found = []
+    networks = []
     for threads in (1, 2):
         folder = tmp_path / str(threads)
         one = ["dataset.train_images=600", "model.width=4", "phases=single", "epochs=1", "optimizer.lr=0.01"]
         assert start(*one, f"threads={threads}", f"runs={folder}") == 0
         assert result(only_run(folder))["threads"] == threads
         network = torch.load(only_run(folder) / "checkpoints/final.pt", weights_only=True)["network"]
-        found.append(torch.cat([each.double().flatten() for name, each in network.items() if "num_" not in name]))
-    distance = float((found[0] - found[1]).norm() / found[0].norm())
+        networks.append(torch.cat([value.double().flatten() for name, value in network.items() if "num_" not in name]))
+    distance = float((networks[0] - networks[1]).norm() / networks[0].norm())
     assert distance < 1e-5, distance
     print(f"relative distance {distance:.1e}")
 

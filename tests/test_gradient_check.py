@@ -48,8 +48,8 @@ def check_all() -> None:
             network = config.build_network(CPU)
             for threads in (1, 2):
                 torch.set_num_threads(threads)
-                found = dataclasses.asdict(check_gradient(config, images, network, network))
-                print(json.dumps({"network": str(model), "threads": threads, **found}), flush=True)
+                outcome = dataclasses.asdict(check_gradient(config, images, network, network))
+                print(json.dumps({"network": str(model), "threads": threads, **outcome}), flush=True)
 
 
 @pytest.mark.parametrize("isa", ["SSE41", "AVX", "AVX2", None])
@@ -67,9 +67,9 @@ def test_every_network_with_every_instruction_set(isa: str | None, capability: s
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-2000:]}"
     checks = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(checks) == 4 * len(NETWORKS)
-    assert {each["layout"] for each in checks} == {"contiguous", "channels_last"}
+    assert {line["layout"] for line in checks} == {"contiguous", "channels_last"}
     # MobileNetV2 normalises seven images of 1×1 pixel, which amplifies rounding errors: the check allows for it
-    errors = {each["network"]: each["error"] for each in checks if "MobileNetV2" not in each["network"]}
+    errors = {line["network"]: line["error"] for line in checks if "MobileNetV2" not in line["network"]}
     assert max(errors.values()) < 1e-4
 
 
@@ -88,9 +88,9 @@ def test_a_layout_that_is_not_safe_is_said(tmp_path: Path, capsys: pytest.Captur
     assert (
         "contiguous layout, because oneDNN computes wrong gradients of layer2.0.downsample.0" in capsys.readouterr().err
     )
-    found = result(only_run(tmp_path))["gradient_check"]
-    assert found["layout"] == "contiguous"
-    assert 0 < found["error"] < found["tolerance"]
+    outcome = result(only_run(tmp_path))["gradient_check"]
+    assert outcome["layout"] == "contiguous"
+    assert 0 < outcome["error"] < outcome["tolerance"]
 
 
 class WrongConvolution(torch.autograd.Function):
@@ -153,16 +153,16 @@ def test_rounding_that_a_deep_network_amplifies_is_tolerated() -> None:
     config, data = config_of("model=resnet110", "model.width=4", "batch_size=16")
     torch.manual_seed(0)
     network = config.build_network(CPU)
-    found = check_gradient(config, data, network, network)
-    assert found.error < found.tolerance
+    outcome = check_gradient(config, data, network, network)
+    assert outcome.error < outcome.tolerance
     with pytest.raises(GradientError, match="is off by"):
         check_gradient(config, data, network, lambda x: 1.5 * network(x))
 
 
 def test_relative_errors() -> None:
     exact = {"a": torch.tensor([3.0, 4.0]).double(), "dead": torch.zeros(2).double()}
-    found = relative_errors({"a": torch.tensor([3.0, 4.5]), "dead": torch.tensor([0.0, 5e-3])}, exact)
-    assert found == {"a": pytest.approx(0.1), "dead": pytest.approx(1.0)}
+    errors = relative_errors({"a": torch.tensor([3.0, 4.5]), "dead": torch.tensor([0.0, 5e-3])}, exact)
+    assert errors == {"a": pytest.approx(0.1), "dead": pytest.approx(1.0)}
 
 
 if __name__ == "__main__":

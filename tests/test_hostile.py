@@ -47,8 +47,9 @@ def archive(path: Path, content: Any) -> None:
     path.write_bytes(sealed(path.read_bytes()))
 
 
-def test_tensors_are_read_without_executing(ended: Path, bomb: Any, tmp_path: Path,
-                                            capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_tensors_are_read_without_executing(
+    ended: Path, bomb: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """State, checkpoint and logits: an archive with a pickle of its own, and a bare pickle."""
     for write in (archive, lambda path, content: path.write_bytes(sealed(pickle.dumps(content)))):
         for path in (*ended.glob("checkpoints/logits/*.pt"), ended / "checkpoints/descend.pt"):
@@ -77,9 +78,9 @@ def test_tensors_are_read_without_executing(ended: Path, bomb: Any, tmp_path: Pa
         ("descend:", "../../descend:"),
     ],
 )
-def test_a_config_constructs_nothing_of_others(was: str, now: str, ended: Path, tmp_path: Path,
-                                               monkeypatch: pytest.MonkeyPatch,
-                                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_config_constructs_nothing_of_others(
+    was: str, now: str, ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "stranger.py").write_text("open('executed', 'w')")
     config = ended / ".hydra/config.yaml"
@@ -114,8 +115,9 @@ def test_names_do_not_lead_out(name: Any, ended: Path, tmp_path: Path, capsys: p
         RunDirectory(ended).checkpoint(name)
 
 
-def test_a_sweep_of_a_stranger(ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_sweep_of_a_stranger(
+    ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its list leads nowhere else; what is executed from it, shell lines and pickles, must be the user's alone."""
     sweep = SweepDirectory("runs/sweeps/it")
     sweep.add([Listed(ended.relative_to(tmp_path), (), 2)])
@@ -136,8 +138,9 @@ def test_a_sweep_of_a_stranger(ended: Path, tmp_path: Path, monkeypatch: pytest.
     assert f"error: {sweep.path} belongs to another user" in capsys.readouterr().err
 
 
-def test_what_a_stranger_names_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_what_a_stranger_names_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A link out of the runs' folder, too."""
     (tmp_path / "home").mkdir()
     (tmp_path / "secret").mkdir()

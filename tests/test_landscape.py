@@ -325,7 +325,7 @@ def test_killed_between_training_and_analysis(tmp_path: Path, monkeypatch: pytes
             start(*RUN, f"runs={tmp_path}")
     here = only_run(tmp_path)
     assert result(here)["analysis"] is None
-    monkeypatch.setattr(experiment, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(experiment, "train_run", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr(Barrier, "__call__", lambda *_: pytest.fail("made again"))
     assert start(*RUN, f"runs={tmp_path}") == 0
     assert result(here)["analysis"] == result(run)["analysis"]
@@ -351,7 +351,7 @@ def test_what_can_not_be_asked_is_said(run: Path, tmp_path: Path, capsys: pytest
         ([str(run), "--set", "barrier.pairs=some"], "barrier.pairs='some'"),
         ([str(run), "--set", "valley.speed=2"], "valley.speed is not a setting; allowed here: "),
         ([str(run), "--only", "valley", "--set", "valley.lr=1.0e+30", "--set", "valley.epochs=3"], "valley.lr=1e+30: "),
-        ([str(tmp_path)], "is neither a run's directory, nor a sweep's, nor a checkpoint's file"),
+        ([str(tmp_path)], "is not the directory of a run or a sweep, nor a checkpoint file"),
     ):
         assert cli(arguments) == 2, arguments
         err = capsys.readouterr().err

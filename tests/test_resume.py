@@ -64,8 +64,9 @@ def test_stopped_by_a_signal(number: signal.Signals, undisturbed: dict[str, Any]
     assert outcome(only_run(tmp_path / "runs")) == expected
 
 
-def test_every_single_step_can_be_the_last(undisturbed: dict[str, Any], tmp_path: Path,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_every_single_step_can_be_the_last(
+    undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped after each step, 27 times over; then with the newest state damaged, which costs one more step."""
     expected = undisturbed
 
@@ -87,8 +88,9 @@ def test_every_single_step_can_be_the_last(undisturbed: dict[str, Any], tmp_path
     assert outcome(only_run(tmp_path / "runs")) == expected
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_damaged_checkpoint_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert start(*RUN) == 0
     run = only_run(tmp_path / "runs")

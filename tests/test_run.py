@@ -15,8 +15,10 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distancing.config import check
+from distancing.errors import StorageError
 from distancing.landscape.__main__ import main as landscape
 from distancing.runs import RunDirectory, provenance
+from distancing.runs.result import read_result
 from distancing.sweep.job import go_on
 
 Runs = Callable[..., int]
@@ -26,16 +28,16 @@ print(json.dumps({name: list(value.shape) for name, value in torch.load(sys.argv
 
 def test_what_a_run_leaves_behind(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert runs(*TINY, "epochs=9") == 0
-    run, said = only_run(tmp_path), capsys.readouterr().out
-    found = result(run)
-    assert {"status": "finished", "seed": 0, "epochs": 9, "diverged": None}.items() <= found.items()
-    assert run.name == f"{found['name']}-{found['config_hash']}"
-    assert found["seconds"] > 0 < found["images_per_second"]
-    assert found["versions"]["torch"] == torch.__version__
-    assert set(found["metrics"]) == {"train", "validation", "test"}
-    assert [c["name"] for c in found["checkpoints"]] == ["descend", "settle-1", "settle-2", "settle-3"]
+    run, output = only_run(tmp_path), capsys.readouterr().out
+    run_result = result(run)
+    assert {"status": "finished", "seed": 0, "epochs": 9, "diverged": None}.items() <= run_result.items()
+    assert run.name == f"{run_result['name']}-{run_result['config_hash']}"
+    assert run_result["seconds"] > 0 < run_result["images_per_second"]
+    assert run_result["versions"]["torch"] == torch.__version__
+    assert set(run_result["metrics"]) == {"train", "validation", "test"}
+    assert [c["name"] for c in run_result["checkpoints"]] == ["descend", "settle-1", "settle-2", "settle-3"]
     for name in ("descend", "settle-1", "settle-2", "settle-3", "final", str(run), f"tensorboard --logdir {run}"):
-        assert name in said
+        assert name in output
 
     # distances and metrics follow from the stored networks alone, read without the code that wrote them
     config = check(compose(*TINY, "epochs=9"))
@@ -43,9 +45,10 @@ def test_what_a_run_leaves_behind(runs: Runs, tmp_path: Path, capsys: pytest.Cap
     names = [name for name, _ in network.named_parameters()]
     data = config.dataset.load(torch.device("cpu"))
     stored = {
-        c["name"]: torch.load(run / c["file"], weights_only=True) for c in [*found["checkpoints"], found["final"]]
+        c["name"]: torch.load(run / c["file"], weights_only=True)
+        for c in [*run_result["checkpoints"], run_result["final"]]
     }
-    for a in [*found["checkpoints"], found["final"]]:
+    for a in [*run_result["checkpoints"], run_result["final"]]:
         for b, distance in a["distances"].items():
             squares = [
                 (stored[a["name"]]["network"][n].double() - stored[b]["network"][n]).square().sum() for n in names
@@ -58,7 +61,7 @@ def test_what_a_run_leaves_behind(runs: Runs, tmp_path: Path, capsys: pytest.Cap
         assert a["metrics"]["test"]["accuracy"] == pytest.approx(correct)
         loss = torch.nn.functional.cross_entropy(logits, data.test.labels).item()
         assert a["metrics"]["test"]["loss"] == pytest.approx(loss, rel=1e-4)
-    assert found["metrics"] == found["final"]["metrics"]
+    assert run_result["metrics"] == run_result["final"]["metrics"]
     bare = subprocess.run([sys.executable, "-c", BARE, run / "checkpoints/final.pt"], capture_output=True, cwd="/")
     assert json.loads(bare.stdout) == {k: list(v.shape) for k, v in network.state_dict().items()}
 
@@ -79,18 +82,18 @@ def test_the_same_command_again(
     assert runs(*TINY) == 0
     first = result(only_run(tmp_path))
     table = capsys.readouterr().out.split("finished")[1]
-    monkeypatch.setattr("distancing.experiment.Trainer", None)  # nothing is built
+    monkeypatch.setattr("distancing.training.setup.Trainer", None)  # nothing is built
     assert runs(*TINY) == 0
-    said = capsys.readouterr().out
-    assert "already ended; overwrite=true starts over" in said
-    assert said.endswith(table)
-    assert "has changed since" not in said
+    output = capsys.readouterr().out
+    assert "already ended; overwrite=true starts over" in output
+    assert output.endswith(table)
+    assert "has changed since" not in output
     changed = {**provenance.provenance(), "source": "other", "git_commit": "newer"}
-    monkeypatch.setattr("distancing.experiment.provenance", lambda: changed)
+    monkeypatch.setattr("distancing.train_run.provenance", lambda: changed)
     assert runs(*TINY) == 0
-    said = capsys.readouterr().out
-    assert f"the source code has changed since: {first['source']} then, other now" in said
-    assert f"the commit has changed since: {first['git_commit']} then, newer now" in said
+    output = capsys.readouterr().out
+    assert f"the source code has changed since: {first['source']} then, other now" in output
+    assert f"the commit has changed since: {first['git_commit']} then, newer now" in output
     monkeypatch.undo()
 
     assert runs(*TINY, "overwrite=true") == 0
@@ -101,7 +104,7 @@ def test_the_same_command_again(
 
 
 def test_a_run_of_an_earlier_version(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Frozen and ended when there were neither analyses nor a verification: said, analysed, and trained, as ever."""
+    """A run from before analyses and verification is shown, analysed and trained as any other."""
     assert runs(*TINY) == 0
     run, table = only_run(tmp_path), capsys.readouterr().out.split("finished")[1]
     config, ended = OmegaConf.load(run / ".hydra/config.yaml"), result(run)
@@ -109,19 +112,28 @@ def test_a_run_of_an_earlier_version(runs: Runs, tmp_path: Path, capsys: pytest.
         del config[unknown]
     for unknown in ("analysis", "verified", "checksum"):
         del ended[unknown]
+    ended["field_of_a_newer_version"] = 1
     OmegaConf.save(config, run / ".hydra/config.yaml")
     RunDirectory(run).write_result(ended)
     assert {*result(run)} == {*ended, "checksum"}
 
     assert go_on(str(run)) == 0
-    said = capsys.readouterr().out
-    assert "already ended" in said
-    assert said.endswith(table)
+    output = capsys.readouterr().out
+    assert "already ended" in output
+    assert output.endswith(table)
     assert landscape([str(run), "--only", "barrier", "--set", "barrier.points=3"]) == 0
     assert result(run)["analysis"]["barrier"]
+    assert result(run)["field_of_a_newer_version"] == 1
     (run / "result.json").unlink()
     assert go_on(str(run)) == 0
     assert result(run)["final"] == ended["final"]
+
+
+def test_a_result_without_its_fields_is_damaged(tmp_path: Path) -> None:
+    for content, reason in (({"status": "finished"}, "name: Field required"), ({"status": 3}, "status: Input should")):
+        RunDirectory(tmp_path).write_result(content)
+        with pytest.raises(StorageError, match=rf"result.json is damaged \({reason}"):
+            read_result(RunDirectory(tmp_path))
 
 
 def test_a_run_in_use_is_refused(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,23 +145,23 @@ def test_a_run_in_use_is_refused(runs: Runs, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_divergence(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A learning rate that explodes after some epochs: where it happened, and the state from before it."""
+    """The loss explodes after some epochs: the result says where, and the state from before is kept."""
     blow_up = ["phases=distancing", "epochs=20", "save_every=1", "penalty.strength=1e30", "penalty.sigma=10",
                "penalty.sigma_unit=absolute", "phases.descend.epochs=4"]  # fmt: skip
     assert runs(*TINY, *blow_up) == 3
     run = only_run(tmp_path)
-    found, said = result(run), capsys.readouterr().out
-    assert found["status"] == "diverged"
-    assert found["diverged"]["phase"] == "escape"
-    assert found["metrics"] is None
-    assert found["diverged"]["epoch"] == found["epochs"] + 1
-    assert f"phase escape, epoch {found['diverged']['epoch']}, step {found['diverged']['step']};" in said
+    run_result, output = result(run), capsys.readouterr().out
+    assert run_result["status"] == "diverged"
+    assert run_result["diverged"]["phase"] == "escape"
+    assert run_result["metrics"] is None
+    assert run_result["diverged"]["epoch"] == run_result["epochs"] + 1
+    assert f"phase escape, epoch {run_result['diverged']['epoch']}, step {run_result['diverged']['step']};" in output
     newest = max((run / "state").iterdir())
-    assert newest.name == f"{found['epochs']:06d}-000000.pt"
+    assert newest.name == f"{run_result['epochs']:06d}-000000.pt"
     state = torch.load(newest, weights_only=True)
     assert all(value.isfinite().all() for value in state["network"].values())
-    assert [c["name"] for c in found["checkpoints"]] == ["descend"]
-    assert runs(*TINY, *blow_up) == 3  # the same again: said, not tried
+    assert [c["name"] for c in run_result["checkpoints"]] == ["descend"]
+    assert runs(*TINY, *blow_up) == 3  # the same again, without training
 
 
 def test_a_last_step_into_nowhere(runs: Runs, tmp_path: Path) -> None:
@@ -161,7 +173,7 @@ def test_a_last_step_into_nowhere(runs: Runs, tmp_path: Path) -> None:
 
 
 def test_a_full_disk(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No file may grow past 20 kB: one clear line, no torn file, and the run ends once there is room."""
+    """No file may grow past 20 kB: there is one clear line and no torn file, and with more room the run ends."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -169,7 +181,7 @@ def test_a_full_disk(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[s
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (line,) = capsys.readouterr().err.splitlines()
-    assert "File too large; what was saved is kept, and the same command goes on" in line
+    assert "File too large; the saved state is kept: run the same command to resume" in line
     assert not list(only_run(tmp_path).rglob("*.pt")) + list(only_run(tmp_path).rglob("*.tmp"))
     assert runs(*TINY, "model.width=8") == 0
 
@@ -196,8 +208,8 @@ def test_real_images(real_data: Path, runs: Runs, tmp_path: Path) -> None:
         assert runs(*TINY, f"dataset={dataset}", f"dataset.root={real_data}", "dataset.download=false",
                     "dataset.train_images=1000", "dataset.augment=false", "model.width=4", f"name={dataset}",
                     "evaluate_every=8", "phases=distancing") == 0  # fmt: skip
-        found = result(next(tmp_path.glob(f"{dataset}-*")))
-        assert found["metrics"]["test"]["accuracy"] > {"mnist": 0.5, "cifar10": 0.15}[dataset]
+        run_result = result(next(tmp_path.glob(f"{dataset}-*")))
+        assert run_result["metrics"]["test"]["accuracy"] > {"mnist": 0.5, "cifar10": 0.15}[dataset]
 
 
 def test_a_sweep_goes_on_after_a_failed_run(tmp_path: Path) -> None:
@@ -206,19 +218,19 @@ def test_a_sweep_goes_on_after_a_failed_run(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "-m", *sweep]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 3, ran.stderr
-    found = [result(run) for run in (tmp_path / "runs").glob("digits-*")]
-    assert sorted((f["seed"], f["status"]) for f in found) == [
+    results = [result(run) for run in (tmp_path / "runs").glob("digits-*")]
+    assert sorted((f["seed"], f["status"]) for f in results) == [
         (0, "diverged"), (0, "finished"), (1, "diverged"), (1, "finished"),
     ]  # fmt: skip
     alone = subprocess.run([sys.executable, ROOT / "train.py", *TINY, "epochs=8", "seed=1", "runs=alone"], cwd=tmp_path)
     assert alone.returncode == 0
-    in_sweep = next(f for f in found if f["seed"] == 1 and f["status"] == "finished")
+    in_sweep = next(f for f in results if f["seed"] == 1 and f["status"] == "finished")
     assert result(only_run(tmp_path / "alone"))["final"] == in_sweep["final"]
     assert start(*TINY, "epochs=8", "seed=0", f"runs={tmp_path}/runs") == 0  # already there
 
 
 def test_nothing_is_imported_that_a_run_does_not_need() -> None:
-    """Pictures and statistics come when they are asked for; TensorBoard's events before the first step."""
+    """Plotting and statistics libraries are imported when they are needed."""
     code = "import sys, distancing.experiment; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in loaded

@@ -184,7 +184,7 @@ def test_cancelled_and_retried(user: User) -> None:
     assert user.states() == ["cancelled"]
     assert "1 to start" in user.look("retry", "it")
     user.wait(run)
-    assert "goes on after epoch" in user.look("logs", str(run))
+    assert "resumes after epoch" in user.look("logs", str(run))
 
 
 def test_accounting_says_how_a_job_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -285,5 +285,5 @@ def test_the_same_bits_whatever_happens(user: User) -> None:
     says = {node_lost: "already ended"}  # the first process has the run, and the second one waits for it to end
     for happening, run in runs.items():
         assert outcome(run) == expected
-        assert says.get(happening, "goes on after epoch") in user.look("logs", str(run))
+        assert says.get(happening, "resumes after epoch") in user.look("logs", str(run))
         assert "Restarts=0" not in user.cluster.run("scontrol", "show", "job", user.job(run))

@@ -1,4 +1,4 @@
-"""How many threads there are to be, from what the system says; and that a run keeps its number."""
+"""The number of threads that follows from the system's files, and that a run keeps."""
 
 import os
 import signal
@@ -122,8 +122,8 @@ def test_the_spin_is_bounded_unless_the_user_says_otherwise() -> None:
     environment = {
         name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     }
-    said = subprocess.run([sys.executable, "-c", loaded_first], env=environment, capture_output=True, check=True)
-    assert said.stdout.split() == [str(threads.SPIN).encode(), b"False"]
+    printed = subprocess.run([sys.executable, "-c", loaded_first], env=environment, capture_output=True, check=True)
+    assert printed.stdout.split() == [str(threads.SPIN).encode(), b"False"]
 
 
 @pytest.mark.usefixtures("two_cores")
@@ -138,9 +138,9 @@ def test_auto(monkeypatch: pytest.MonkeyPatch) -> None:
         threads.watch()
         number, why = auto()
     finally:
-        for each in others:
-            each.kill()
-            each.wait()
+        for process in others:
+            process.kill()
+            process.wait()
     assert 1 <= number < most
     assert why.endswith(f" of {len(cores())} cores are taken by other processes")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -154,10 +154,11 @@ RUN = ["experiment=smoke", "model.width=8", "dataset.train_images=600", "batch_s
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_a_run_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    """Stopped, it goes on with as many as it began with where it may use one core only, and ends with the same bits;
-    and so does its verification. Another number is refused."""
+def test_a_run_keeps_its_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that is resumed or verified on a single core keeps its number of threads and ends with the same bits.
+    Another number is refused."""
 
     def stop(self: Any, *_: Any) -> None:
         self.received = signal.SIGTERM

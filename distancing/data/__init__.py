@@ -1,1 +1,1 @@
-"""Data sets of small images, and the batches in which a network sees them."""
+"""Data sets of small images, and their batches."""

@@ -1,5 +1,7 @@
-"""A data set on the training device: uint8 images, and batches whose order and augmentation follow from
-(seed, epoch) alone, so that a run that goes on needs no generator's state."""
+"""A data set on the training device, as uint8 images, and its batches.
+
+Their order and augmentation follow from (seed, epoch) alone, so that a resumed run needs no generator state.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Split:
-    """images: uint8 [N, H, W, C]; labels: int64 [N]; both on one device."""
+    """A part of a data set. images: uint8 [N, H, W, C]. labels: int64 [N]. Both are on one device."""
 
     images: Tensor
     labels: Tensor
@@ -24,7 +26,7 @@ class Split:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that name these images and labels, in their order."""
+        """A hash, 16 hexadecimal digits, of the images and labels in their order."""
         digest = hashlib.sha256(self.images.cpu().numpy().tobytes())
         digest.update(self.labels.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -32,11 +34,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set's splits, and the training images' mean and standard deviation [C] in units of a grey level.
+    """The splits of a data set.
 
-    padding: pixels of zeros around a training image before a random crop of its own size; 0 for no crop.
-    flip: mirror half of the training images, drawn anew each epoch.
-    memory_format: of the batches that a network sees.
+    mean, std: the mean and standard deviation of the training images by channel [C], in grey levels.
+    padding: the width of the border of zeros around a training image before a random crop of its own size; 0: no crop.
+    flip: mirror a random half of the training images in each epoch.
+    memory_format: the layout of the batches.
     """
 
     train: Split
@@ -59,19 +62,19 @@ class Data:
 
     @cached_property
     def padded(self) -> Tensor:
-        """The training images with their border of zeros: kept, since it is a copy."""
+        """The training images with their border of zeros."""
         return F.pad(self.train.images, (0, 0, *[self.padding] * 4)) if self.padding else self.train.images
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, C] → float32 [B, C, H, W] of mean 0 and variance 1 over the training images."""
+        """Return uint8 [B, H, W, C] as float32 [B, C, H, W], of mean 0 and variance 1 over the training images."""
         pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
         return pixels.sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
 
 
 def mean_std(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Each channel's mean and standard deviation [C], exact to float64's rounding, from counts of grey levels.
+    """Return the mean and standard deviation of each channel [C], computed in float64 from counts of grey levels.
 
-    A channel that never varies gets the deviation 1.
+    The deviation of a constant channel is 1.
     """
     levels = torch.arange(256, dtype=torch.float64)
     counts = [torch.bincount(channel.flatten(), minlength=256).double() for channel in images.unbind(-1)]
@@ -82,9 +85,9 @@ def mean_std(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Epoch:
-    """One pass over the training split: iterate `batches(first)` for the batches from number `first` on.
+    """One pass over the training split.
 
-    Everything random is drawn here, on the CPU, from (seed, epoch): the same order on every device.
+    All random numbers are drawn here, on the CPU, from (seed, epoch), so that the order is the same on every device.
     """
 
     def __init__(self, data: Data, batch_size: int, seed: int, epoch: int) -> None:
@@ -99,12 +102,12 @@ class Epoch:
         height, width = data.train.images.shape[1:3]
         columns = torch.arange(width, device=device).expand(n, width)
         columns = torch.where(flips[:, None], columns.flip(1), columns)
-        # where in the padded image each pixel of each crop comes from, by position within the epoch
+        # the row and the column in the padded image of each pixel of each crop, by position within the epoch
         self.rows = shifts[0, :, None] + torch.arange(height, device=device)
         self.columns = shifts[1, :, None] + columns
 
     def batches(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images [B, C, H, W] and labels [B]; the last batch may be smaller."""
+        """Yield normalised images [B, C, H, W] and labels [B], from batch `first` on. The last batch may be smaller."""
         train = self.data.train
         for start in range(first * self.batch_size, len(train), self.batch_size):
             batch = slice(start, start + self.batch_size)

@@ -1,4 +1,4 @@
-"""Which images there are, and how they are divided. The test set decides nothing."""
+"""The data sets, and how they are split. No decision depends on the test set."""
 
 import hashlib
 from typing import Annotated, Any, ClassVar
@@ -19,14 +19,16 @@ Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 @component
 class Dataset:
-    """augment: zero-padded random crops, and mirror images where a mirror image keeps its class.
-    train_images: use only this many of the training images, the classes balanced; None for all.
-    validation_fraction: hold out this part of the (remaining) training images, stratified.
-    folds, fold: k-fold cross-validation: divide them into so many parts, stratified, and hold out this one, counted
-        from 0, as the validation part instead.
-    seed: of these draws, apart from the run's seed, so that runs with other seeds share their split.
-    bootstrap: bagging (Breiman 1996): of the images left to train with, draw as many with replacement.
-    bootstrap_seed: of that draw alone, so that the members of an ensemble differ in it and share the rest.
+    """The base class of all data sets.
+
+    augment: zero-padded random crops, and mirror images if these keep their class.
+    train_images: use only this many of the training images, with balanced classes; None for all.
+    validation_fraction: hold out this fraction of them for validation, stratified.
+    folds, fold: k-fold cross-validation: divide them into `folds` stratified parts, and hold out part `fold`, counted
+        from 0, for validation instead.
+    seed: of these draws. It is not the run's seed, so that runs with different seeds share their split.
+    bootstrap: bagging (Breiman 1996): draw as many images as there are to train with, with replacement.
+    bootstrap_seed: of this draw alone, so that ensemble members may differ in it and share the rest.
     """
 
     augment: bool = False
@@ -40,7 +42,7 @@ class Dataset:
 
     image_shape: ClassVar[tuple[int, int, int]]  # channels, height, width
     classes: ClassVar[int] = 10
-    available: ClassVar[int]  # training images
+    available: ClassVar[int]  # the number of training images
     padding: ClassVar[int] = 4
     mirror: ClassVar[bool] = False
 
@@ -62,16 +64,16 @@ class Dataset:
                     "the fold is the validation part"
                 )
         if (self.folds or self.validation_fraction) and min(self.held_out, self.size) < self.classes:
-            by = f"folds={self.folds}" if self.folds else f"validation_fraction={self.validation_fraction}"
+            setting = f"folds={self.folds}" if self.folds else f"validation_fraction={self.validation_fraction}"
             raise ValueError(
-                f"{by} divides the training images into {self.size} and {self.held_out}: "
+                f"{setting} divides the training images into {self.size} and {self.held_out}: "
                 f"fewer than one for each of {self.classes} classes"
             )
         return self
 
     @property
     def held_out(self) -> int:
-        """Validation images."""
+        """The number of validation images."""
         chosen = self.train_images or self.available
         if self.folds is not None and self.fold is not None:
             return len(range(self.fold, chosen, self.folds))
@@ -79,15 +81,15 @@ class Dataset:
 
     @property
     def size(self) -> int:
-        """Images left to train with, and drawn again with `bootstrap`."""
+        """The number of images to train with."""
         return (self.train_images or self.available) - self.held_out
 
     def read(self) -> tuple[Arrays, Arrays]:
-        """All training and all test images, uint8 [N, H, W, C], with their labels. Raises DatasetError."""
+        """Return all training and all test images, uint8 [N, H, W, C], with their labels, or raise DatasetError."""
         raise NotImplementedError
 
     def load(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Data:
-        """The divided data set on `device`, its batches in `memory_format`. Raises DatasetError if it can't be read."""
+        """Return the splits on `device`, with batches in `memory_format`. Raise DatasetError if they cannot be read."""
         (images, labels), test = self.read()
         chosen = balanced(labels, self.train_images, self.seed) if self.train_images else np.arange(len(labels))
         held_out = chosen[:0]
@@ -98,9 +100,9 @@ class Dataset:
                 chosen, test_size=self.held_out, stratify=labels[chosen], random_state=self.seed
             )
         elif self.folds is not None:
-            numbers = stratified_folds(labels[chosen], self.folds, self.seed)
-            chosen, held_out = chosen[numbers != self.fold], chosen[numbers == self.fold]
-        # before the draw with replacement: one image is one input to all members of an ensemble
+            fold_of = stratified_folds(labels[chosen], self.folds, self.seed)
+            chosen, held_out = chosen[fold_of != self.fold], chosen[fold_of == self.fold]
+        # before the bootstrap, so that all ensemble members see the same input for an image
         mean, std = mean_std(torch.from_numpy(images[chosen]))
         if self.bootstrap:
             chosen = np.random.default_rng(self.bootstrap_seed).choice(chosen, len(chosen))
@@ -121,32 +123,33 @@ class Dataset:
 
 
 def balanced(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
-    """Indices of n images, drawn by seed, with class counts that differ by at most one while they last."""
+    """Return the indices of n random images. Class counts differ by at most one, unless a class runs out of images."""
     order = np.random.default_rng(seed).permutation(len(labels))
-    rank = np.empty(len(labels), dtype=np.int64)  # the how-manieth of its class, in this order
+    rank = np.empty(len(labels), dtype=np.int64)  # rank within its class, in this order
     for label in np.unique(labels):
-        members = order[labels[order] == label]
-        rank[members] = np.arange(len(members))
+        images = order[labels[order] == label]
+        rank[images] = np.arange(len(images))
     return order[np.argsort(rank[order], kind="stable")][:n]
 
 
 def stratified_folds(labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold [N], from 0, of each image, drawn by seed. The folds' sizes, and each class's counts in them, differ
-    by at most one, and fold i has every image whose place among N is i modulo `folds`: its size follows from N alone,
-    which scikit-learn's StratifiedKFold does not promise.
+    """Return a random fold, from 0, for each image [N].
+
+    The sizes of the folds, and the counts of each class in them, differ by at most one. The size of a fold depends on N
+    alone, which scikit-learn's StratifiedKFold does not guarantee.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
-    by_class = order[np.argsort(labels[order], kind="stable")]  # dealt out like cards, class after class
-    numbers = np.empty(len(labels), dtype=np.int64)
-    numbers[by_class] = np.arange(len(labels)) % folds
-    return numbers
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    fold_of = np.empty(len(labels), dtype=np.int64)
+    fold_of[by_class] = np.arange(len(labels)) % folds  # dealt out like cards, class after class
+    return fold_of
 
 
 @component
 class Digits(Dataset):
-    """scikit-learn's 1,797 scanned digits of 8×8 pixels and 17 grey levels: no download.
+    """scikit-learn's 1,797 scanned digits of 8×8 pixels and 17 grey levels, which need no download.
 
-    One in five is the test set, drawn once for all, stratified.
+    A fixed, stratified fifth of them is the test set.
     """
 
     image_shape = (1, 8, 8)
@@ -165,20 +168,21 @@ class Digits(Dataset):
 
 @component
 class Torchvision(Dataset):
-    """A data set that torchvision reads and, where it is missing and may be, downloads and checks.
+    """A data set that torchvision reads, and downloads if it is missing.
 
-    root: the folder that holds it; may be read-only where nothing must be downloaded.
+    root: the folder of the data set. It may be read-only if nothing has to be downloaded.
+    download: download the data set if it is missing.
     """
 
     root: str = "data"
     download: bool = True
-    reader: ClassVar[str]  # torchvision.datasets' name for it
-    digests: ClassVar[tuple[str, ...]] = ()  # of the training and the test part, where torchvision checks no files
+    reader: ClassVar[str]  # its class in torchvision.datasets
+    digests: ClassVar[tuple[str, ...]] = ()  # of the training and test images, if torchvision does not check the files
 
     @model_validator(mode="after")
     def _root_is_a_folder(self) -> Self:
         if not self.root.strip() or not self.root.isprintable():
-            raise ValueError(f"root={self.root!r} is no folder's name")
+            raise ValueError(f"root={self.root!r} is not the name of a folder")
         return self
 
     def read(self) -> tuple[Arrays, Arrays]:
@@ -189,14 +193,14 @@ class Torchvision(Dataset):
             train, test = (_arrays(reader(self.root, train=train, download=self.download)) for train in (True, False))
             self._check(train, self.available, self.digests[:1])
             self._check(test, 10_000, self.digests[1:])
-        except Exception as error:  # torchvision raises whatever its reader or the network raised
+        except Exception as error:  # torchvision passes on any error of its reader or the network
             hint = "" if self.download else "; dataset.download=true would fetch it"
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise DatasetError(f"dataset.root={self.root}: can't read {self.reader}: {reason}{hint}") from error
         return train, test
 
     def _check(self, arrays: Arrays, n: int, digest: tuple[str, ...]) -> None:
-        """Raises ValueError for files that torchvision reads, and that hold something else."""
+        """Raise ValueError for files that torchvision can read but that hold something else."""
         images, labels = arrays
         shape = (n, *self.image_shape[1:], self.image_shape[0])
         if images.shape != shape or labels.shape != (n,):

@@ -1,1 +1,6 @@
-"""The method: hills on the loss at stored checkpoints (the thesis's 2.1)."""
+"""The method: hills on the loss at stored checkpoints (section 2.1 of the thesis)."""
+
+from distancing.hills.penalty import Hills, Penalty
+from distancing.hills.theta import Theta
+
+__all__ = ["Hills", "Penalty", "Theta"]

@@ -1,6 +1,6 @@
-"""What a distance looks at: maps φ from the parameters [.., P] of one or several networks to features [.., F].
+"""Features φ that distances compare: maps from the parameters [.., P] of one or several networks to [.., F].
 
-Metadynamics calls them collective variables: a hill pushes along them, and along nothing else. Knows no kernels.
+Metadynamics calls them collective variables. A hill pushes along them, and in no other direction.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ Pullback = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """The network that the parameters belong to. images(n): the first n training images, as the module sees them."""
+    """A network. theta: its parameters. images(n): returns the first n training images, normalised."""
 
     theta: Theta
     module: nn.Module
@@ -27,28 +27,30 @@ class Network:
 
 
 class Features:
-    """The base of all. A new one is one class with `__call__`, whose gradient then comes from autograd. Override `vjp`
-    where a closed form is cheaper."""
+    """The base class. A subclass defines `__call__`, and `vjp` if a closed form is cheaper than autograd.
 
-    moving = False  # changes from step to step, with the batch
+    moving: the features change from step to step, with the batch.
+    """
+
+    moving = False
 
     def __call__(self, theta: Tensor) -> Tensor:
-        """φ [.., F] of θ [.., P]."""
+        """Return φ(θ) [.., F] for θ [.., P]."""
         raise NotImplementedError
 
     def vjp(self, theta: Tensor) -> tuple[Tensor, Pullback]:
-        """φ(θ) [F] of θ [P], and the map from ∂E/∂φ [F] to ∂E/∂θ [P]."""
+        """Return φ(θ) [F] for θ [P], and the map from ∂E/∂φ [F] to ∂E/∂θ [P]."""
         leaf = theta.detach().requires_grad_()
         with torch.enable_grad():
             phi = self(leaf)
         return phi.detach(), lambda gradient: torch.autograd.grad(phi, leaf, gradient)[0]
 
     def on(self, images: Tensor) -> "Features":
-        """…as they are seen on a batch of images; only for those that are `moving`."""
+        """Return these features on a batch of images. Only `moving` features have this method."""
         raise NotImplementedError
 
 
-class Everything(Features):
+class Identity(Features):
     """φ(θ) = θ."""
 
     def __call__(self, theta: Tensor) -> Tensor:
@@ -58,8 +60,8 @@ class Everything(Features):
         return theta, lambda gradient: gradient
 
 
-class Leading(Features):
-    """φ(θ) = the first n parameters: the weights, without biases and batch norm."""
+class First(Features):
+    """φ(θ) = the first n parameters. These can be the weights, which precede biases and batch norms in θ."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -72,7 +74,7 @@ class Leading(Features):
 
 
 class Scaled(Features):
-    """φ_i(θ) = r_i θ_i, of the first parameters, as many as there are scales r."""
+    """φ_i(θ) = r_i θ_i for the first parameters, one for each scale r_i."""
 
     def __init__(self, scale: Tensor) -> None:
         self.scale = scale
@@ -85,12 +87,17 @@ class Scaled(Features):
 
 
 class FilterDirections(Features):
-    """φ(θ) = each output filter's weights divided by their norm: blind to a filter's scale, and so to biases and batch
-    norm, which only scale and shift."""
+    """φ(θ) = the weights of each output filter, divided by their norm.
+
+    The scale of a filter does not change them. Biases and batch norms, which only scale and shift, are ignored.
+
+    lengths: the number of weights of each filter.
+    """
 
     def __init__(self, lengths: Tensor) -> None:
         self.lengths, self.n = lengths, int(lengths.sum())
-        self.filter = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)  # of each weight
+        # the filter of each weight
+        self.filter = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
 
     def __call__(self, theta: Tensor) -> Tensor:
         weights = theta[..., : self.n]
@@ -101,25 +108,28 @@ class FilterDirections(Features):
         inverse = self._spread(self._sum(weights.square()).sqrt().clamp_min(1e-12).reciprocal())
         phi = weights * inverse
 
-        def pull(gradient: Tensor) -> Tensor:  # what is along the direction only scales: (g − φ (φ·g)) / ‖θ_f‖
-            along = self._spread(self._sum(phi * gradient))
-            return F.pad((gradient - phi * along) * inverse, (0, len(theta) - self.n))
+        def pull(gradient: Tensor) -> Tensor:  # (g − φ (φ·g)) / ‖θ_f‖: the part along φ would only scale the filter
+            projection = self._spread(self._sum(phi * gradient))
+            return F.pad((gradient - phi * projection) * inverse, (0, len(theta) - self.n))
 
         return phi, pull
 
     def _sum(self, weights: Tensor) -> Tensor:
-        """Over each filter: [.., W] → [.., filters]."""
+        """Sum over each filter: [.., W] → [.., filters]."""
         rows = [torch.segment_reduce(row, "sum", lengths=self.lengths) for row in weights.reshape(-1, self.n)]
         return torch.stack(rows).view(*weights.shape[:-1], len(self.lengths))
 
     def _spread(self, filters: Tensor) -> Tensor:
-        """[.., filters] → [.., W]."""
+        """Repeat the value of each filter for each of its weights: [.., filters] → [.., W]."""
         return filters.index_select(-1, self.filter)
 
 
 class Projection(Features):
-    """φ(θ) = R θ of the first n parameters, for a fixed random R [F, n] with one entry ±1 in each column and equally
-    many in each row (Weinberger et al. 2009, feature hashing). The mean of ‖R Δ‖² over the signs is ‖Δ‖²."""
+    """φ(θ) = R θ of the first n parameters, for a fixed random matrix R [F, n].
+
+    R has one entry ±1 in each column, and equally many in each row (feature hashing, Weinberger et al. 2009). The mean
+    of ‖R Δ‖² over the signs is ‖Δ‖².
+    """
 
     def __init__(self, parameters: int, features: int, generator: torch.Generator, device: torch.device) -> None:
         padded = -(-parameters // features) * features
@@ -134,16 +144,16 @@ class Projection(Features):
         return signed.unflatten(-1, self.shape).sum(-1)
 
     def vjp(self, theta: Tensor) -> tuple[Tensor, Pullback]:
-        behind = (0, len(theta) - self.n)
-        return self(theta), lambda gradient: F.pad(gradient.index_select(0, self.row) * self.sign, behind)
+        padding = (0, len(theta) - self.n)
+        return self(theta), lambda gradient: F.pad(gradient.index_select(0, self.row) * self.sign, padding)
 
 
 class Predictions(Features):
-    """φ(θ) = √(p / 2N), for the probabilities p [N, C] that the network gives to N images: the squared distance of two
-    such features is the mean squared Hellinger distance of the predictions, between 0 and 1.
+    """φ(θ) = √(p / 2N) for the network's probabilities p [N, C] on N images.
 
-    The network normalises by the batch's own statistics, as in training, and leaves its running ones alone; so that
-    equal parameters have equal features. One forward pass for each θ, and a backward pass for a push.
+    The squared distance of two such features is the mean squared Hellinger distance of the predictions, between 0 and
+    1. Batch norms use the batch's statistics, as in training, and keep their running ones unchanged, so that equal
+    parameters have equal features. Each θ costs one forward pass, and each push a backward pass.
     """
 
     def __init__(self, network: Network, images: Tensor, moving: bool) -> None:
@@ -154,23 +164,23 @@ class Predictions(Features):
 
     def __call__(self, theta: Tensor) -> Tensor:
         if theta.ndim > 1:
-            return torch.stack([self(each) for each in theta])
+            return torch.stack([self(row) for row in theta])
         module = self.network.module
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-        with _by_the_batch(module), self.network.autocast:
+        with _batch_statistics(module), self.network.autocast:
             state = {**self.network.theta.named(theta), **buffers}
             logits = torch.func.functional_call(module, state, (self.images,)).to(theta.dtype)
         return (F.log_softmax(logits, 1) / 2).exp().flatten() / (2 * len(self.images)) ** 0.5
 
 
 @contextmanager
-def _by_the_batch(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, but for the batch norms; every module's own mode comes back."""
-    modes = {each: each.training for each in module.modules()}
+def _batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Set evaluation mode everywhere but in batch norms, and restore all modes afterwards."""
+    modes = {layer: layer.training for layer in module.modules()}
     try:
-        for each in modes:
-            each.training = isinstance(each, nn.modules.batchnorm._BatchNorm)
+        for layer in modes:
+            layer.training = isinstance(layer, nn.modules.batchnorm._BatchNorm)
         yield
     finally:
-        for each, mode in modes.items():
-            each.training = mode
+        for layer, mode in modes.items():
+            layer.training = mode

@@ -1,7 +1,6 @@
-"""From a squared distance to the height of a hill. Knows no parameters and no networks.
+"""Kernels: the height of a hill as a function of the squared distance to its top.
 
-A new kernel is one class with `__call__`; its slope then comes from autograd. Override `slope` where a
-closed form is cheaper.
+A new kernel is a class with `__call__`. Its slope comes from autograd; override `slope` if a closed form is cheaper.
 """
 
 import torch
@@ -12,21 +11,23 @@ from distancing.component import component
 
 @component
 class Kernel:
-    """Heights of hills of width σ at squared distances d, elementwise; σ broadcasts against d."""
+    """The heights k of hills of width σ at squared distances d, elementwise. σ broadcasts against d."""
 
     def __call__(self, d: Tensor, sigma: Tensor) -> Tensor:
         raise NotImplementedError
 
     def slope(self, d: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The heights k and dk/dd, both of d's shape."""
+        """Return the heights k and their slopes dk/dd, both of d's shape."""
         k, pull, *_ = torch.func.vjp(lambda x: self(x, sigma), d)
         return k, pull(torch.ones_like(k))[0]
 
 
 @component
 class Laplace(Kernel):
-    """k = exp(−√d / σ), with a tip that is round within σ/1000, where its slope would be infinite: as steep near the
-    checkpoint as at σ, and longer in reach than the Gaussian."""
+    """k = exp(−√d / σ), rounded within σ/1000 of the top, where its slope would be infinite.
+
+    In √d it falls most steeply at the top, and it reaches further than the Gaussian.
+    """
 
     def __call__(self, d: Tensor, sigma: Tensor) -> Tensor:
         tip = 1e-3 * sigma
@@ -35,7 +36,7 @@ class Laplace(Kernel):
 
 @component
 class InverseQuadratic(Kernel):
-    """k = 1 / (1 + d / 2σ²): as curved at the top as the Gaussian, and with a push that fades with 1/√d³ only."""
+    """k = 1 / (1 + d / 2σ²), with the curvature of the Gaussian at the top, and a push that only fades like 1/√d³."""
 
     def __call__(self, d: Tensor, sigma: Tensor) -> Tensor:
         return 1 / (1 + d / (2 * sigma**2))

@@ -1,7 +1,7 @@
-"""The network's parameters θ as ONE flat vector; the module's own tensors are views into it.
+"""The parameters θ of a network as one flat vector, into which the module's own tensors are views.
 
-A penalty, a distance, an optimiser step or a snapshot is then a handful of operations on one tensor,
-however many layers the network has.
+A penalty, a distance, an optimiser step or a copy then takes a few operations on one tensor, whatever the number of
+layers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,18 +14,18 @@ from torch.nn import functional as F
 class Theta:
     """The parameters of `module` (float32, P in all) and their gradient, each as one vector of shape [P].
 
-    Weights, the tensors of two and more dimensions, come first; biases and batch norms follow them.
-    `vector` shares its memory with the module: whatever is written to it is what the module computes with.
-    `gradient` gets the module's gradients by `collect_gradient` after a backward pass. Strides are kept, so
-    that a module in channels_last stays so. The order within the vector is the module's own and means
-    nothing outside: what leaves the process is named (`named`).
+    vector: shares its memory with the module, which computes with whatever is written to it. Weights, the tensors of
+        two or more dimensions, come first; biases and batch norms follow. Strides are kept, so that a module in
+        channels_last stays so. The order depends on the module; what leaves the process is `named`.
+    gradient: the module's gradients, after `collect_gradient`.
+    weights: the number of weights. filters: the number of weights of each output filter.
     """
 
     def __init__(self, module: nn.Module) -> None:
         parameters = dict(sorted(module.named_parameters(), key=lambda named: named[1].dim() < 2))
         weights = [p for p in parameters.values() if p.dim() >= 2]
-        self.weights = sum(p.numel() for p in weights)  # their number
-        self.filters = [p[0].numel() for p in weights for _ in p]  # the number of weights of each output filter
+        self.weights = sum(p.numel() for p in weights)
+        self.filters = [p[0].numel() for p in weights for _ in p]
         first = next(iter(parameters.values()))
         self.vector = first.new_empty(sum(p.numel() for p in parameters.values())).detach()
         self.gradient = torch.zeros_like(self.vector)
@@ -37,12 +37,12 @@ class Theta:
             parameter.data = value
 
     def collect_gradient(self) -> None:
-        """Move the gradients of the last backward pass into `gradient`; the next one begins without any.
+        """Move the gradients of the last backward pass into `gradient`, and clear them.
 
-        One operation, where adding to views of `gradient` would be one for each parameter, and a clearing.
+        This is one operation. Views into `gradient` would need one for each parameter, and one to clear them.
         """
-        found = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
-        torch.cat([g.as_strided((g.numel(),), (1,)) for g in found], out=self.gradient)  # as it lies in memory
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
+        torch.cat([g.as_strided((g.numel(),), (1,)) for g in gradients], out=self.gradient)  # in memory order
         for parameter in self._parameters:
             parameter.grad = None
 
@@ -53,15 +53,15 @@ class Theta:
         return iter(self._views)
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
-        """Views into `vector` [P], under the parameters' names and in their shapes."""
-        pieces = vector.split([shape.numel() for shape, _ in self._views.values()])  # whose gradient is one vector
+        """Return views into `vector` [P] with the shapes of the parameters, by their names."""
+        pieces = vector.split([shape.numel() for shape, _ in self._views.values()])  # autograd makes one gradient
         return {
             name: piece.as_strided(shape, stride, piece.storage_offset())
             for piece, (name, (shape, stride)) in zip(pieces, self._views.items(), strict=True)
         }
 
     def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
-        """The vector [P] whose `named` views hold these tensors. Raises KeyError if one is missing."""
+        """Return the vector [P] whose `named` views hold these tensors. Raise KeyError if one is missing."""
         vector = torch.empty_like(self.vector)
         for name, view in self.named(vector).items():
             view.copy_(named[name])
@@ -69,10 +69,11 @@ class Theta:
 
 
 def filter_direction(theta: Theta, generator: torch.Generator) -> Tensor:
-    """A random direction [P] of length 1 that moves each output filter in proportion to its norm.
+    """Return a random direction [P] of length 1 that moves each output filter in proportion to its norm.
 
-    Gaussian noise, each filter's scaled to the norm of the filter (Li et al. 2018, whose biases and batch norms stay,
-    too), then the whole to 1: filters of small weights are not drowned, and what scales a filter scales its noise.
+    It is Gaussian noise, scaled in each filter to the norm of the filter, and then as a whole to 1. Biases and batch
+    norms do not move (Li et al. 2018).
+
     generator: on the CPU, so that all devices get the same noise.
     """
     named = {}

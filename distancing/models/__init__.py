@@ -1,4 +1,4 @@
-"""Networks for small images, from torch's and torchvision's own blocks. They know no data sets."""
+"""Networks for small images, made of torch's and torchvision's blocks."""
 
 from distancing.models.base import Model
 from distancing.models.mlp import MLP

@@ -1,4 +1,4 @@
-"""What every model shares: it is built for an image's shape and a number of classes, then initialised."""
+"""The base class of all models, which are built for an image shape and a number of classes."""
 
 from typing import Literal
 
@@ -10,24 +10,27 @@ from distancing.component import component
 
 @component
 class Model:
-    """init: `pytorch` (each layer's own), `he` (He et al. 2015, normal, fan-in) or `glorot` (1.8)."""
+    """A network architecture.
+
+    init: `pytorch` (the layers' default), `he` (He et al. 2015, normal, fan-in) or `glorot` (1.8).
+    """
 
     init: Literal["pytorch", "he", "glorot"] = "pytorch"
 
     def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-        """The module from images [B, C, H, W] of shape (C, H, W) to logits [B, classes]."""
+        """Return the module that maps images [B, C, H, W], of shape (C, H, W), to logits [B, classes]."""
         raise NotImplementedError
 
     def build(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-        """The initialised network; draws from torch's global generator."""
+        """Return the initialised network, whose parameters are drawn from torch's global generator."""
         network = self.network(image_shape, classes)
         for module in network.modules():
             initialise(module, self.init)
         return network
 
     def operations(self, image_shape: tuple[int, int, int], classes: int) -> int:
-        """Return the floating-point operations of one image's forward pass, counted without computing it."""
-        from torch.utils.flop_counter import FlopCounterMode  # slow to import, and seldom needed
+        """Return the number of floating-point operations of one image's forward pass, without computing it."""
+        from torch.utils.flop_counter import FlopCounterMode  # slow to import, and rarely needed
 
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             self.network(image_shape, classes).eval()(torch.empty(1, *image_shape))
@@ -35,14 +38,14 @@ class Model:
 
 
 def initialise(module: nn.Module, scheme: str) -> None:
-    """Give one layer its first parameters; layers without weights to draw keep what they have."""
+    """Initialise one layer; layers without weights keep what they have."""
     if callable(reset := getattr(module, "reset_parameters", None)):
         reset()
     if scheme == "pytorch" or not isinstance(module, (nn.Linear, nn.Conv2d)):
         return
     if scheme == "he":
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    else:  # (1.8): m and n are fan-in and fan-out, a convolution's window included
+    else:  # (1.8), where m and n are fan-in and fan-out, including the window of a convolution
         nn.init.xavier_uniform_(module.weight)
     if module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a network on a split, as it is."""
+"""Logits, loss and accuracy of a network on a split, and the statistics of its batch norms."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ BATCH = 1000
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode comes back."""
+    """Set evaluation mode without gradients, and restore the mode of every module afterwards."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -26,27 +26,28 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def predict(network: nn.Module, data: Data, split: Split, autocast: torch.autocast) -> Tensor:
-    """The logits [N, C] over the split, float32, on the CPU."""
+    """Return the logits [N, C] over the split, float32, on the CPU."""
     with evaluating(network), autocast:
-        found = [network(data.normalise(images)).float() for images in split.images.split(BATCH)]
-    return torch.cat(found).cpu()
+        logits = [network(data.normalise(images)).float() for images in split.images.split(BATCH)]
+    return torch.cat(logits).cpu()
 
 
 def loss_and_accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """What `evaluate` says, from the logits, in float64."""
+    """Return what `evaluate` returns, but from logits [N, C], and in float64."""
     loss = F.cross_entropy(logits.double(), labels)
     return {"loss": float(loss), "accuracy": float((logits.argmax(1) == labels).double().mean())}
 
 
 def refresh_batch_norm(network: nn.Module, data: Data, autocast: torch.autocast) -> None:
-    """Set the running statistics of every batch norm to those of the training images, not augmented: the mean of
-    the batches' own. (Izmailov et al. 2018: averaged parameters have no running statistics that fit them.)
+    """Set the running statistics of all batch norms to those of the training images, without augmentation.
+
+    Averaged parameters need this, because their running statistics do not fit them (Izmailov et al. 2018).
     """
     refresh_from(network, map(data.normalise, data.train.images.split(BATCH)), autocast)
 
 
 def refresh_from(network: nn.Module, batches: Iterable[Tensor], autocast: torch.autocast) -> None:
-    """…to those of these normalised images [B, C, H, W], every batch counting the same."""
+    """Set the running statistics of all batch norms to the mean over these normalised batches [B, C, H, W]."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -64,7 +65,7 @@ def refresh_from(network: nn.Module, batches: Iterable[Tensor], autocast: torch.
 
 
 def evaluate(network: nn.Module, data: Data, split: Split, autocast: torch.autocast) -> dict[str, float]:
-    """`loss` (mean cross entropy in nats, labels not smoothed) and `accuracy` (0…1) over the split."""
+    """Return `loss`, the mean cross entropy in nats without label smoothing, and `accuracy`, from 0 to 1."""
     sums = torch.zeros(2, device=split.labels.device)
     with evaluating(network), autocast:
         for images, labels in zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True):

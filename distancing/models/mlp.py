@@ -1,4 +1,4 @@
-"""A multilayer perceptron: the smallest network here, without batch norm."""
+"""A multilayer perceptron, the smallest network here, without batch norm."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from distancing.models.base import Model
 
 @component
 class MLP(Model):
-    """`depth` hidden layers of `width` units with ReLU between the flattened image and the logits."""
+    """A multilayer perceptron with `depth` hidden layers of `width` ReLU units."""
 
     depth: Annotated[PositiveInt, Le(1000)] = 2
     width: Annotated[PositiveInt, Le(100_000)] = 128

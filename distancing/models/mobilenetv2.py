@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al. 2018; the thesis's 2.2.3) with strides for 32×32 images."""
+"""MobileNetV2 (Sandler et al. 2018; section 2.2.3 of the thesis) with strides for 32×32 images."""
 
 from typing import Annotated
 
@@ -12,9 +12,10 @@ from distancing.models.base import Model
 
 @component
 class MobileNetV2(Model):
-    """torchvision's network with a stem and a second stage of stride 1, so that 32×32 images end as 4×4.
+    """torchvision's network, whose stem and second stage have stride 1 here, so that 32×32 images end as 4×4.
 
-    width: multiplies the channels (the paper's α). dropout: before the last layer; the thesis names none.
+    width: a factor on the number of channels (α in the paper).
+    dropout: the dropout rate before the last layer. The thesis mentions none.
     """
 
     width: Annotated[PositiveFloat, Le(100)] = 1.0

@@ -1,4 +1,4 @@
-"""Residual networks for small images (He et al. 2016, section 4.2; the thesis's 2.2.3)."""
+"""Residual networks for small images (He et al. 2016, section 4.2; section 2.2.3 of the thesis)."""
 
 from collections import OrderedDict
 from typing import Annotated, Literal
@@ -16,12 +16,14 @@ from distancing.models.base import Model
 
 @component
 class ResNet(Model):
-    """A 3×3 stem, then `stages` stages of equally many two-convolution blocks; each stage after the first
-    halves the image and doubles the channels, which begin at `width`.
+    """A 3×3 stem and `stages` stages, each with the same number of blocks of two convolutions.
 
-    Three stages are He's CIFAR networks of depth 6n + 2; four stages of width 64 and depth 18 are ResNet-18
-    with a stem for 32×32 images. Where the shape changes, the shortcut is a 1×1 convolution with batch norm
-    (`conv`, He's option B) or takes every second pixel and fills the new channels with zeros (`pad`, A).
+    Each stage after the first halves the image and doubles the channels, of which the first stage has `width`. Three
+    stages make He's CIFAR networks of depth 6n + 2. Four stages of width 64 and depth 18 make ResNet-18 with a stem for
+    32×32 images.
+
+    shortcut: where the shape changes. `conv`: a 1×1 convolution with batch norm (option B of He et al.); `pad`: every
+        second pixel, and zeros for the new channels (option A).
     """
 
     depth: Annotated[PositiveInt, Le(10_000)]
@@ -64,7 +66,7 @@ class ResNet(Model):
 
 
 class ZeroPad(nn.Module):
-    """Every `stride`-th pixel, with `channels` channels of zeros added behind: a shortcut without parameters."""
+    """A shortcut without parameters: every `stride`-th pixel, followed by `channels` channels of zeros."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from pydantic import PositiveInt
 from distancing import threads
 from distancing.component import component
 from distancing.runs import Listed, RunDirectory, SweepDirectory
+from distancing.signals import StopSignal
 from distancing.sweep.status import status
 
 POLL = 0.05  # seconds
@@ -47,8 +48,6 @@ class Local:
 
     def _start(self, logs: Mapping[Path, Path], code: Path | None) -> Iterator[str]:
         """Raises SystemExit when a signal stopped the sweep."""
-        from distancing.experiment import StopSignal  # slow to import
-
         free, waiting = deque(self._environments(len(logs), code)), deque(logs)
         running: dict[Path, tuple[subprocess.Popen[bytes], dict[str, str]]] = {}
         asked = False  # the runs to stop

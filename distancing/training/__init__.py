@@ -1,1 +1,1 @@
-"""Training in phases (the thesis's Algorithm 3): what a step, an epoch and a phase do."""
+"""Training in phases (Algorithm 3 of the thesis): steps, epochs and phases, checkpoints and saved states."""

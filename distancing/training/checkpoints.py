@@ -1,4 +1,4 @@
-"""A run's stored checkpoints: their files, and their parameters as one matrix that the hills read."""
+"""The stored checkpoints of a run: their files, and their parameters as one matrix, which the hills read."""
 
 import math
 from collections.abc import Mapping
@@ -15,9 +15,10 @@ from distancing.runs import RunDirectory, load, save
 
 
 class Checkpoints:
-    """infos: name, phase, epoch and metrics of each. parameters: θ_c [K, P].
+    """The stored checkpoints of a run.
 
-    capacity: how many the run will store, so that their memory is allocated once.
+    infos: the name, phase, epoch and metrics of each checkpoint. parameters: θ_c [K, P].
+    capacity: the number of checkpoints that the run will store, so that their memory is allocated once.
     """
 
     def __init__(self, theta: Theta, capacity: int) -> None:
@@ -38,18 +39,19 @@ class Checkpoints:
 
     def add(self, info: dict[str, Any], parameters: Tensor) -> None:
         """Add a checkpoint with these parameters [P]."""
-        if len(self) == len(self._bank):  # a run that is resumed with more than its phases store
+        if len(self) == len(self._bank):  # the resumed run stored more of them than its phases do now
             self._bank = torch.cat((self._bank, parameters[None]))
         self._bank[len(self)] = parameters
         self.infos.append(info)
 
     def load(self, infos: list[dict[str, Any]], directory: RunDirectory, config_hash: str) -> None:
-        """Add those of a resumed run. Raises StorageError if a file is damaged or of another run."""
+        """Add the checkpoints of a resumed run. Raise StorageError if a file is damaged or belongs to another run."""
         for info in infos:
-            stored = load(directory.checkpoint(info["name"]), self._bank.device)
-            if stored["config_hash"] != config_hash:
-                raise StorageError(f"{directory.checkpoint(info['name'])} is the checkpoint of another run")
-            self.add(info, self._theta.flatten(stored["network"]))
+            file = directory.checkpoint(info["name"])
+            content = load(file, self._bank.device)
+            if content["config_hash"] != config_hash:
+                raise StorageError(f"{file} is the checkpoint of another run")
+            self.add(info, self._theta.flatten(content["network"]))
 
 
 def save_checkpoint(
@@ -60,10 +62,9 @@ def save_checkpoint(
     about: Mapping[str, Any],
     config_hash: str,
 ) -> dict[str, Any]:
-    """Store the network's `state_dict` with what is known of it, and its logits beside it for the ensemble.
+    """Store the network as a checkpoint, with its logits for the ensemble; return `about` and the metrics by split.
 
-    about: the checkpoint's name, phase and epoch. Return it with the metrics of each split; if the training loss is
-    not finite, store nothing.
+    about: the checkpoint's name, phase and epoch. Nothing is stored if the training loss is not finite.
     """
     logits = {name: predict(network, data, split, autocast) for name, split in data.splits.items()}
     metrics = {name: loss_and_accuracy(logits[name], split.labels.cpu()) for name, split in data.splits.items()}

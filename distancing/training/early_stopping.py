@@ -1,4 +1,4 @@
-"""Early stopping (1.1.4): the best parameters of a phase, by the validation loss."""
+"""Early stopping (section 1.1.4 of the thesis): the best parameters of a phase by the validation loss."""
 
 import math
 from typing import Any
@@ -7,13 +7,13 @@ from torch import nn
 
 
 class Best:
-    """The network with the lowest validation loss of a phase so far. `kept`: None, or its loss, epoch and network."""
+    """The network with the lowest validation loss of a phase so far. kept: its loss, epoch and state_dict, or None."""
 
     def __init__(self, kept: dict[str, Any] | None = None) -> None:
         self.kept = kept
 
     def keep(self, network: nn.Module, loss: float, epoch: int) -> int:
-        """Keep a copy of the network if its loss is the lowest so far; return the epochs since the best one."""
+        """Keep a copy of the network if its loss is the lowest so far; return the number of epochs since the best."""
         loss = loss if math.isfinite(loss) else math.inf
         if self.kept is None or loss < self.kept["loss"]:
             copy = {name: value.clone() for name, value in network.state_dict().items()}

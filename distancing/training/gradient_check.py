@@ -1,11 +1,10 @@
-"""A check of the machine: the gradient that a run is about to train with, against float64.
+"""Check the machine: compare the gradient that a run is about to train with against float64.
 
-A wrong kernel in a native library changes numbers and says nothing. So one backward pass of the run's own network, in
-its own layout, precision, threads and compilation, is compared with one that shares neither kernels nor layout with it.
+A wrong kernel in a native library silently changes numbers. So one backward pass of the run's own network, with its own
+layout, precision, threads and compilation, is compared with one that shares neither kernels nor layout with it.
 """
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,28 +15,15 @@ from torch.nn import functional as F
 
 from distancing.data.batches import Data
 from distancing.errors import GradientError
+from distancing.runs.result import GradientCheck
 from distancing.training.settings import Config
 
 IMAGES = 16
-FLOOR = 1e-3  # of the whole gradient's norm: below this, a parameter's own gradient is too small to be compared with
+FLOOR = 1e-3  # relative to the norm of the whole gradient: smaller gradients of a parameter count as this large
 TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 1e-1}  # relative, of a gradient
-# Some networks amplify rounding errors, very deep ones most of all. What a relative change of the parameters by this
-# much does to the exact gradient is therefore tolerated, too: 32 roundings of fp32, 8 of the shorter formats.
+# Some networks, above all very deep ones, amplify rounding errors. An error is therefore accepted, too, if a relative
+# change of the parameters by this much has the same effect: 32 roundings of fp32, 8 of the shorter formats.
 PERTURBATIONS = {"fp32": 2.0**-19, "tf32": 2.0**-8, "bf16": 2.0**-6}
-
-
-@dataclasses.dataclass(frozen=True)
-class GradientCheck:
-    """parameter: the one whose gradient is off by most. error: by how much (see `relative_errors`).
-    tolerance: the largest error that is let through. layout: `channels_last` or `contiguous`.
-    cpu: the instruction set of PyTorch's own kernels.
-    """
-
-    parameter: str
-    error: float
-    tolerance: float
-    layout: str
-    cpu: str
 
 
 def check_gradient(
@@ -45,13 +31,13 @@ def check_gradient(
 ) -> GradientCheck:
     """Compare the gradient of `network`, called through `forward`, on a few training images with float64's.
 
-    Parameters, buffers, modes and random generators are afterwards what they were. Raises GradientError if the error
-    is above the tolerance or is not a number.
+    Parameters, buffers, modes and random generators are left unchanged. Raise GradientError if the error is above the
+    tolerance or is not a number.
     """
-    # a compiled network is compiled for the size of the batches
+    # a compiled network is compiled for one batch size
     images = data.train.images[: config.batch_size if config.compile else min(config.batch_size, IMAGES)]
     inputs = data.normalise(images)
-    # wrong labels, because right ones leave a trained network a gradient of rounding errors
+    # wrong labels, because with the right ones the gradient of a trained network is mostly rounding errors
     labels = (data.train.labels[: len(images)] + 1) % config.dataset.classes
     reference = copy.deepcopy(network).cpu().double().to(memory_format=torch.contiguous_format)
     with config.autocast(inputs.device):
@@ -83,7 +69,7 @@ def check_gradient(
 def relative_errors(gradient: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
     """Return ‖g − g*‖ / ‖g*‖ for each parameter's gradient g and its exact value g*, in float64.
 
-    A ‖g*‖ below FLOOR times that of all parameters together counts as that much: it is 0 where a unit is dead.
+    ‖g*‖ is bounded below by FLOOR times the norm of the whole gradient, because it is 0 for a dead unit.
     """
     floor = FLOOR * math.sqrt(sum(float(value.square().sum()) for value in exact.values()))
     return {
@@ -93,12 +79,12 @@ def relative_errors(gradient: Mapping[str, Tensor], exact: Mapping[str, Tensor])
 
 
 def largest(errors: Mapping[str, float]) -> tuple[str, float]:
-    """Return the parameter with the largest error, and this error; NaN counts as the largest of all."""
+    """Return the parameter with the largest error, and this error. NaN is larger than any number."""
     return max(errors.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
 
 
 def _perturb(network: nn.Module, size: float) -> None:
-    """Change every parameter by a random part of itself, with standard deviation `size`."""
+    """Multiply every parameter by 1 + ε, with ε normal and of standard deviation `size`."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in network.parameters():
@@ -106,7 +92,7 @@ def _perturb(network: nn.Module, size: float) -> None:
 
 
 def _precision(config: Config, data: Data) -> str:
-    """Return the name of the format to which the network's products are rounded."""
+    """Return the number format to which the network's products are rounded."""
     tf32 = data.train.images.is_cuda and torch.backends.cudnn.allow_tf32
     return "tf32" if tf32 and config.precision == "fp32" else config.precision
 
@@ -114,7 +100,7 @@ def _precision(config: Config, data: Data) -> str:
 def _gradient(
     network: nn.Module, forward: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
-    """Return each parameter's gradient of the mean cross entropy in training mode, but without dropout."""
+    """Return the gradient of the mean cross entropy by parameter, in training mode but without dropout."""
     parameters = dict(network.named_parameters())
     with _unchanged(network, inputs.device):
         network.train()
@@ -143,7 +129,7 @@ def _unchanged(network: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _remedy(config: Config, check: GradientCheck) -> str:
-    """Return the first setting to change, from the likeliest culprit to the last resort."""
+    """Return the setting to change first. The likeliest cause comes first, the last resort last."""
     if config.compile:
         return "compile=false"
     if check.layout == "channels_last":

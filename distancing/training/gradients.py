@@ -1,13 +1,13 @@
-"""Statistics of the two gradients that a step adds: the data's and the hills'. Does a hill change size or direction?"""
+"""Statistics of the two gradients that a step adds, the data's and the hills': their angle and their ratio."""
 
 import torch
 from torch import Tensor
 
 from distancing.hills.distances import PIECE
 
-# the share of an epoch's images in whose steps the hills pushed; and of these steps the cosine between the data's
-# gradient and the hills' (its mean), the ratio of their lengths and the angle by which the hills turn the gradient
-# (their medians), each with its first and last decile
+# PUSHED is the share of an epoch's images in whose steps the hills pushed. GRADIENTS are, over these steps, the mean
+# cosine between the data's gradient and the hills', the median ratio of their norms, and the median angle by which the
+# hills turn the gradient, each with its first and last decile.
 PUSHED = "gradient_pushed"
 GRADIENTS = [f"gradient_{name}{part}" for name in ("cosine", "ratio", "angle") for part in ("", "_p10", "_p90")]
 
@@ -15,10 +15,10 @@ GRADIENTS = [f"gradient_{name}{part}" for name in ("cosine", "ratio", "angle") f
 def cosine_and_ratio(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return the cosine between two vectors [P], NaN if one of them is 0, and ‖b‖ / ‖a‖, at most the largest float.
 
-    The far side of a hill is as steep as 1e-30, whose square is no float32.
+    Both are scaled first: far from a hill, its gradient is as small as 1e-30, whose square is 0 in float32.
     """
-    units = [x.aminmax() for x in (a, b)]
-    a_unit, b_unit = (torch.maximum(-low, high).clamp_min(torch.finfo(a.dtype).tiny) for low, high in units)
+    ranges = [x.aminmax() for x in (a, b)]
+    a_unit, b_unit = (torch.maximum(-low, high).clamp_min(torch.finfo(a.dtype).tiny) for low, high in ranges)
     products = torch.zeros(3, dtype=a.dtype, device=a.device)
     for x, y in zip(a.split(PIECE), b.split(PIECE), strict=True):
         x, y = x / a_unit, y / b_unit
@@ -30,20 +30,20 @@ def cosine_and_ratio(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gradients(cosines: Tensor, ratios: Tensor, weights: Tensor) -> dict[str, float]:
-    """Return PUSHED and, if any step was pushed, GRADIENTS of an epoch.
+    """Return PUSHED and, if the hills pushed in any step, GRADIENTS of an epoch.
 
-    cosines, ratios, weights: of each step [S], in float64; its weight is its share of the images. A step without a
-    cosine, in which one of the two gradients is 0, counts as not pushed and is left out of GRADIENTS.
+    cosines, ratios: one for each step [S], in float64. weights: the share of the images in each step. A step whose
+    cosine is NaN, because one of the two gradients is 0, counts as not pushed.
     """
     pushed = ~cosines.isnan()
     share = weights[pushed].sum()
     if not share:
         return {PUSHED: 0.0}
     cosines, ratios, weights = cosines[pushed], ratios[pushed], weights[pushed] / share
-    # between g and g + h, where h is `ratio` times as long as g: degrees
+    # the angle between g and g + h, where h is `ratio` times as long as g, in degrees
     angles = torch.atan2(ratios * (1 - cosines.square()).clamp_min(0).sqrt(), 1 + ratios * cosines).rad2deg()
     deciles = torch.stack((cosines, ratios, angles)).quantile(cosines.new_tensor([0.1, 0.5, 0.9]), dim=1)
-    low, middle, high = (each.tolist() for each in deciles)
-    middle[0] = float(weights @ cosines)
-    columns = [x for each in zip(middle, low, high, strict=True) for x in each]
-    return {PUSHED: float(share), **dict(zip(GRADIENTS, columns, strict=True))}
+    low, center, high = deciles.tolist()
+    center[0] = float(weights @ cosines)
+    values = [value for triple in zip(center, low, high, strict=True) for value in triple]
+    return {PUSHED: float(share), **dict(zip(GRADIENTS, values, strict=True))}

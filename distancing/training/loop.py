@@ -1,12 +1,11 @@
-"""Algorithm 3: a run's phases, their epochs, and the steps of each."""
+"""The loop of Algorithm 3: the phases of a run, their epochs, and the steps of each epoch."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from distancing.runs import RunDirectory
+from distancing.signals import Request
 from distancing.training.trainer import Trainer
-
-Request = Literal["save", "stop"] | None
 
 
 def train(
@@ -16,12 +15,12 @@ def train(
     on_epoch: Callable[[dict[str, Any]], None],
     before_save: Callable[[], None],
 ) -> bool:
-    """Train to the end of the plan, and save the state on the way; return False if `on_step` asked to stop before it.
+    """Train to the end of the plan, and save states on the way; return False if `on_step` asked to stop earlier.
 
-    on_step: gets the epochs done, a fraction, and the phase's name. It may ask to save the state after this step, or
-        to save it and stop.
-    on_epoch: gets the new row of metrics. before_save: is called before a state that includes these rows is written.
-    Raises Diverged, and leaves the last good state as it is.
+    on_step: receives the number of epochs done, a fraction, and the name of the phase. It may ask to save the state
+        after this step, or to save it and stop.
+    on_epoch: receives the new row of metrics. before_save: is called before a state with these rows is written.
+    Raise Diverged if the loss or the parameters are not finite; the last good state is kept.
     """
 
     def save_state() -> None:
@@ -29,13 +28,13 @@ def train(
         directory.save_state(trainer.state_dict(), trainer.progress.epoch, trainer.progress.step)
 
     if trainer.progress.epoch == trainer.progress.step == 0:
-        save_state()  # a disk that can't be written to is found out before any work
+        save_state()  # fail before any work if the disk cannot be written to
     while not trainer.done:
         phase_is_over = False
         while not phase_is_over:
             request: Request = None
             with trainer.training_time():
-                for images, labels in trainer.batches():  # the rest of the epoch, if it was interrupted
+                for images, labels in trainer.batches():  # the rest of the epoch, if the run was resumed within it
                     trainer.step(images, labels)  # (2.9), (2.11)
                     if request := on_step(trainer.epochs_done, trainer.phase_name):
                         break

@@ -1,4 +1,4 @@
-"""The rows of metrics.csv: one for each epoch."""
+"""The rows of metrics.csv, one for each epoch."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from distancing.training.step import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY
 
 
 def columns(config: Config, splits: Sequence[str], checkpoints: Sequence[str]) -> list[str]:
-    """Return the names of a row's values; those of checkpoints that are not stored yet stay empty until they are.
+    """Return the columns of metrics.csv. Columns of checkpoints that are not stored yet stay empty.
 
-    splits: the evaluated ones. checkpoints: those that a later epoch can look back at.
+    splits: the evaluated splits. checkpoints: the names of all checkpoints that an epoch follows.
     """
     hills = [f"hill/{name}" for name in checkpoints] if config.penalty else []
     hills += [f"strength/{name}" for name in checkpoints] if config.penalty and config.penalty.changes else []
@@ -33,7 +33,7 @@ def columns(config: Config, splits: Sequence[str], checkpoints: Sequence[str]) -
 
 
 def training_metrics(records: Tensor, images: int, batch_size: int, hills_act: bool) -> dict[str, float]:
-    """Return an epoch's means over its images, while training, from what its steps recorded [S, 6]."""
+    """Return the training metrics of an epoch, means over its images, from the records of its steps [S, 6]."""
     records = records.cpu().double()
     sizes = [min(batch_size, images - step * batch_size) for step in range(len(records))]
     weights = torch.tensor([size / images for size in sizes], dtype=torch.float64)
@@ -49,6 +49,6 @@ def training_metrics(records: Tensor, images: int, batch_size: int, hills_act: b
 
 
 def distances(theta: Tensor, checkpoints: Tensor) -> list[float]:
-    """Return ‖θ − θ_c‖ (2.1) from θ [P] to each checkpoint [K, P]."""
+    """Return the distances ‖θ − θ_c‖ (2.1) from θ [P] to the checkpoints [K, P]."""
     lengths: list[float] = (theta - checkpoints).square().sum(1).sqrt().tolist()
     return lengths

@@ -1,4 +1,4 @@
-"""How the parameters move: torch.optim, on the whole network as one tensor."""
+"""Optimisers: torch.optim on the whole network as one tensor."""
 
 from typing import Annotated
 
@@ -13,22 +13,25 @@ from distancing.hills.theta import Theta
 
 @component
 class Optimizer:
-    """lr: the initial learning rate, before the schedule.
-    l2: λ of (1.13), which adds λ‖θ‖² to the loss and so 2λθ to the gradient.
+    """The base class of all optimisers.
+
+    lr: the initial learning rate, before the schedule.
+    l2: λ of (1.13), which adds λ‖θ‖² to the loss and 2λθ to the gradient.
     """
 
     lr: PositiveFloat
     l2: NonNegativeFloat = 0.0
 
     def build(self, theta: Theta) -> torch.optim.Optimizer:
-        """torch's optimiser of `theta.vector`."""
+        """Return torch's optimiser of `theta.vector`."""
         raise NotImplementedError
 
 
 @component
 class SGD(Optimizer):
-    """Algorithms 1 and 2 with v ← αv + g, θ ← θ − εv: torch's form, whose velocity v is without the learning
-    rate ε. (1.11) is v ← αv − εg, θ ← θ + v: the same path while ε is constant, another while it changes.
+    """SGD with momentum (Algorithms 1 and 2) in torch's form: v ← αv + g, θ ← θ − εv.
+
+    The thesis's form (1.11), v ← αv − εg, θ ← θ + v, takes the same path while ε is constant, but not while it changes.
     """
 
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -47,5 +50,5 @@ class SGD(Optimizer):
             momentum=self.momentum,
             nesterov=self.nesterov,
             weight_decay=2 * self.l2,  # the gradient of λθ² is 2λθ
-            fused=True,  # θ, velocity and gradient go through the memory once
+            fused=True,  # reads θ, velocity and gradient from memory once
         )

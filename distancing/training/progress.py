@@ -1,4 +1,4 @@
-"""Where a run is: the epoch, the phase, and the cosine's beginning and end."""
+"""The position of a run: its step, epoch and phase, and the start and length of its learning-rate schedule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Diverged(Exception):
 
 @dataclass
 class Progress:
-    """Where a run is. `epoch` and `step` count what is done: epochs of the run, steps of the next epoch."""
+    """The position of a run. epoch: epochs done. step: steps done of the next epoch."""
 
     epoch: int = 0
     step: int = 0
@@ -24,12 +24,12 @@ class Progress:
     phase_start: int = 0  # epochs done when the phase began
     phase_epochs: int = 0  # at most
     schedule_start: int = 0  # epochs done when the learning-rate schedule (re)started
-    schedule_epochs: int = 0  # from there to its next restart
-    seconds: float = 0.0  # of work in all
-    training_seconds: float = 0.0  # of these, in training steps
+    schedule_epochs: int = 0  # epochs until its next restart
+    seconds: float = 0.0  # of all work
+    training_seconds: float = 0.0  # of training steps alone
 
     def begin_phase(self, coming: Sequence[Phase], epochs: int) -> None:
-        """Share what is left of the run's `epochs` among the phases still to come, of which the first begins now."""
+        """Begin the first of the `coming` phases, and share the rest of the run's `epochs` among them all."""
         shares = share(coming, epochs - self.epoch)
         self.phase_start, self.phase_epochs = self.epoch, shares[0]
         if self.phase == 0 or coming[0].restart_schedule:

@@ -1,8 +1,7 @@
-"""Learning-rate schedules: from the time since the schedule's (re)start to the learning rate.
+"""Learning-rate schedules: the learning rate as a function of the time since the schedule's (re)start.
 
-Time t is in epochs and moves on with every step, by the fraction of an epoch that the step is. A phase may
-restart the schedule (`restart_schedule`); `length` is the number of epochs from there to the next restart,
-or to the end of the run.
+Time t is in epochs, and advances at each step by a fraction of an epoch. A phase may restart the schedule
+(`restart_schedule`). `length` is the number of epochs from there to the next restart, or to the end of the run.
 """
 
 import math
@@ -15,7 +14,7 @@ from distancing.component import component
 @component
 class Schedule:
     def __call__(self, lr: float, t: float, length: int) -> float:
-        """The learning rate at time 0 ≤ t ≤ `length`, for the initial rate `lr`."""
+        """Return the learning rate at time t, 0 ≤ t ≤ `length`, for the initial rate `lr`."""
         raise NotImplementedError
 
 
@@ -51,7 +50,7 @@ class Cosine(Schedule):
 
 @component
 class CosineRestarts(Cosine):
-    """SGDR (Loshchilov & Hutter 2017; 1.2.3): (1.10) over and over, for `period` · `multiplier`^i epochs."""
+    """(1.10) with warm restarts: cycle i takes `period` · `multiplier`^i epochs (SGDR, Loshchilov & Hutter 2017)."""
 
     period: PositiveInt
     multiplier: PositiveInt = 1

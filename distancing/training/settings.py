@@ -1,4 +1,4 @@
-"""The settings of one run, and what follows from them alone: its directory, its device, its network."""
+"""The settings of one run, and what they determine: its directory, its device, its network."""
 
 import functools
 import re
@@ -21,8 +21,8 @@ from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase, share, stored, unroll
 from distancing.training.schedules import Schedule
 
-LARGE = 1e38  # what a float32 holds, with room for a factor
-LONGEST = 10**6  # epochs and steps: states are named by six digits of each
+LARGE = 1e38  # below the largest float32, with room for a factor
+LONGEST = 10**6  # epochs, steps: the files of states are named by six digits of each
 
 
 def _threads(value: object) -> object:
@@ -41,13 +41,13 @@ class Config:
     scheduler: Schedule
     penalty: Penalty | None
     phases: dict[str, Phase | Cycle]
-    analysis: dict[str, Analysis] = Field(default_factory=dict)  # not in the frozen configs of older runs
+    analysis: dict[str, Analysis] = Field(default_factory=dict)  # missing from the configs of older runs
     seed: Annotated[NonNegativeInt, Lt(2**32)]
     epochs: Annotated[PositiveInt, Lt(LONGEST)]
     batch_size: PositiveInt
     label_smoothing: Annotated[float, Ge(0), Lt(1)]
     device: Literal["auto", "cpu", "cuda", "mps"]
-    threads: Annotated[PositiveInt | Literal["auto"], BeforeValidator(_threads)] = "auto"  # nor this
+    threads: Annotated[PositiveInt | Literal["auto"], BeforeValidator(_threads)] = "auto"  # likewise
     precision: Literal["fp32", "bf16"]
     channels_last: bool
     compile: bool
@@ -56,15 +56,15 @@ class Config:
     name: str
     runs: str
     overwrite: bool
-    verify: bool = False  # nor this
-    hash: str  # of all settings that can change the numbers
+    verify: bool = False  # likewise
+    hash: str  # of all settings that can change the run's numbers
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if not re.fullmatch(r"[\w.+-]{1,100}", self.name):
             raise ValueError(f"name={self.name!r} may have 1 to 100 letters, digits and . _ + -")
         if not self.runs.strip() or not self.runs.isprintable():
-            raise ValueError(f"runs={self.runs!r} is no folder's name")
+            raise ValueError(f"runs={self.runs!r} is not the name of a folder")
         if self.batch_size > self.dataset.available:
             raise ValueError(f"batch_size={self.batch_size} is above the {self.dataset.available} training images")
         for name, cycle in self.phases.items():
@@ -72,7 +72,7 @@ class Config:
                 raise ValueError(f"phases.{name}.times={cycle.times} does not fit into epochs={self.epochs}")
         plan = unroll(self.phases)
         if not plan:
-            raise ValueError("phases is empty: a run needs one phase at least")
+            raise ValueError("phases is empty: a run needs at least one phase")
         for name, phase in plan.items():
             if not re.fullmatch(r"[\w-]{1,50}", name) or name == "final":
                 raise ValueError(f"phases.{name}: a phase's name may have letters, digits, _ and -, and not be 'final'")
@@ -83,16 +83,16 @@ class Config:
         for name, analysis in self.analysis.items():
             if not re.fullmatch(r"[\w-]{1,50}", name):
                 raise ValueError(f"analysis.{name}: an analysis's name may have letters, digits, _ and -")
-            if (places := len(stored(plan))) < analysis.least:
+            if (networks := len(stored(plan))) < analysis.least:
                 raise ValueError(
-                    f"analysis.{name} needs {analysis.least} places at least, and these phases leave {places}"
+                    f"analysis.{name} needs at least {analysis.least} checkpoints, but these phases store {networks}"
                 )
         if all(phase.epochs for phase in plan.values()):
             total = sum(phase.epochs or 0 for phase in plan.values())
             if total != self.epochs:
                 raise ValueError(
-                    f"epochs={self.epochs}, but the phases' own epochs are {total} in all: "
-                    "change it, or leave one phase's epochs null for the rest"
+                    f"epochs={self.epochs}, but the phases' own epochs are {total} in total: "
+                    "change one of them, or set one phase's epochs to null for the rest"
                 )
         try:
             share(list(plan.values()), self.epochs)
@@ -103,17 +103,17 @@ class Config:
         if self.dataset.size % self.batch_size == 1:
             raise ValueError(
                 f"batch_size={self.batch_size} leaves a last batch of one of the {self.dataset.size} training "
-                "images, which batch norm can't normalise"
+                "images, which batch norm cannot normalise"
             )
         return self
 
     @property
     def directory(self) -> str:
-        """The run's directory: named by its config alone."""
+        """The run's directory, whose name follows from the config alone."""
         return f"{self.runs}/{self.name}-{self.hash}"
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """What a network computes in."""
+        """Return the context in which the network computes, in bf16 if `precision` says so."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def operations(self) -> float:
@@ -121,7 +121,7 @@ class Config:
         return self.batch_size * self.model.operations(self.dataset.image_shape, self.dataset.classes)
 
     def build_network(self, device: torch.device) -> nn.Module:
-        """Return the initialised network on `device`, in the layout that it computes in.
+        """Return the initialised network on `device`, in its memory layout.
 
         Its parameters are drawn from torch's global generator.
         """
@@ -129,25 +129,25 @@ class Config:
         return network.to(device).to(memory_format=self.memory_format(device))
 
     def memory_format(self, device: torch.device) -> torch.memory_format:
-        """Return the layout of images and convolutions: channels_last if it was asked for and is safe on `device`."""
+        """Return the layout of images and convolutions: channels_last if it is set, and safe on `device`."""
         safe = self.channels_last and not self.unsafe_layers(device)
         return torch.channels_last if safe else torch.contiguous_format
 
     def unsafe_layers(self, device: torch.device) -> list[str]:
-        """Return the names of the layers because of which the network can't compute in channels_last on `device`."""
+        """Return the names of the layers that do not allow channels_last on `device`."""
         if device.type != "cpu":
             return []
         return list(_unsafe_layers(self.model, self.dataset.image_shape, self.dataset.classes))
 
     @property
     def torch_device(self) -> torch.device:
-        """The device to train on. Raises ConfigError if it isn't there."""
-        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        """The device to train on. Raise ConfigError if this machine does not have it."""
+        exists = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        available = [name for name in exists if exists[name]]
         if self.device == "auto":
-            return torch.device(next(name for name, available in there.items() if available))
-        if not there[self.device]:
-            found = ", ".join(name for name, available in there.items() if available)
-            raise ConfigError(f"device={self.device} is not on this machine, which has {found}")
+            return torch.device(available[0])
+        if self.device not in available:
+            raise ConfigError(f"device={self.device} is not on this machine, which has {', '.join(available)}")
         return torch.device(self.device)
 
 

@@ -1,4 +1,4 @@
-"""One step of momentum SGD down the loss and the hills."""
+"""One training step of the loss and the hills."""
 
 from collections.abc import Callable
 
@@ -11,14 +11,14 @@ from distancing.hills.theta import Theta
 from distancing.training.gradients import cosine_and_ratio
 from distancing.training.settings import Config
 
-# what each step records; read once an epoch, so that no step waits for the device
+# the columns of a step's record, which is read once an epoch, so that no step waits for the device
 CROSS_ENTROPY, L2, PENALTY, COSINE, RATIO, CORRECT = range(6)
 
 
 class Stepper:
-    """What a step changes: the network, whose parameters are `theta`, the optimiser and the hills.
+    """The training step, which changes the network with its parameters `theta`, the optimiser and the hills.
 
-    forward: the network, compiled if the config says so. steps: in an epoch; the hills' time passes in parts of one.
+    forward: the network, compiled if the config says so. steps: the number of steps of an epoch.
     """
 
     def __init__(self, config: Config, network: nn.Module, device: torch.device, steps: int) -> None:
@@ -28,12 +28,12 @@ class Stepper:
         self.theta = Theta(network)
         self.optimizer = config.optimizer.build(self.theta)
         self.hills: Hills | None = None
-        # (1.1.4): PyTorch spreads its ε over all C classes, the thesis its k over the C − 1 wrong ones
+        # section 1.1.4: PyTorch spreads its ε over all C classes, the thesis its k over the C − 1 wrong ones
         self.label_smoothing = config.label_smoothing * config.dataset.classes / (config.dataset.classes - 1)
         self._nothing = torch.zeros((), device=device)
 
     def step(self, images: Tensor, labels: Tensor, lr: float, hills_act: bool, record: Tensor) -> None:
-        """Take one step down (2.9), cross entropy + λ‖θ‖² + hills, and write to `record` [6] what it was made of."""
+        """Take one step on (2.9), cross entropy + λ‖θ‖² + hills, and write its parts to `record` [6]."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with self.autocast:
@@ -43,7 +43,7 @@ class Stepper:
         self.theta.collect_gradient()
         with torch.no_grad():
             theta = self.theta.vector
-            l2 = self.config.optimizer.l2 * theta.dot(theta)  # its gradient is the optimiser's part
+            l2 = self.config.optimizer.l2 * theta.dot(theta)  # the optimiser adds its gradient
             penalty, cosine, ratio = self.push(images) if hills_act else [self._nothing] * 3
             correct = (logits.argmax(1) == labels).sum()
             torch.stack((cross_entropy.detach(), l2, penalty, cosine, ratio, correct.float()), out=record)
@@ -54,8 +54,7 @@ class Stepper:
     def push(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Add the hills' gradient to the data's (2.11).
 
-        Return the hills' energy, the cosine between the two gradients, and how many times as long as the data's
-        gradient the hills' is.
+        Return the hills' energy, the cosine between the two gradients, and the ratio of their norms, hills to data.
         """
         assert self.hills is not None
         gradient = self.theta.gradient

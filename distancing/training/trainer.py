@@ -1,4 +1,4 @@
-"""A run in memory, and what its loop asks of it."""
+"""The trainer of a run: its network, optimiser, hills and checkpoints, and its position in the plan."""
 
 import dataclasses
 import math
@@ -30,20 +30,22 @@ from distancing.training.step import PENALTY, Stepper
 
 
 class Trainer:
-    """The network, its optimiser, hills and checkpoints, and where the run is. `loop.train` drives it to its end.
+    """A run in memory, which `loop.train` takes to its end.
 
-    rows: of metrics.csv so far. final: what is known of the network at the end of the run; None before.
-    gradient_check: what was found out about this machine's gradient, if that was asked.
+    progress: the position in the plan. rows: the rows of metrics.csv so far. best: the phase's best network so far.
+    records: what the steps of this epoch recorded [S, 6]. start: θ_0.
+    final: the name, phase, epoch and metrics of the final network; None before the end.
+    gradient_check: the outcome of the check of this machine's gradient; None if it was not checked.
     """
 
     def __init__(self, config: Config, data: Data, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.config, self.data, self.device = config, data, device
         self.network = config.build_network(device)
-        self.steps = -(-len(data.train) // config.batch_size)  # in an epoch
+        self.steps = -(-len(data.train) // config.batch_size)  # of an epoch
         self.stepper = Stepper(config, self.network, device, self.steps)
         self.theta = self.stepper.theta
-        self.start = self.theta.vector.clone()  # θ_0
+        self.start = self.theta.vector.clone()
         self.records = torch.zeros(self.steps, 6, device=device)
         self.plan = unroll(config.phases)
         self.progress = Progress()
@@ -53,14 +55,14 @@ class Trainer:
         self.gradient_check: GradientCheck | None = None
         self.checkpoints = Checkpoints(self.theta, sum(phase.checkpoint for phase in self.plan.values()))
         if config.penalty:
-            view = Network(self.theta, self.network, self._first_images, self.stepper.autocast)
-            self.stepper.hills = Hills(config.penalty, self.start, view)
+            network = Network(self.theta, self.network, self._first_images, self.stepper.autocast)
+            self.stepper.hills = Hills(config.penalty, self.start, network)
         self._begin_phase()
 
     # steps
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return the images and labels of the steps that are left of this epoch."""
+        """Return the images and labels of the remaining steps of this epoch."""
         self.network.train()
         config, progress = self.config, self.progress
         return Epoch(self.data, config.batch_size, config.seed, progress.epoch).batches(progress.step)
@@ -85,16 +87,16 @@ class Trainer:
 
     @contextmanager
     def training_time(self) -> Iterator[None]:
-        """Count the time of what is done within."""
+        """Measure the time of the training steps inside the `with` block."""
         begun = time.perf_counter()
         yield
         self.progress.training_seconds += time.perf_counter() - begun
         self.progress.seconds += time.perf_counter() - begun
 
     def check_finite(self) -> None:
-        """Raise Diverged if a step of this epoch was not finite. This waits for the device."""
+        """Raise Diverged if the loss or the parameters are not finite after these steps. This waits for the device."""
         steps = self.progress.step
-        finite = self.records[:steps, : PENALTY + 1].isfinite().all(1).cpu()  # a step without a push has no cosine
+        finite = self.records[:steps, : PENALTY + 1].isfinite().all(1).cpu()  # the cosine is NaN without a push
         if not finite.all() or not self.theta.vector.isfinite().all():
             first = int(finite.int().argmin()) + 1 if not finite.all() else steps
             raise Diverged(self.phase_name, self.progress.epoch + 1, first)
@@ -102,12 +104,12 @@ class Trainer:
     def _lr(self, step: int) -> float:
         t = self.progress.epoch - self.progress.schedule_start + step / self.steps
         rate = self.config.scheduler(self.config.optimizer.lr, t, self.progress.schedule_epochs)
-        return rate if rate < LARGE else math.inf  # torch refuses what no float32 can hold; this diverges
+        return rate if rate < LARGE else math.inf  # torch refuses rates above float32's range; infinity diverges
 
     # epochs
 
     def end_epoch(self) -> bool:
-        """Count the epoch and add its row; return whether it was the phase's last."""
+        """Count the epoch and add its row of metrics; return True if it was the phase's last."""
         begun, progress, phase = time.perf_counter(), self.progress, self.phase
         row: dict[str, Any] = {"epoch": progress.epoch + 1, "phase": self.phase_name, "lr": self._lr(0)}
         row |= training_metrics(self.records, len(self.data.train), self.config.batch_size, self.hills_act)
@@ -117,19 +119,19 @@ class Trainer:
         due = over or progress.epoch % self.config.evaluate_every == 0
         for split in ("validation", "test"):
             if split in self.data.splits and (due or (split == "validation" and phase.patience)):
-                found = evaluate(self.network, self.data, self.data.splits[split], self.stepper.autocast)
-                row |= {f"{split}/{name}": value for name, value in found.items()}
+                scores = evaluate(self.network, self.data, self.data.splits[split], self.stepper.autocast)
+                row |= {f"{split}/{name}": value for name, value in scores.items()}
         if phase.patience:
-            waited = self.best.keep(self.network, row["validation/loss"], progress.epoch)
-            over = over or waited >= phase.patience
+            epochs_since_best = self.best.keep(self.network, row["validation/loss"], progress.epoch)
+            over = over or epochs_since_best >= phase.patience
         row |= self._position_metrics()
         progress.seconds += time.perf_counter() - begun
-        row["seconds"] = progress.seconds - sum(each["seconds"] for each in self.rows)
+        row["seconds"] = progress.seconds - sum(earlier["seconds"] for earlier in self.rows)
         self.rows.append({name: row.get(name) for name in self.columns})
         return over
 
     def _position_metrics(self) -> dict[str, float]:
-        """Return where the parameters are: their norm, their distances to the checkpoints (2.1), the hills' heights."""
+        """Return the norm of θ, its distances to the checkpoints (2.1), and the heights and strengths of the hills."""
         theta, names = self.theta.vector, self.checkpoints.names
         metrics = {"parameter_norm": float(theta.square().sum().sqrt())}
         values = {"distance": distances(theta, self.checkpoints.parameters)}
@@ -137,12 +139,13 @@ class Trainer:
             values["hill"] = self.hills.heights(theta).tolist()
             if self.hills.penalty.changes:
                 values["strength"] = self.hills.strengths.tolist()
-        pairs = ((what, zip(names, of_each, strict=True)) for what, of_each in values.items())
-        return metrics | {f"{what}/{name}": value for what, named in pairs for name, value in named}
+        for column, numbers in values.items():
+            metrics |= {f"{column}/{name}": number for name, number in zip(names, numbers, strict=True)}
+        return metrics
 
     @property
     def columns(self) -> list[str]:
-        """The names of a row's values."""
+        """The columns of metrics.csv."""
         splits = [split for split in ("validation", "test") if split in self.data.splits]
         return columns(self.config, splits, [name for name, phase in list(self.plan.items())[:-1] if phase.checkpoint])
 
@@ -161,7 +164,7 @@ class Trainer:
         return self.plan[self.phase_name]
 
     def end_phase(self, directory: RunDirectory) -> None:
-        """Go back to the best parameters, store a checkpoint, begin the next phase; as the phase's settings say."""
+        """Restore the best parameters and store a checkpoint, if the phase says so, and begin the next phase."""
         begun = time.perf_counter()
         if self.best.kept is not None:
             self._move(self.best.kept["network"])
@@ -185,20 +188,20 @@ class Trainer:
             self.stepper.optimizer.state.clear()
 
     def _move(self, network: dict[str, Tensor]) -> None:
-        """Go on from these parameters and buffers, without the velocity, which belonged to another place."""
+        """Set the parameters and buffers, and clear the velocity, which belongs to the old parameters."""
         self.network.load_state_dict(network)
         self.stepper.optimizer.state.clear()
 
     def _phase_seed(self) -> int:
-        """Return a seed that follows from (seed, epoch) alone, so that a resumed run needs no generator's state."""
-        # mixed into 32 bits, since torch's CPU generator ignores the others
+        """Return a seed that depends on (seed, epoch) alone, so that a resumed run needs no generator state."""
+        # 32 bits, because torch's CPU generator ignores the others
         (seed,) = np.random.SeedSequence([self.config.seed, self.progress.epoch]).generate_state(1)
         return int(seed)
 
     # checkpoints and the state of an unfinished run
 
     def save_checkpoint(self, directory: RunDirectory, name: str) -> dict[str, Any]:
-        """Store the network as checkpoint `name` and return what is known of it. Raise Diverged if it is not finite."""
+        """Store the network as checkpoint `name`; return its info. Raise Diverged if its loss is not finite."""
         about = {"name": name, "phase": self.phase_name, "epoch": self.progress.epoch}
         info = save_checkpoint(directory, self.network, self.data, self.stepper.autocast, about, self.config.hash)
         if not math.isfinite(info["metrics"]["train"]["loss"]):
@@ -206,18 +209,18 @@ class Trainer:
         return info
 
     def add_checkpoint(self, info: dict[str, Any], parameters: Tensor) -> None:
-        """Put a hill at a checkpoint with these parameters [P]."""
+        """Add a checkpoint with these parameters [P], and put a hill there."""
         self.checkpoints.add(info, parameters)
         if self.hills is not None:
             self.hills.put(self.checkpoints.parameters)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a later process needs to go on as if there had been no break; checkpoints have files."""
+        """Return the state from which a later process resumes bit for bit; checkpoints have their own files."""
         cuda = self.device.type == "cuda"
         return {
             "provenance": provenance(),
             "config_hash": self.config.hash,
-            "threads": torch.get_num_threads(),  # on which the last digits depend
+            "threads": torch.get_num_threads(),  # the last digits depend on it
             "progress": dataclasses.asdict(self.progress),
             "network": self.network.state_dict(),
             "optimizer": self.stepper.optimizer.state_dict(),
@@ -226,12 +229,12 @@ class Trainer:
             "checkpoints": self.checkpoints.infos,
             "strengths": self.hills.strengths if self.hills is not None else None,
             "rows": self.rows,
-            "rng": torch.get_rng_state(),  # of dropout; order and augmentation need none
+            "rng": torch.get_rng_state(),  # for dropout alone
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
 
     def load_state_dict(self, state: dict[str, Any], directory: RunDirectory) -> None:
-        """Raise StorageError for a state of another run, or if a checkpoint's file is damaged or of another run."""
+        """Resume from a state. Raise StorageError if it belongs to another run, or a checkpoint's file is damaged."""
         if state.get("config_hash", self.config.hash) != self.config.hash:
             raise StorageError(f"{directory.path} holds the state of another run, {state['config_hash']}")
         self.progress = Progress(**state["progress"])

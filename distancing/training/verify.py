@@ -1,51 +1,41 @@
-"""`verify=true`: an ended run is trained once more, and must be the same, bit for bit."""
+"""Train a run a second time and compare the two bit for bit, for `verify=true`."""
 
-import contextlib
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from distancing.data.batches import Data
 from distancing.runs import RunDirectory, load, metrics_file
-from distancing.training.loop import Request, train
+from distancing.runs.result import Divergence, Result
+from distancing.training.loop import train
 from distancing.training.progress import Diverged
 from distancing.training.settings import Config
 from distancing.training.trainer import Trainer
 
-Row = Mapping[str, Any]
 
+def difference(config: Config, data: Data, device: torch.device, run: RunDirectory, result: Result) -> str | None:
+    """Train `config` again, in a temporary folder; return the first difference from `run` in a few words, or None.
 
-def difference(config: Config, data: Data, device: torch.device, run: RunDirectory, result: Row) -> str | None:
-    """Train `config` again, in a temporary folder: what is not as `run` has it, in a few words; None if all is.
-
-    Compared are the tensors of every checkpoint, the rows of metrics.csv but for their seconds, and where a run that
-    diverged did so. Not the ensemble and the analyses, which follow from the checkpoints.
+    Compared are the tensors of every checkpoint, the rows of metrics.csv except for their seconds, and where a run
+    diverged. The ensemble and the analyses follow from the checkpoints and are not compared.
     """
-    with tempfile.TemporaryDirectory(prefix="distancing-") as folder, contextlib.ExitStack() as stack:
-        again = stack.enter_context(RunDirectory(folder))
+    with tempfile.TemporaryDirectory(prefix="distancing-") as folder, RunDirectory(folder) as again:
         trainer, diverged = Trainer(config, data, device), None
         try:
-            train(trainer, again, _go_on, lambda _: None, lambda: None)
+            train(trainer, again, lambda *_: None, lambda _: None, lambda: None)
         except Diverged as error:
-            diverged = {"phase": error.phase, "epoch": error.epoch, "step": error.step}
-        if diverged != result["diverged"]:
+            diverged = Divergence(phase=error.phase, epoch=error.epoch, step=error.step)
+        if diverged != result.diverged:
             return f"the second run {f'diverged in {diverged}' if diverged else 'did not diverge'}"
-        places = [*trainer.checkpoints.infos, *([trainer.final] if trainer.final else [])]
-        first = [*result["checkpoints"], *([result["final"]] if result["final"] else [])]
-        if [each["name"] for each in places] != [each["name"] for each in first]:
+        names = [info["name"] for info in (*trainer.checkpoints.infos, *filter(None, [trainer.final]))]
+        if names != [network.name for network in result.networks]:
             return "other checkpoints"
-        for each in places:
-            a, b = (load(of.checkpoint(each["name"]))["network"] for of in (run, again))
-            if parts := [name for name in a if not _same(a[name], b.get(name))]:
-                return f"checkpoint {each['name']}: {parts[0]}"
+        for name in names:
+            first, second = (load(directory.checkpoint(name))["network"] for directory in (run, again))
+            if differing := [key for key in first if not _same(first[key], second.get(key))]:
+                return f"checkpoint {name}: {differing[0]}"
     return _rows(run.metrics, trainer)
-
-
-def _go_on(done: float, phase: str) -> Request:  # noqa: ARG001
-    return None
 
 
 def _same(a: torch.Tensor, b: torch.Tensor | None) -> bool:

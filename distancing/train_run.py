@@ -1,0 +1,121 @@
+"""Train one run in its directory: build or resume the trainer, report the progress, store the result."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from distancing import threads
+from distancing.config import hyperparameters
+from distancing.ensemble import show
+from distancing.ensemble.of_run import judge_run
+from distancing.runs import RunDirectory
+from distancing.runs.provenance import provenance
+from distancing.runs.result import Result, read_result
+from distancing.runs.tracking import Metrics, ProgressBar
+from distancing.signals import Request, StopSignal
+from distancing.training.loop import train
+from distancing.training.progress import Diverged
+from distancing.training.result import compose
+from distancing.training.settings import Config
+from distancing.training.setup import choose_threads, new_trainer, reproducible, resumed_trainer
+from distancing.training.trainer import Trainer
+
+
+def ended_result(config: Config, directory: RunDirectory, console: Console) -> Result | None:
+    """Return the result of a run that has ended and is not to be overwritten; None if there is none.
+
+    Print a note on it, and use the number of threads that the run was trained with.
+    """
+    result = None if config.overwrite else read_result(directory)
+    if result:
+        threads.use(result.threads)  # None in a result of an older version
+        console.print(f"{directory.path}: already ended; overwrite=true starts over", markup=False)
+        _print_code_changes({"source": result.source, "git_commit": result.git_commit}, console)
+    return result
+
+
+def train_run(
+    config: Config, directory: RunDirectory, frozen: tuple[str, str] | None, stop: StopSignal, console: Console
+) -> Result:
+    """Train a run, or resume it from its saved state, and store its result. Raise SystemExit if a signal stopped it.
+
+    frozen: the resolved config and the overrides, as YAML to store; None if the directory holds them already.
+    """
+    device = config.torch_device
+    reproducible()
+    number, reason = choose_threads(config, directory)
+    threads.use(number)
+    trainer = new_trainer(config, config.dataset.load(device, config.memory_format(device)), device)
+    if unsafe := config.channels_last and config.unsafe_layers(device):
+        line = f"oneDNN computes wrong gradients of {unsafe[0]} in channels_last"
+        console.print(f"note: this run computes in the contiguous layout, because {line}", markup=False)
+    with directory:
+        if result := ended_result(config, directory, console):  # another process has ended it meanwhile
+            return result
+        if config.overwrite:
+            directory.clear()
+        if frozen:
+            directory.freeze(*frozen)
+        if state := directory.load_state(device, lambda line: console.print(f"warning: {line}", markup=False)):
+            trainer = resumed_trainer(trainer, state, directory)
+            console.print(f"{directory.path}: resumes after {_position(trainer)}")
+            _print_code_changes(state.get("provenance", {}), console)
+        elif reason:
+            console.print(f"threads={number}: {reason}", markup=False)
+        result = _train_to_the_end(trainer, directory, stop, console)
+        directory.write_result(result.to_dict())
+        if result.status == "finished":
+            directory.drop_states()
+        return read_result(directory) or result  # as it will be read again
+
+
+def _train_to_the_end(trainer: Trainer, directory: RunDirectory, stop: StopSignal, console: Console) -> Result:
+    """Train to the end of the plan, or until the loss diverges. Raise SystemExit if a signal stopped the run."""
+    config = trainer.config
+    metrics = Metrics(directory, trainer.columns, trainer.rows)
+    bar = ProgressBar(console, config.epochs, trainer.progress.epoch)
+    compiling_since: float | None = time.perf_counter() if config.compile else None
+
+    def on_step(done: float, phase: str) -> Request:
+        nonlocal compiling_since
+        if compiling_since is not None:
+            seconds, compiling_since = time.perf_counter() - compiling_since, None
+            console.print(f"the first step took {seconds:.0f} s: the network was compiled")
+        bar.step(done, phase)
+        return stop.request()
+
+    def on_epoch(row: dict[str, Any]) -> None:
+        metrics.add(row)
+        bar.epoch(row)
+
+    is_over, diverged, ensemble = False, None, None
+    try:
+        with stop, bar:
+            is_over = train(trainer, directory, on_step, on_epoch, metrics.flush)
+        if is_over and (ensemble := judge_run(trainer, directory)):
+            metrics.add_result(show.scalars(ensemble), {"ensemble": show.pixels(show.picture(ensemble))})
+    except Diverged as error:
+        is_over, diverged = True, error
+    finally:
+        if is_over:
+            metrics.add_hparams(hyperparameters(directory), trainer.final, trainer.progress.epoch)
+        metrics.close()
+    if not is_over:
+        assert stop.received is not None
+        console.print(f"stopped by {stop.received.name} after {_position(trainer)}; run the same command to resume")
+        raise SystemExit(128 + stop.received)
+    return compose(trainer, diverged, ensemble)
+
+
+def _position(trainer: Trainer) -> str:
+    return f"epoch {trainer.progress.epoch}, step {trainer.progress.step}"
+
+
+def _print_code_changes(made_by: Mapping[str, Any], console: Console) -> None:
+    """Print a note if this code is not the code that made a state or a result."""
+    now = provenance()
+    for key, label in (("source", "the source code"), ("git_commit", "the commit")):
+        if (then := made_by.get(key)) != now[key]:
+            console.print(f"note: {label} has changed since: {then} then, {now[key]} now", markup=False)

@@ -1,0 +1,79 @@
+"""Set up a run: reproducible arithmetic, the number of threads, and a trainer that is new or resumed."""
+
+import os
+from typing import Any
+
+import torch
+
+from distancing import threads
+from distancing.data.batches import Data
+from distancing.errors import ConfigError, StorageError
+from distancing.runs import RunDirectory
+from distancing.training.gradient_check import check_gradient
+from distancing.training.settings import Config
+from distancing.training.trainer import Trainer
+
+
+def reproducible() -> None:
+    """Let the same command compute the same numbers on the same machine: no autotuning, no racing sums."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a slow debugging aid
+    torch.backends.cudnn.benchmark = False
+
+
+def choose_threads(config: Config, directory: RunDirectory) -> tuple[int, str]:
+    """Return the number of threads for a new run, and why it is lower than it could be ("" if it is not).
+
+    Raise ConfigError if `config` asks for more threads than this process may use cores. A run that is resumed may have
+    begun with more.
+    """
+    if config.threads == "auto":
+        return threads.auto(config.operations)
+    is_resumed = not config.overwrite and directory.states()
+    if config.threads > (cores := threads.usable()) and not is_resumed:
+        raise ConfigError(
+            f"threads={config.threads}: auto belongs here, or an integer from 1 to {cores}, the cores that this "
+            "process may use"
+        )
+    return config.threads, ""
+
+
+def new_trainer(config: Config, data: Data, device: torch.device) -> Trainer:
+    """Return the trainer of a new run, after a check of its gradient with the current number of threads.
+
+    Raise ConfigError if the network does not fit into the memory, GradientError if the gradient is wrong.
+    """
+    try:
+        trainer = Trainer(config, data, device)
+        trainer.gradient_check = check_gradient(config, data, trainer.network, trainer.stepper.forward)
+        return trainer
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+            raise ConfigError(f"model: {config.model} doesn't fit into the memory of this machine") from error
+        raise
+
+
+def resumed_trainer(trainer: Trainer, state: dict[str, Any], directory: RunDirectory) -> Trainer:
+    """Return a trainer in this state, which computes with the number of threads that the run began with.
+
+    Raise ConfigError if `config` asks for another number, StorageError if `state` is not a state of this run.
+    """
+    config, number = trainer.config, torch.get_num_threads()
+    first_number = state.get("threads", number)  # missing from the states of older versions
+    if config.threads not in ("auto", first_number):
+        raise ConfigError(
+            f"threads={config.threads}, but this run began with {first_number}, and another number changes its last "
+            "digits: leave threads out to resume, or set overwrite=true to start over"
+        )
+    try:
+        if first_number != number:
+            threads.use(first_number)
+            trainer = new_trainer(config, trainer.data, trainer.device)  # θ_0's norm depends on the number, too
+        trainer.load_state_dict(state, directory)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        line = (str(error).splitlines() or ["?"])[0]
+        raise StorageError(
+            f"{directory.path}/state holds no state of this run ({line}); overwrite=true starts over"
+        ) from error
+    return trainer
