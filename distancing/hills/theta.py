@@ -69,18 +69,27 @@ class Theta:
 
 
 def filter_direction(theta: Theta, generator: torch.Generator) -> Tensor:
-    """A random direction [P] of length 1 that moves each output filter in proportion to its norm.
+    """Return a random direction [P] of length 1 that moves each output filter in proportion to its norm.
 
-    Gaussian noise, each filter's scaled to the norm of the filter (Li et al. 2018, whose biases and batch norms stay,
-    too), then the whole to 1: filters of small weights are not drowned, and what scales a filter scales its noise.
-    generator: on the CPU, so that all devices get the same noise.
+    Gaussian noise is scaled to the norm of each filter (Li et al. 2018), so that filters of small weights are not
+    drowned, and then to length 1 as a whole. Biases and batch norms do not move. generator: on the CPU, so that all
+    devices get the same noise.
     """
     named = {}
     for name, value in theta.named(theta.vector).items():
         if value.dim() < 2:
             named[name] = torch.zeros_like(value)
         else:
-            noise = F.normalize(torch.randn(value.shape, generator=generator).flatten(1), dim=1).view(value.shape)
-            norms = torch.linalg.vector_norm(value, dim=tuple(range(1, value.dim())), keepdim=True)
-            named[name] = noise.to(value.device) * norms
+            named[name] = filter_noise(value, generator).to(value.device) * filter_norms(value)
     return F.normalize(theta.flatten(named), dim=0)
+
+
+def filter_noise(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Return Gaussian noise in the shape of `weight`, on the CPU, scaled to length 1 on each output filter."""
+    noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+    return F.normalize(noise.flatten(1), dim=1).view(weight.shape)
+
+
+def filter_norms(weight: Tensor) -> Tensor:
+    """Return the norm of each output filter [F, 1, …]."""
+    return torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.dim())), keepdim=True)
