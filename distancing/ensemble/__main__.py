@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--refresh-batch-norm", action="store_true", help="recompute each member's statistics")
     parser.add_argument("--compare", action="store_true", help="compare the kinds of ensembles in sweeps or CSV files")
     parser.add_argument("--members", metavar="K[,K]", default="", help="with --compare: the first K networks of each")
-    parser.add_argument("--baseline", metavar="KIND", help="with --compare: compare with the kind whose name has this")
+    parser.add_argument("--baseline", metavar="KIND", help="with --compare: compare with this kind (part of its name)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="with --compare: write a CSV that it can read again")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="with --compare: write the table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> dict[str, Any]:
-    """Return the scores of one ensemble. Print them and, if asked for, draw them."""
+    """Return the scores of one ensemble. Print them and, with --picture, draw them."""
     scores = judge(find_checkpoints(args.paths), device, _weights(args.weights), args.refresh_batch_norm)
     console.print(show.table(scores))
     if args.picture:
@@ -59,7 +59,7 @@ def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> 
 
 
 def _compare(args: argparse.Namespace, device: torch.device, console: Console) -> list[dict[str, Any]]:
-    """Return the scores of all ensembles in the sweeps and CSV files. Print them and write what is asked for."""
+    """Return the scores of all ensembles in the sweeps and CSV files. Print them and write the requested files."""
     rows = _rows(args, device)
     console.print(side_by_side.table(rows, args.baseline))
     if args.csv:

@@ -1,4 +1,4 @@
-"""The loss on the plane through three checkpoints, and the run's way across it."""
+"""The loss on the plane through three checkpoints, with all checkpoints of the run projected onto it."""
 
 import math
 from collections import defaultdict
@@ -81,6 +81,7 @@ class Plane(Analysis):
         return [names.index(name) for name in through]
 
     def _values(self, rows: Sequence[dict[str, float | str]]) -> dict[str, float]:
+        """Return losses of corners, edges and centre, and the share of the grid up to the highest corner."""
         values: dict[str, float] = {}
         for split in SPLITS:
             losses: dict[str | float, list[float]] = defaultdict(list)
