@@ -24,7 +24,7 @@ from distancing.landscape.__main__ import main as cli
 from distancing.landscape.curvature import largest_eigenvalue, relative, trace_samples
 from distancing.landscape.gradients import Gradients
 from distancing.landscape.loss import Loss
-from distancing.landscape.plane import Flat, Plane, hills
+from distancing.landscape.plane import Frame, Plane, hills
 from distancing.landscape.sharpness import Sharpness, worst
 from distancing.landscape.subject import Subject
 from distancing.stored import find_checkpoints
@@ -36,18 +36,18 @@ CYCLES = [*TINY, "phases=cycles", "phases.cycle.times=2", "epochs=15", "optimize
 QUICK = {"radii": [0.05, 0.2], "directions": 3, "ascent_steps": 4, "eigenvalue_steps": 15, "probes": 4}
 
 
-def track(each: Any, _: str, total: int) -> Any:
+def track(items: Any, _: str, total: int) -> Any:
     assert total > 0
-    return each
+    return items
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the places descend, settle-1 and settle-2, and all three analyses."""
+    """Return a run with the checkpoints descend, settle-1 and settle-2, and all three analyses."""
     folder = tmp_path_factory.mktemp("run")
     quick = [f"analysis.sharpness.{key}={value}" for key, value in QUICK.items()]
-    asked = ["analysis=[sharpness,plane,gradients]", *quick, "analysis.plane.points=3"]
-    assert start(*CYCLES, *asked, f"runs={folder}") == 0
+    analyses = ["analysis=[sharpness,plane,gradients]", *quick, "analysis.plane.points=3"]
+    assert start(*CYCLES, *analyses, f"runs={folder}") == 0
     return only_run(folder)
 
 
@@ -68,8 +68,8 @@ def loss_of(network: nn.Module, data: Data) -> Loss:
 # the Hessian
 
 
-def test_products_are_those_of_the_dense_hessian(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float64, over several batches; Lanczos' and Hutchinson's numbers are its eigenvalue and its trace."""
+def test_products_equal_those_of_the_dense_hessian(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64 and over several batches. Lanczos' and Hutchinson's estimates are its eigenvalue and its trace."""
     monkeypatch.setattr("distancing.landscape.loss.BATCH", 20)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.ReLU(), nn.Linear(3, 10)).double()
@@ -91,33 +91,32 @@ def test_products_are_those_of_the_dense_hessian(data: Data, monkeypatch: pytest
         torch.testing.assert_close(product(v), matrix @ v)
         largest = float(torch.linalg.eigvalsh(matrix)[-1])
         ritz = [*islice(largest_eigenvalue(product, v, 1e-9), 300)]
-        assert all(each <= largest * (1 + 1e-9) for each, _ in ritz)
-        found, error = ritz[-1]
-        assert found == pytest.approx(largest, rel=1e-9)
-        assert 0 <= error <= 1e-9 * found
-        samples = torch.tensor(
-            [*trace_samples(product, (torch.randn(235, dtype=torch.float64).sign() for _ in range(200)))]
-        )
+        assert all(value <= largest * (1 + 1e-9) for value, _ in ritz)
+        estimate, error = ritz[-1]
+        assert estimate == pytest.approx(largest, rel=1e-9)
+        assert 0 <= error <= 1e-9 * estimate
+        signs = (torch.randn(235, dtype=torch.float64).sign() for _ in range(200))
+        samples = torch.tensor([*trace_samples(product, signs)])
         assert abs(samples.mean() - matrix.trace()) < 4 * samples.std() / 200**0.5
-        # of independent signs: 2 Σ_{i≠j} H_ij²
+        # the variance over independent signs is 2 Σ_{i≠j} H_ij²
         deviation = (2 * (matrix.square().sum() - matrix.diag().square().sum())).sqrt()
         assert float(samples.std()) == pytest.approx(float(deviation), rel=0.2)
     assert torch.equal(theta.vector, vector)
 
 
 def test_a_spectrum_with_a_large_negative_end() -> None:
-    """The largest eigenvalue is not the one of the largest size; and the trace of a diagonal matrix has no error."""
+    """The largest eigenvalue is not that of the largest magnitude; samples of a diagonal matrix's trace are exact."""
     values = torch.linspace(-50, 3, 200, dtype=torch.float64)
     ones = torch.ones(200, dtype=torch.float64)
-    *_, (found, error) = islice(largest_eigenvalue(lambda v: values * v, ones, 1e-6), 300)
-    assert found == pytest.approx(3, abs=error)
+    *_, (largest, error) = islice(largest_eigenvalue(lambda v: values * v, ones, 1e-6), 300)
+    assert largest == pytest.approx(3, abs=error)
     assert [*map(math.isnan, next(largest_eigenvalue(lambda v: v / 0, ones, 1e-6)))] == [True, True]
     signs = iter(torch.randn(5, 200, dtype=torch.float64).sign())
     assert [*trace_samples(lambda v: values * v, signs)] == pytest.approx([float(values.sum())] * 5)
 
 
 class Quadratic:
-    """½ θᵀAθ, in the place of a Loss."""
+    """½ θᵀAθ, with the interface of Loss."""
 
     def __init__(self, a: Tensor, theta: Any) -> None:
         self.a, self.theta = a, theta
@@ -130,7 +129,7 @@ class Quadratic:
 
 
 def test_the_worst_place_of_a_quadratic_loss() -> None:
-    """At its minimum ½ ρ² λ, λ the largest eigenvalue of D A D."""
+    """The worst rise from its minimum is ½ ρ² λ, for the largest eigenvalue λ of D A D."""
     torch.manual_seed(0)
     half, scale = torch.randn(6, 6, dtype=torch.float64), torch.rand(6, dtype=torch.float64) + 0.5
     theta = type("Vector", (), {"vector": torch.zeros(6, dtype=torch.float64)})
@@ -146,14 +145,14 @@ def test_the_worst_place_of_a_quadratic_loss() -> None:
 
 
 def mlp_by_layers(network: nn.Module) -> None:
-    """Three times the first layer with its bias, a third of the next."""
+    """Multiply the first layer with its bias by three and divide the next one by three."""
     network[1].weight *= 3
     network[1].bias *= 3
     network[3].weight /= 3
 
 
 def mlp_by_units(network: nn.Module) -> None:
-    """…each unit by its own factor."""
+    """Scale each hidden unit by its own factor."""
     factors = torch.linspace(0.3, 3, 6)
     network[1].weight *= factors[:, None]
     network[1].bias *= factors
@@ -161,7 +160,7 @@ def mlp_by_units(network: nn.Module) -> None:
 
 
 def before_batch_norm(network: nn.Module) -> None:
-    """Every filter of three convolutions by its own factor, of which the batch norm behind it makes nothing."""
+    """Scale every filter of three convolutions by its own factor, which the next batch norm undoes."""
     for conv, norm in (("conv1", "bn1"), ("layer2.0.conv1", "layer2.0.bn1"), ("layer3.0.conv2", "layer3.0.bn2")):
         filters, normed = network.get_submodule(conv).weight, network.get_submodule(norm)
         factors = torch.linspace(0.1, 3, len(filters))
@@ -176,37 +175,35 @@ def before_batch_norm(network: nn.Module) -> None:
         (mlp_by_layers, "filter", 1e-3),
         (mlp_by_layers, "element", 1e-3),
         (mlp_by_units, "element", 1e-3),
-        (before_batch_norm, "filter", 2e-3),  # the ε beside the variance is not scaled
+        (before_batch_norm, "filter", 2e-3),  # batch norm's ε is not scaled
         (before_batch_norm, "element", 2e-3),
     ],
 )
 def test_a_rescaled_network_is_as_sharp(
     rescale: Callable[[nn.Module], None], unit: units.Unit, tolerance: float, subject: Subject, data: Data
 ) -> None:
-    """(Dinh et al. 2017) The same function; only the raw Hessian's numbers are others."""
+    """The function and its relative sharpness stay the same; the raw Hessian's values change (Dinh et al. 2017)."""
     torch.manual_seed(1)
     if rescale is before_batch_norm:
         network = find_checkpoints([subject.checkpoints[2].file])[0].network(CPU)  # trained
     else:
         network = check(compose(*TINY, "model=mlp", "model.width=6")).model.build((1, 8, 8), 10)
-    analysis, found = Sharpness(unit=unit, tolerance=0, **QUICK), []
-    logits = []
+    analysis, measures, logits = Sharpness(unit=unit, tolerance=0, **QUICK), [], []
     for _ in range(2):
         loss = loss_of(network, data)
-        found.append({(row["measure"], row["radius"]): row["value"] for row in analysis.of_place(loss, "place")})
+        measures.append({(row["measure"], row["radius"]): row["value"] for row in analysis.measure(loss, "name")})
         with torch.no_grad():
             logits.append(network(data.normalise(data.test.images)))
             rescale(network)
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-3, atol=1e-2)
-    for (measure, radius), value in found[0].items():
-        same = found[1][measure, radius] == pytest.approx(value, rel=tolerance)
+    for (measure, radius), value in measures[0].items():
+        same = measures[1][measure, radius] == pytest.approx(value, rel=tolerance)
         raw = measure in ("hessian_max", "hessian_trace")
-        assert same != raw, (measure, radius, value, found[1][measure, radius])
+        assert same != raw, (measure, radius, value, measures[1][measure, radius])
 
 
 def test_units(subject: Subject) -> None:
-    """A random step moves every filter by its own norm, in any layout; biases and batch norms are units
-    of their own."""
+    """A random step moves every filter by its own norm, in any layout. Biases and batch norms are elements."""
     steps = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
         network = subject.checkpoints[0].network(CPU).to(memory_format=memory_format)
@@ -227,7 +224,7 @@ def test_units(subject: Subject) -> None:
 
 
 def test_sharpness_of_a_run(subject: Subject, run: Path) -> None:
-    """The worst place is higher than a random one as far away; nothing is left changed; the same again."""
+    """The worst point is higher than random ones as far away. Nothing is left changed. A second call agrees."""
     before = {name: value.clone() for name, value in subject.network.state_dict().items()}
     analysis = Sharpness(**QUICK)
     first, again = analysis(subject, track), analysis(subject, track)
@@ -235,7 +232,7 @@ def test_sharpness_of_a_run(subject: Subject, run: Path) -> None:
     assert first.values != Sharpness(**QUICK, seed=1)(subject, track).values
     assert all(torch.equal(value, before[name]) for name, value in subject.network.state_dict().items())
     assert all(parameter.grad is None for parameter in subject.network.parameters())
-    with subject.standing(subject.parameters[1]):
+    with subject.at(subject.parameters[1]):
         loss = Loss(subject.network, subject.theta, subject.data, subject.data.train, lambda: None)
         base, scale = loss.value(), units.scale(subject.theta, "filter")
         generator, rises = torch.Generator().manual_seed(0), []
@@ -257,105 +254,108 @@ def test_sharpness_of_a_run(subject: Subject, run: Path) -> None:
 # the plane
 
 
-def test_the_plane_holds_its_places(subject: Subject) -> None:
+def test_the_plane_passes_through_its_checkpoints(subject: Subject) -> None:
     before = {name: value.clone() for name, value in subject.network.state_dict().items()}
     plane = Plane(points=5, through=["settle-2", "descend", "settle-1"])
-    found = plane(subject, track)
-    assert found.rows == plane(subject, track).rows
+    findings = plane(subject, track)
+    assert findings.rows == plane(subject, track).rows
     assert all(torch.equal(value, before[name]) for name, value in subject.network.state_dict().items())
-    assert len(found.rows) == 5 * 5 + 3 * 5 + 1
-    edges = [row for row in found.rows if row["part"] == "edge"]
+    assert len(findings.rows) == 5 * 5 + 3 * 5 + 1
+    edges = [row for row in findings.rows if row["part"] == "edge"]
     losses = []
     for row, i in zip(edges[::5], (2, 0, 1), strict=True):
-        with subject.standing(subject.parameters[i]):
+        with subject.at(subject.parameters[i]):
             for split in ("train", "test"):
-                loss, right = subject.losses(split)
+                loss, correct = subject.losses(split)
                 assert row[f"{split}/loss"] == pytest.approx(float(loss.mean()), rel=1e-4)
-                assert row[f"{split}/accuracy"] == float(right.mean())
+                assert row[f"{split}/accuracy"] == float(correct.mean())
         losses.append(float(loss.mean()))
-    with subject.standing(subject.parameters.mean(0)):
-        assert found.values["test_centre"] == pytest.approx(float(subject.losses("test")[0].mean()), rel=1e-4)
-    with subject.standing(subject.parameters[2].lerp(subject.parameters[0], 0.4)):
+    with subject.at(subject.parameters.mean(0)):
+        assert findings.values["test_centre"] == pytest.approx(float(subject.losses("test")[0].mean()), rel=1e-4)
+    with subject.at(subject.parameters[2].lerp(subject.parameters[0], 0.4)):
         assert edges[2]["test/loss"] == pytest.approx(float(subject.losses("test")[0].mean()), rel=1e-4)
-    assert found.values["test_corners_max"] == pytest.approx(max(losses), rel=1e-4)
-    assert found.values["test_edges_max"] == max(float(row["test/loss"]) for row in edges)
-    grid = [float(row["test/loss"]) for row in found.rows if row["part"] == "grid"]
-    assert found.values["test_low_share"] == sum(each <= found.values["test_corners_max"] for each in grid) / 25
-    assert found.values["off_plane_max"] < 1e-5
+    assert findings.values["test_corners_max"] == pytest.approx(max(losses), rel=1e-4)
+    assert findings.values["test_edges_max"] == max(float(row["test/loss"]) for row in edges)
+    grid = [float(row["test/loss"]) for row in findings.rows if row["part"] == "grid"]
+    low = [loss for loss in grid if loss <= findings.values["test_corners_max"]]
+    assert findings.values["test_low_share"] == len(low) / 25
+    assert findings.values["off_plane_max"] < 1e-5
 
 
 def test_geometry_of_a_plane() -> None:
-    """Lengths on it are those of parameter space, and what is off it is known by its distance."""
+    """Lengths on it are those of parameter space, and points off it are at their distance from it."""
     corners = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
-    flat = Flat(corners)
-    (a, b, c) = (torch.tensor(flat.project(each)) for each in corners)
+    frame = Frame(corners)
+    a, b, c = (torch.tensor(frame.project(corner)) for corner in corners)
     assert a.abs().max() < 1e-6
     assert b[0] == pytest.approx((corners[1] - corners[0]).norm())
     assert torch.stack((b, c)).T[1:, 0].abs().max() < 1e-6
     assert (b - c).norm() == pytest.approx((corners[1] - corners[2]).norm())
     off = torch.randn(50, dtype=torch.float64)
-    off -= flat.x.dot(off) * flat.x + flat.y.dot(off) * flat.y
-    assert flat.project(flat.point(1.5, -2) + off) == pytest.approx((1.5, -2, float(off.norm())), abs=1e-5)
+    off -= frame.x.dot(off) * frame.x + frame.y.dot(off) * frame.y
+    assert frame.project(frame.point(1.5, -2) + off) == pytest.approx((1.5, -2, float(off.norm())), abs=1e-5)
     for third in (corners[0], corners[1], corners[0].lerp(corners[1], 3.0)):
         with pytest.raises(LandscapeError, match="lie on one line"):
-            Flat(torch.stack((corners[0], corners[1], third)))
+            Frame(torch.stack((corners[0], corners[1], third)))
     with pytest.raises(LandscapeError, match="lie on one line"):
-        Flat(corners[[0, 0, 2]])
+        Frame(corners[[0, 0, 2]])
 
 
 def test_the_hills_on_a_plane(subject: Subject, run: Path) -> None:
-    """Of all places but the last, as wide as in training."""
+    """All checkpoints but the last have a hill, as wide as in training."""
     sigma = read_config(run / ".hydra/config.yaml").penalty.sigma  # type: ignore[union-attr]
-    ways = (subject.parameters - subject.start).norm(dim=1)
-    assert dict(hills(subject)) == pytest.approx({0: sigma * float(ways[0]), 1: sigma * float(ways[1])})
+    distances = (subject.parameters - subject.start).norm(dim=1)
+    assert dict(hills(subject)) == pytest.approx({i: sigma * float(distances[i]) for i in (0, 1)})
 
 
 # the gradients
 
 
 @pytest.mark.parametrize(("away", "pushed"), [(0.02, 3), (0.0, 2), (9.0, 0)])
-def test_what_the_steps_record(away: float, pushed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cosine, the ratio and the angle of each step from its vectors in float64, then an epoch's deciles: of the
-    steps that the hill pushes, which the first one on its top is not, and none is far away."""
+def test_gradient_statistics_of_the_steps(away: float, pushed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cosine, ratio and angle of each pushed step from its vectors in float64, then the epoch's deciles.
+
+    A hill does not push the first step if that is on its top, and none far away from it.
+    """
     config = check(compose(*TINY, "penalty.sigma=1.5", "penalty.sigma_unit=absolute", "phases.descend.penalty=true"))
-    made = Trainer(config, config.dataset.load(CPU), CPU)
-    made.add_checkpoint({"name": "descend", "epoch": 0}, made.theta.vector + away)
-    steps, push = [], made.stepper.push
+    trainer = Trainer(config, config.dataset.load(CPU), CPU)
+    trainer.add_checkpoint({"name": "descend", "epoch": 0}, trainer.theta.vector + away)
+    steps, push = [], trainer.stepper.push
 
     def watched(images: torch.Tensor) -> Any:
-        g = made.theta.gradient.double().clone()
-        said = push(images)
-        total = made.theta.gradient.double()
-        h = config.penalty.energy(
-            made.theta.vector.double(), made.checkpoints.parameters.double(), made.hills.widths.double()
-        )[1]  # type: ignore[union-attr]
+        theta, centres, widths = trainer.theta, trainer.checkpoints.parameters, trainer.hills.widths
+        g = theta.gradient.double().clone()
+        record = push(images)
+        total = theta.gradient.double()
+        h = config.penalty.energy(theta.vector.double(), centres.double(), widths.double())[1]  # type: ignore[union-attr]
         cosine, turn = F.cosine_similarity(g, h, dim=0), F.cosine_similarity(g, total, dim=0)
         if h.any():
             steps.append([float(cosine), float(h.norm() / g.norm()), math.degrees(math.acos(turn))])
-        return said
+        return record
 
-    monkeypatch.setattr(made.stepper, "push", watched)
-    one_epoch(made)
-    made.end_epoch()
+    monkeypatch.setattr(trainer.stepper, "push", watched)
+    one_epoch(trainer)
+    trainer.end_epoch()
     assert len(steps) == pushed
-    assert made.rows[0]["gradient_pushed"] == pytest.approx(pushed / 3)  # steps of 16 images each
+    (row,) = trainer.rows
+    assert row["gradient_pushed"] == pytest.approx(pushed / 3)  # steps of 16 images each
     if not steps:
-        assert all(made.rows[0][name] is None for name in GRADIENTS)
+        assert all(row[name] is None for name in GRADIENTS)
         return
     reference = np.array(steps).T
-    assert made.rows[0]["gradient_cosine"] == pytest.approx(reference[0].mean(), rel=1e-3)
+    assert row["gradient_cosine"] == pytest.approx(reference[0].mean(), rel=1e-3)
     for name, values in zip(("cosine", "ratio", "angle"), reference, strict=True):
         for part, q in (("_p10", 0.1), ("_p90", 0.9), *((("", 0.5),) if name != "cosine" else ())):
-            assert made.rows[0][f"gradient_{name}{part}"] == pytest.approx(np.quantile(values, q), rel=1e-3), name
+            assert row[f"gradient_{name}{part}"] == pytest.approx(np.quantile(values, q), rel=1e-3), name
 
 
 def test_a_short_last_step_weighs_less() -> None:
     nan = math.nan
     cosines, ratios, weights = torch.tensor([[0.2, nan, 0.4], [1.0, 0.0, 3.0], [0.4, 0.4, 0.2]]).double()
-    found = gradients(cosines, ratios, weights)
-    assert found["gradient_pushed"] == pytest.approx(0.6)
-    assert found["gradient_cosine"] == pytest.approx((0.2 * 0.4 + 0.4 * 0.2) / 0.6)
-    assert found["gradient_ratio"] == pytest.approx(2)
+    columns = gradients(cosines, ratios, weights)
+    assert columns["gradient_pushed"] == pytest.approx(0.6)
+    assert columns["gradient_cosine"] == pytest.approx((0.2 * 0.4 + 0.4 * 0.2) / 0.6)
+    assert columns["gradient_ratio"] == pytest.approx(2)
 
 
 @pytest.mark.parametrize("long", [1e-40, 1e-35, 1.0, 1e25])
@@ -391,13 +391,13 @@ def test_gradients_of_a_run(subject: Subject, run: Path) -> None:
     assert values["escape-2/angle_last"] == column["gradient_angle"][-1]
     assert values["cosine_random"] == pytest.approx(len(subject.theta) ** -0.5)
     assert values["pushed_share"] == pytest.approx(np.mean([float(row[PUSHED]) for row in acting]))
-    assert float(acting[0][PUSHED]) < 1  # its first step is on the hill's top
+    assert float(acting[0][PUSHED]) < 1  # the first step is on the hill's top
     assert 0 <= values["orthogonal_share"] <= 1
 
 
 @pytest.mark.parametrize("earlier", [False, True])
 def test_epochs_without_a_push_have_no_cosine(earlier: bool, run: Path, tmp_path: Path) -> None:
-    """Nor in the files of an earlier version, which wrote 0 and no share."""
+    """Nor in files of an earlier version, which wrote 0 and no share."""
     copy = shutil.copytree(run, tmp_path / run.name)
     with open(copy / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -408,36 +408,36 @@ def test_epochs_without_a_push_have_no_cosine(earlier: bool, run: Path, tmp_path
 
     def values() -> Mapping[str, float]:
         with open(copy / "metrics.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, [name for name in rows[0] if not (earlier and name == PUSHED)],
-                                    extrasaction="ignore")  # fmt: skip
+            columns = [name for name in rows[0] if not (earlier and name == PUSHED)]
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
         return Gradients()(Subject(find_checkpoints([copy]), CPU, 40), track).values
 
-    found = values()
-    assert found["epochs"] == len(acting)
-    assert (found["cosine_mean"], found["orthogonal_share"]) == (-0.3, 0)
-    assert found["escape-1/ratio_last"] == 0
+    first = values()
+    assert first["epochs"] == len(acting)
+    assert (first["cosine_mean"], first["orthogonal_share"]) == (-0.3, 0)
+    assert first["escape-1/ratio_last"] == 0
     share = math.nan if earlier else float(acting[0][PUSHED]) / len(acting)
-    assert found["pushed_share"] == pytest.approx(share, nan_ok=True)
+    assert first["pushed_share"] == pytest.approx(share, nan_ok=True)
     acting[0] |= acting[1]
     assert "cosine_mean" not in values()
 
 
-# from outside
+# the command
 
 
-def test_each_is_made_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = result(run)["analysis"]
-    assert set(found) == {"sharpness", "plane", "gradients"}
-    for name in found:
+def test_analyses_are_computed_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    analysis = result(run)["analysis"]
+    assert set(analysis) == {"sharpness", "plane", "gradients"}
+    for name in analysis:
         assert all((run / f"landscape/{name}.{suffix}").exists() for suffix in ("json", "csv", "png"))
     assert cli([str(run), "--only", "plane,gradients", "--set", "plane.points=3"]) == 0
-    assert capsys.readouterr().out.count("(made before)") == 2
-    assert result(run)["analysis"] == found
+    assert capsys.readouterr().out.count("(stored before)") == 2
+    assert result(run)["analysis"] == analysis
 
 
-def test_what_cannot_be_asked(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_arguments(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = ["--folder", str(tmp_path)]
     files = [str(run / f"checkpoints/{name}.pt") for name in ("descend", "settle-1", "settle-2")]
     old = shutil.copytree(run, tmp_path / "old" / run.name)
@@ -446,31 +446,31 @@ def test_what_cannot_be_asked(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert start(*TINY, "phases=snapshot", "phases.cycle.times=3", "penalty=none", f"runs={other}") == 0
     plain = str(only_run(other))
     capsys.readouterr()
-    for arguments, said in (
-        ([*files[:2], *folder, "--only=barrier,plane"], "plane needs 3 places at least, and there are 2"),
+    for arguments, message in (
+        ([*files[:2], *folder, "--only=barrier,plane"], "plane needs at least 3 checkpoints, but there are 2"),
         ([str(run), "--only=plane", "--set=plane.through=[descend,settle-1,nowhere]"],
-         "plane.through=nowhere is no place here; there are descend, settle-1, settle-2"),
+         "plane.through=nowhere is no checkpoint; there are descend, settle-1, settle-2"),
         ([str(run), "--only=plane", "--set=plane.through=[descend,settle-1,descend]"], "lie on one line"),
         ([str(run), "--only=plane", "--set=plane.through=[descend,settle-1]"], "plane.through"),
         ([str(run), "--only=plane", "--set=plane.points=2"], "plane.points=2: "),
         ([str(run), "--only=sharpness", "--set=sharpness.unit=layer"], "sharpness.unit='layer'"),
         ([str(run), "--only=sharpness", "--set=sharpness.radii=[]"], "sharpness.radii=[]"),
         ([str(run), "--only=sharpness", "--set=sharpness.radii=[0.1,-1]"], "sharpness.radii.1=-1"),
-        ([str(run), plain, *folder, "--only=gradients"], "these places are of several"),
-        ([plain, "--only=gradients"], "no hills acted in"),
+        ([str(run), plain, *folder, "--only=gradients"], "these checkpoints are of several"),
+        ([plain, "--only=gradients"], "gradients needs a run with hills, but none acted in"),
         ([str(old), "--only=gradients", "--again"], "has no column 'gradient_cosine_p10': the run is"),
     ):  # fmt: skip
-        assert cli(arguments) == 2, said
+        assert cli(arguments) == 2, message
         err = capsys.readouterr().err
         assert err.startswith("error: ")
-        assert said in err
+        assert message in err
         assert err.count("\n") == 1
-    seeds = tmp_path / "seeds"  # asked for all, it makes those that can be made, and says why not the others
+    seeds = tmp_path / "seeds"  # without --only, analyses that can't be done are left out with a reason
     light = ["--set=barrier.points=3", "--set=valley.epochs=1", "--set=sharpness.probes=2", "--set=sharpness.images=20"]
     assert cli([files[0], f"{plain}/checkpoints/descend-1.pt", f"--folder={seeds}", *light]) == 0
-    said = capsys.readouterr().out
-    assert "plane  left out: plane needs 3 places at least, and there are 2" in said
-    assert "gradients  left out: gradients is about the training of one run, and these places are of several" in said
+    out = capsys.readouterr().out
+    assert "plane  left out: plane needs at least 3 checkpoints, but there are 2" in out
+    assert "gradients  left out: gradients analyses the training of one run, but these checkpoints are of" in out
     assert {path.name for path in seeds.glob("*.json")} == {"barrier.json", "valley.json", "sharpness.json"}
     (old / "metrics.csv").unlink()
     assert cli([str(old), "--only=gradients", "--again"]) == 2

@@ -1,4 +1,4 @@
-"""Ensembles of real runs on digits: members from anywhere, judged as their stored networks say."""
+"""Ensembles of real runs on digits: members from anywhere, scored against their stored networks."""
 
 import dataclasses
 import json
@@ -27,32 +27,33 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run with four places, one more seed, another network, bags and folds."""
-    made = {}
-    kinds = {
-        "cycles": [], "seed": ["phases=single", "seed=1"], "mlp": ["phases=single", "model=mlp", "model.width=8"],
-        "other": ["phases=single", "dataset.seed=5"],
-        **{f"bag{i}": ["phases=single", "dataset.bootstrap=true", f"dataset.bootstrap_seed={i}"] for i in (0, 1)},
-        **{f"fold{i}": ["phases=single", "dataset.folds=2", f"dataset.fold={i}", "dataset.validation_fraction=0"]
-           for i in (0, 1)},
-    }  # fmt: skip
-    for kind, overrides in kinds.items():
-        folder = tmp_path_factory.mktemp(kind)
+    """Return a run with four checkpoints, one of another seed, one of another network, bags and folds."""
+    single = {
+        "seed": ["seed=1"],
+        "mlp": ["model=mlp", "model.width=8"],
+        "other": ["dataset.seed=5"],
+        **{f"bag{i}": ["dataset.bootstrap=true", f"dataset.bootstrap_seed={i}"] for i in (0, 1)},
+        **{f"fold{i}": ["dataset.folds=2", f"dataset.fold={i}", "dataset.validation_fraction=0"] for i in (0, 1)},
+    }
+    settings = {"cycles": [], **{name: ["phases=single", *overrides] for name, overrides in single.items()}}
+    runs = {}
+    for name, overrides in settings.items():
+        folder = tmp_path_factory.mktemp(name)
         width = [] if "model=mlp" in overrides else ["model.width=2"]
-        plain = [each for each in TINY if not each.startswith("model.width")]
-        assert start(*plain, *width, "epochs=8", "optimizer.lr=0.1", *overrides, f"runs={folder}") == 0
-        made[kind] = only_run(folder)
-    return made
+        tiny = [override for override in TINY if not override.startswith("model.width")]
+        assert start(*tiny, *width, "epochs=8", "optimizer.lr=0.1", *overrides, f"runs={folder}") == 0
+        runs[name] = only_run(folder)
+    return runs
 
 
-def test_a_run_judges_what_it_leaves_behind(runs: dict[str, Path]) -> None:
-    """From the stored networks alone: the average of their probabilities, and the network at their mean."""
+def test_a_run_scores_its_ensemble(runs: dict[str, Path]) -> None:
+    """The average of the stored networks' probabilities, and the network at their mean, computed independently."""
     run = runs["cycles"]
-    found = result(run)["ensemble"]
-    assert found["members"] == ["descend", "settle-1", "settle-2", "settle-3"]
+    ensemble = result(run)["ensemble"]
+    assert ensemble["members"] == ["descend", "settle-1", "settle-2", "settle-3"]
     config = read_config(run / ".hydra/config.yaml")
     data = dataclasses.replace(config.dataset, augment=False).load(CPU)
-    stored = [load(run / f"checkpoints/{name}.pt")["network"] for name in found["members"]]
+    stored = [load(run / f"checkpoints/{name}.pt")["network"] for name in ensemble["members"]]
     network = config.model.build(config.dataset.image_shape, config.dataset.classes).eval()
     for split, images in data.splits.items():
         probabilities = []
@@ -61,42 +62,36 @@ def test_a_run_judges_what_it_leaves_behind(runs: dict[str, Path]) -> None:
             with torch.no_grad():
                 probabilities.append(network(data.normalise(images.images)).double().softmax(1))
         q = torch.stack(probabilities).mean(0)
-        says = found["splits"][split]["ensemble"]
-        assert says["accuracy"] == pytest.approx((q.argmax(1) == images.labels).double().mean().item())
-        assert says["nll"] == pytest.approx(F.nll_loss(q.log(), images.labels).item(), rel=1e-5)
-        assert found["splits"][split]["predicted_reduction"] == pytest.approx(
-            found["splits"][split]["measured_reduction"], rel=1e-9
-        )
+        values = ensemble["splits"][split]
+        scores = values["ensemble"]
+        assert scores["accuracy"] == pytest.approx((q.argmax(1) == images.labels).double().mean().item())
+        assert scores["nll"] == pytest.approx(F.nll_loss(q.log(), images.labels).item(), rel=1e-5)
+        assert values["predicted_reduction"] == pytest.approx(values["measured_reduction"], rel=1e-9)
 
-    mean = {name: torch.stack([state[name].double() for state in stored]).mean(0).to(stored[0][name].dtype)
-            for name in stored[0]}  # fmt: skip
-    network.load_state_dict(mean)
+    mean = {name: torch.stack([state[name].double() for state in stored]).mean(0) for name in stored[0]}
+    network.load_state_dict({name: value.to(stored[0][name].dtype) for name, value in mean.items()})
     refresh_batch_norm(network, data, config.autocast(CPU))
-    with torch.no_grad():  # all training images are one batch: their own statistics
+    with torch.no_grad():  # all training images are one batch, so that its statistics are theirs
         inputs = data.normalise(data.train.images)
         after = network(inputs)
-        torch.testing.assert_close(after, network.train()(inputs), rtol=0.05, atol=0.05)  # but for n/(n − 1)
+        torch.testing.assert_close(after, network.train()(inputs), rtol=0.05, atol=0.05)  # up to n/(n − 1)
     accuracy = (after.argmax(1) == data.train.labels).double().mean().item()
-    assert found["parameter_average"]["train"]["accuracy"] == pytest.approx(accuracy)
-    assert found["distances"][0][1] == pytest.approx(result(run)["checkpoints"][0]["distances"]["settle-1"], rel=1e-5)
-    assert found["cosines"][2][2] == pytest.approx(1)
+    assert ensemble["parameter_average"]["train"]["accuracy"] == pytest.approx(accuracy)
+    first = result(run)["checkpoints"][0]
+    assert ensemble["distances"][0][1] == pytest.approx(first["distances"]["settle-1"], rel=1e-5)
+    assert ensemble["cosines"][2][2] == pytest.approx(1)
     events = EventAccumulator(str(run)).Reload()
-    assert [e.step for e in events.Scalars("ensemble/test/accuracy")] == [1, 2, 3, 4]
+    assert [event.step for event in events.Scalars("ensemble/test/accuracy")] == [1, 2, 3, 4]
     assert "ensemble" in events.Tags()["images"]
 
 
 def test_members_from_anywhere(runs: dict[str, Path]) -> None:
     several = find_checkpoints([runs["cycles"], runs["seed"], runs["mlp"], runs["seed"] / "checkpoints/final.pt"])
-    assert [member.name.split("/")[1] for member in several] == [
-        "descend",
-        *(f"settle-{i}" for i in (1, 2, 3)),
-        "final",
-        "final",
-    ]
-    found = judge(several, CPU)
-    assert "distances" not in found  # other architectures have none
-    backwards = judge(several[::-1], CPU)
-    for a, b in zip(found["splits"].values(), backwards["splits"].values(), strict=True):
+    names = ["descend", "settle-1", "settle-2", "settle-3", "final", "final"]
+    assert [member.name.split("/")[1] for member in several] == names
+    forwards, backwards = judge(several, CPU), judge(several[::-1], CPU)
+    assert "distances" not in forwards  # between different architectures
+    for a, b in zip(forwards["splits"].values(), backwards["splits"].values(), strict=True):
         assert a["ensemble"] == pytest.approx(b["ensemble"])
         assert a["correlation"] == pytest.approx(b["correlation"])
     (alone,) = find_checkpoints([runs["cycles"] / "checkpoints/settle-2.pt"])
@@ -104,32 +99,32 @@ def test_members_from_anywhere(runs: dict[str, Path]) -> None:
     assert weighted["splits"]["test"]["ensemble"] == pytest.approx(judge([alone], CPU)["splits"]["test"]["ensemble"])
     assert weighted["weights"] == [0, 0, 1, 0]
     likely = judge(find_checkpoints([runs["cycles"]]), CPU, "likelihood")["splits"]["validation"]
-    assert likely["ensemble"]["nll"] <= min(each["nll"] for each in likely["members"]) + 1e-6
+    assert likely["ensemble"]["nll"] <= min(scores["nll"] for scores in likely["members"]) + 1e-6
 
 
-def test_bags_and_folds_are_judged_on_common_images(runs: dict[str, Path]) -> None:
+def test_bags_and_folds_are_scored_on_common_images(runs: dict[str, Path]) -> None:
     bags = judge(find_checkpoints([runs["bag0"], runs["bag1"]]), CPU)["splits"]
     assert set(bags) == {"train", "validation", "test"}
     assert result(runs["bag0"])["metrics"]["test"]["accuracy"] == pytest.approx(bags["test"]["members"][0]["accuracy"])
     folds = judge(find_checkpoints([runs["fold0"], runs["fold1"]]), CPU)["splits"]
     assert set(folds) == {"train", "test"}
-    for i in (0, 1):  # each normalises with its own training images
+    for i in (0, 1):  # each is normalised by its own training images
         assert result(runs[f"fold{i}"])["metrics"]["test"]["loss"] == pytest.approx(
             folds["test"]["members"][i]["nll"], rel=1e-5
         )
 
 
-def test_a_run_on_a_bag_or_a_fold_judges_its_own_places(tmp_path: Path) -> None:
-    """…on its own division of the images, each of them once."""
+def test_a_run_on_a_bag_or_a_fold_is_scored_on_its_own_split(tmp_path: Path) -> None:
+    """Each image of its own division counts once."""
     fold = ["dataset.folds=2", "dataset.fold=1", "dataset.validation_fraction=0"]
     for overrides in (fold, ["dataset.bootstrap=true"], [*fold, "dataset.bootstrap=true"]):
         name = f"name=kind{len(list(tmp_path.iterdir()))}"
         assert start(*TINY, "phases=distancing", "epochs=4", *overrides, name, f"runs={tmp_path}") == 0
-        found = result(next(tmp_path.glob(f"{name[5:]}-*")))
-        splits = found["ensemble"]["splits"]
+        content = result(next(tmp_path.glob(f"{name[5:]}-*")))
+        splits = content["ensemble"]["splits"]
         assert set(splits) == {"train", "validation", "test"}
         for split in ("validation", "test"):
-            assert splits[split]["members"][1]["nll"] == pytest.approx(found["metrics"][split]["loss"], rel=1e-6)
+            assert splits[split]["members"][1]["nll"] == pytest.approx(content["metrics"][split]["loss"], rel=1e-6)
 
 
 def test_logits_are_computed_once(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,33 +133,33 @@ def test_logits_are_computed_once(runs: dict[str, Path], tmp_path: Path, monkeyp
     monkeypatch.setattr("distancing.stored.predict", lambda *_: pytest.fail("computed again"))
     assert judge(find_checkpoints([run]), CPU) == before
     monkeypatch.undo()
-    kept = run / "checkpoints/logits/descend.pt"
-    kept.write_bytes(b"damaged")
+    logits = run / "checkpoints/logits/descend.pt"
+    logits.write_bytes(b"damaged")
     assert judge(find_checkpoints([run]), CPU) == before
-    shutil.copy(run / "checkpoints/settle-1.pt", run / "checkpoints/descend.pt")  # another network: not its logits
+    shutil.copy(run / "checkpoints/settle-1.pt", run / "checkpoints/descend.pt")  # another network
     assert judge(find_checkpoints([run]), CPU)["splits"]["test"]["disagreement"][0][1] == 0
     refreshed = judge(find_checkpoints([run]), CPU, refresh=True)
     assert refreshed["splits"]["test"]["members"] != before["splits"]["test"]["members"]
 
 
-def test_what_does_not_fit_is_said(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_arguments(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(runs["seed"], tmp_path / runs["seed"].name)
     broken = tmp_path / runs["seed"].name / "checkpoints/final.pt"
     shutil.rmtree(broken.parent / "logits")
     broken.write_bytes(broken.read_bytes()[:-9])
-    for arguments, said in (
+    for arguments, message in (
         ([str(tmp_path)], f"{tmp_path} is not the directory of a run or a sweep, nor a checkpoint file"),
         ([str(runs["seed"]), str(runs["other"])], "dataset.seed=0, but"),
         ([str(broken)], f"{broken} is damaged"),
         ([str(runs["cycles"]), "--weights", "1,2"], "weights of shape [2] for 4 members"),
         ([str(runs["cycles"]), "--weights", "1,2,-1,0"], "each must be finite and not negative"),
-        ([str(runs["cycles"]), "--weights", "many"], "--weights=many: equal, likelihood, or one number"),
-        ([str(runs["fold0"]), "--weights", "likelihood"], "weights by likelihood need a validation part"),
+        ([str(runs["cycles"]), "--weights", "many"], "--weights=many: write equal, likelihood, or one number"),
+        ([str(runs["fold0"]), "--weights", "likelihood"], "--weights=likelihood needs validation images"),
     ):
         assert cli(arguments) == 2
         err = capsys.readouterr().err
         assert err.startswith("error: ")
-        assert said in err
+        assert message in err
         assert err.count("\n") == 1
     with pytest.raises(EnsembleError, match="there is no checkpoint in"):
         find_checkpoints([])
@@ -173,48 +168,48 @@ def test_what_does_not_fit_is_said(runs: dict[str, Path], tmp_path: Path, capsys
 def test_the_command(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers, picture = tmp_path / "numbers.json", tmp_path / "picture.png"
     assert cli([str(runs["cycles"]), "--json", str(numbers), "--picture", str(picture)]) == 0
-    said = capsys.readouterr().out
-    found: dict[str, Any] = json.loads(numbers.read_text())
-    assert f"{found['splits']['test']['ensemble']['accuracy']:.2%}" in said
-    assert f"{found['splits']['test']['correlation']:.4f}" in said
+    out = capsys.readouterr().out
+    test: dict[str, Any] = json.loads(numbers.read_text())["splits"]["test"]
+    assert f"{test['ensemble']['accuracy']:.2%}" in out
+    assert f"{test['correlation']:.4f}" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert cli([str(runs["seed"]), "--json", str(numbers)]) == 0  # one member alone has no covariance
+    assert cli([str(runs["seed"]), "--json", str(numbers)]) == 0  # a single member has no covariance
     assert json.loads(numbers.read_text())["splits"]["test"]["correlation"] is None
 
 
 def test_kinds_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Runs with several networks by themselves, and single ones in groups of as many, in the order of their seeds."""
+    """Runs with several networks are ensembles; single networks are grouped in the order of their seeds."""
     monkeypatch.chdir(tmp_path)
     cases = ("+hydra.sweeper.cases={together:{seed:[0,1],phases:snapshot,phases.cycle.times:2,penalty:none,epochs:4},"
              "apart:{seed:[0,1,2,3],phases:single,epochs:2}}")  # fmt: skip
     launched(*TINY, cases, task=lambda cfg: float(main(cfg)[0]))
-    numbers, scores, markdown, picture = (tmp_path / f"it.{kind}" for kind in ("json", "csv", "md", "png"))
+    numbers, scores, markdown, picture = (tmp_path / f"it.{suffix}" for suffix in ("json", "csv", "md", "png"))
     assert cli(["--compare", "it", "--json", str(numbers), "--csv", str(scores), "--picture", str(picture)]) == 0
-    said = capsys.readouterr().out
-    found = json.loads(numbers.read_text())
-    assert [(each["members"], each["epochs_each"], each["epochs"]) for each in found] == [(2, 2, 4)] * 4
-    apart = [each for each in found if "phases=single" in each["kind"]]
+    out = capsys.readouterr().out
+    rows = json.loads(numbers.read_text())
+    assert [(row["members"], row["epochs_each"], row["epochs"]) for row in rows] == [(2, 2, 4)] * 4
+    apart = [row for row in rows if "phases=single" in row["kind"]]
     runs = [run.path for run in find_sweep("it").runs() if "phases=single" in run.overrides]
-    for two, each in zip((runs[:2], runs[2:]), apart, strict=True):  # in the order of their seeds
-        assert each["nll"] == judge(find_checkpoints(two), CPU)["splits"]["test"]["ensemble"]["nll"]
-    mean = sum(each["accuracy"] for each in apart) / 2
-    assert f"{100 * mean:.2f} ±" in said
+    for two, row in zip((runs[:2], runs[2:]), apart, strict=True):
+        assert row["nll"] == judge(find_checkpoints(two), CPU)["splits"]["test"]["ensemble"]["nll"]
+    mean = sum(row["accuracy"] for row in apart) / 2
+    assert f"{100 * mean:.2f} ±" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert cli(["--compare", str(scores), "--baseline", "single", "--markdown", str(markdown)]) == 0  # without the runs
+    assert cli(["--compare", str(scores), "--baseline", "single", "--markdown", str(markdown)]) == 0  # the CSV
     again = capsys.readouterr().out.splitlines()
-    together = [each["nll"] for each in found if each not in apart]
-    p = ttest_ind(together, [each["nll"] for each in apart], equal_var=False).pvalue
+    together = [row["nll"] for row in rows if row not in apart]
+    p = ttest_ind(together, [row["nll"] for row in apart], equal_var=False).pvalue
     assert [line.split()[-1] for line in again[2:]] == [f"{p:.2g}", "baseline"]
     assert all(cell in markdown.read_text() for cell in again[2].split())
-    assert cli(["--compare", "it", "--members", "1,4", "--json", str(numbers)]) == 0  # a run's first network alone
-    sizes = [(each["members"], each["epochs"]) for each in json.loads(numbers.read_text())]
+    assert cli(["--compare", "it", "--members", "1,4", "--json", str(numbers)]) == 0  # the first network of each run
+    sizes = [(row["members"], row["epochs"]) for row in json.loads(numbers.read_text())]
     assert sizes == [(1, 2)] * 6 + [(4, 8)]
-    for wrong, why in (
+    for arguments, message in (
         (("--weights", "1,0,0"), "weights of shape [3] for 2 members"),
-        (("--members", "0"), "--members=0: numbers of members"),
+        (("--members", "0"), "--members=0: write numbers of members"),
         (("--baseline", "e"), "--baseline=e is in the names of 2 kinds"),
     ):
-        assert cli(["--compare", "it", *wrong]) == 2
-        assert why in capsys.readouterr().err
+        assert cli(["--compare", "it", *arguments]) == 2
+        assert message in capsys.readouterr().err

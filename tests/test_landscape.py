@@ -1,4 +1,4 @@
-"""What lies between places: closed forms, permuted copies, and whole runs with their outputs."""
+"""Barriers, curves and matching: closed forms, permuted copies, and whole runs with their outputs."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from distancing.hills.theta import Theta
 from distancing.landscape import lines
 from distancing.landscape.__main__ import main as cli
 from distancing.landscape.barrier import Barrier
-from distancing.landscape.matching import groups, match, permuted
+from distancing.landscape.matching import match, permutation_groups, permuted
 from distancing.landscape.path import Profile, height, pairs
 from distancing.landscape.subject import Subject
 from distancing.landscape.valley import Valley, bezier, length
@@ -33,10 +33,10 @@ CPU = torch.device("cpu")
 T = TypeVar("T")
 
 
-def untracked(each: Iterable[T], what: str, total: int) -> Iterable[T]:
-    """No bar, but its total is right."""
-    items = list(each)
-    assert len(items) == total, what
+def untracked(iterable: Iterable[T], description: str, total: int) -> Iterable[T]:
+    """Show no progress bar, but check its total."""
+    items = list(iterable)
+    assert len(items) == total, description
     return items
 
 
@@ -44,14 +44,14 @@ def untracked(each: Iterable[T], what: str, total: int) -> Iterable[T]:
 
 
 def test_the_height_of_parabolas() -> None:
-    """N losses c_n·(1 − x²) + d_n from x = −1 to 1 rise by c_n over their ends, which differ from image to image."""
+    """The loss of image n, c_n·(1 − x²) plus a line, rises by c_n above the chord from x = −1 to 1."""
     t = torch.linspace(0, 1, 5, dtype=torch.float64)
     c, tilt = torch.tensor([1.0, 2.0, 6.0]).double(), torch.tensor([5.0, -3.0, 0.5]).double()
     losses = (4 * t * (1 - t))[:, None] * c + t[:, None] * tilt + 7
     top, error = height(losses, t)
     assert top == pytest.approx(3)
     assert error == pytest.approx(c.std().item() / math.sqrt(3))
-    assert height(losses[:, :1] - 9 * t[:, None] * (1 - t[:, None]), t)[0] == 0  # a valley has no height
+    assert height(losses[:, :1] - 9 * t[:, None] * (1 - t[:, None]), t)[0] == 0  # a valley is no barrier
     assert math.isnan(height(losses[:, :1], t)[1])
 
 
@@ -86,7 +86,7 @@ MODELS: dict[str, tuple[Model, tuple[int, int, int], int]] = {
 
 
 def random_network(model: Model, shape: tuple[int, int, int], seed: int) -> nn.Module:
-    """With batch norms that are not those of the beginning."""
+    """Return a network in evaluation mode whose batch norms are not at their initial values."""
     torch.manual_seed(seed)
     network = model.build(shape, 5).eval()
     for module in network.modules():
@@ -103,41 +103,41 @@ def random_network(model: Model, shape: tuple[int, int, int], seed: int) -> nn.M
 def test_permuted_networks_are_the_same_and_are_recognised(name: str) -> None:
     model, shape, units = MODELS[name]
     network, copy = random_network(model, shape, 0), random_network(model, shape, 1)
-    found, images = groups(network, shape), torch.randn(4, *shape)
-    assert sum(group.size for group in found) == units
-    orders = [torch.randperm(group.size) for group in found]
-    state = permuted(network.state_dict(), found, orders)
+    groups, images = permutation_groups(network, shape), torch.randn(4, *shape)
+    assert sum(group.size for group in groups) == units
+    orders = [torch.randperm(group.size) for group in groups]
+    state = permuted(network.state_dict(), groups, orders)
     copy.load_state_dict(state)
     with torch.no_grad():
         expected = network(images)
         torch.testing.assert_close(copy(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     theta = Theta(network)
     a, b = theta.vector, theta.flatten(state)
-    again, moved = match(found, a, b, theta, seed=3)
+    matched, moved = match(groups, a, b, theta, seed=3)
     assert not torch.equal(a, b)
-    assert torch.equal(again, a)
+    assert torch.equal(matched, a)
     assert moved == sum(int((order != torch.arange(len(order))).sum()) for order in orders) / units
-    assert match(found, a, a, theta)[1] == 0
+    assert match(groups, a, a, theta)[1] == 0
     if units > 1000:
-        return  # what follows says no more of a large one, and takes long
+        return  # the rest would take long and show nothing new
     other = theta.flatten({key: value.detach() for key, value in random_network(model, shape, 2).named_parameters()})
-    matched, _ = match(found, a, other, theta)
+    matched, _ = match(groups, a, other, theta)
     assert float((a - matched).norm()) < float((a - other).norm())
-    torch.testing.assert_close(matched.sort().values, other.sort().values)  # nothing but moved
+    torch.testing.assert_close(matched.sort().values, other.sort().values)  # permuted, not changed
 
 
-def test_what_is_not_known_stays() -> None:
-    """A layer that mixes channels in a way of its own leaves those around it where they are, and no others."""
+def test_unknown_operations_fix_their_channels() -> None:
+    """A layer that mixes channels fixes those of its input and output, and no others."""
 
     class Mix(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.cumsum(1)
 
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), Mix(), nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
-    (group,) = groups(network, (1, 2, 2))
+    (group,) = permutation_groups(network, (1, 2, 2))
     assert group.axes == (("3.weight", 0), ("3.bias", 0), ("5.weight", 1))
     pixels = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Flatten(), nn.Linear(12, 2))  # four inputs for each channel
-    assert groups(pixels, (1, 2, 2)) == []
+    assert permutation_groups(pixels, (1, 2, 2)) == []
 
 
 # runs
@@ -145,7 +145,7 @@ def test_what_is_not_known_stays() -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three places, analysed at the end."""
+    """Return a run with three checkpoints and two analyses."""
     folder = tmp_path_factory.mktemp("runs")
     assert start(*RUN, f"runs={folder}") == 0
     return only_run(folder)
@@ -167,29 +167,29 @@ def subject(run: Path, images: int = 100) -> Subject:
 
 
 def swap(run: Path, name: str) -> None:
-    """Give the stored network's units other places."""
+    """Permute the hidden units of a checkpoint."""
     file = run / f"checkpoints/{name}.pt"
     content = load(file)
-    found = groups(subject(run).network, (1, 8, 8))
-    content["network"] = permuted(content["network"], found, [torch.arange(group.size).roll(1) for group in found])
+    groups = permutation_groups(subject(run).network, (1, 8, 8))
+    content["network"] = permuted(content["network"], groups, [torch.arange(group.size).roll(1) for group in groups])
     save(file, content)
 
 
-def test_what_a_run_leaves(run: Path) -> None:
-    found = result(run)["analysis"]
-    assert set(found) == {"barrier", "valley"}
-    barrier = found["barrier"]
-    for split in ("train", "test"):
-        for kind in ("", "_matched"):
-            here = {pair: barrier[f"{split}_height{kind}/{pair}"] for pair in PAIRS}
-            top = max(here, key=lambda pair: here[pair])
-            assert barrier[f"{split}_height{kind}_max"] == here[top] >= 0
-            assert barrier[f"{split}_height{kind}_max_se"] == barrier[f"{split}_height{kind}_se/{top}"]
+def test_outputs_of_a_run(run: Path) -> None:
+    """The maxima are those of the pairs; JSON, PNG, CSV, result.json and TensorBoard agree."""
+    analysis = result(run)["analysis"]
+    assert set(analysis) == {"barrier", "valley"}
+    barrier = analysis["barrier"]
+    for key in ("train_height", "test_height", "train_height_matched", "test_height_matched"):
+        heights = {pair: barrier[f"{key}/{pair}"] for pair in PAIRS}
+        top = max(heights, key=lambda pair: heights[pair])
+        assert barrier[f"{key}_max"] == heights[top] >= 0
+        assert barrier[f"{key}_max_se"] == barrier[f"{key}_se/{top}"]
     first = result(run)["checkpoints"][0]
     assert barrier[f"distance/{PAIRS[0]}"] == pytest.approx(first["distances"]["settle-1"], rel=1e-5)
-    assert found["valley"]["length_over_distance/descend_to_settle-2"] >= 1 - 1e-6
+    assert analysis["valley"]["length_over_distance/descend_to_settle-2"] >= 1 - 1e-6
     events = EventAccumulator(str(run)).Reload()
-    for name, values in found.items():
+    for name, values in analysis.items():
         assert (run / f"landscape/{name}.png").read_bytes().startswith(b"\x89PNG")
         assert json.loads((run / f"landscape/{name}.json").read_text())["values"] == values
         assert f"analysis/{name}" in events.Tags()["images"]
@@ -204,36 +204,34 @@ def test_what_a_run_leaves(run: Path) -> None:
     assert barrier[f"test_height/{PAIRS[0]}"] == pytest.approx(rise, abs=1e-9)
 
 
-def test_a_subject_is_left_as_it_was_and_says_the_same_again(run: Path) -> None:
-    """…and its losses are those of the stored network, with statistics over the training images."""
-    it, analyses = subject(run), (Barrier(points=3, pairs="all"), Valley(points=3, epochs=1, pairs="first"))
-    before = {key: value.clone() for key, value in it.network.state_dict().items()}
-    found = [[analysis(it, untracked) for analysis in analyses] for _ in range(2)]
-    for one, other in zip(*found, strict=True):
+def test_analyses_restore_the_subject_and_are_deterministic(run: Path) -> None:
+    """And the losses are those of the stored network, with batch-norm statistics over the training images."""
+    stored, analyses = subject(run), (Barrier(points=3, pairs="all"), Valley(points=3, epochs=1, pairs="first"))
+    before = {key: value.clone() for key, value in stored.network.state_dict().items()}
+    first, again = ([analysis(stored, untracked) for analysis in analyses] for _ in range(2))
+    for one, other in zip(first, again, strict=True):
         assert one.values == other.values
         assert one.rows == other.rows
-    for key, value in it.network.state_dict().items():
+    for key, value in stored.network.state_dict().items():
         assert torch.equal(value, before[key])
-    assert not any(module.training for module in it.network.modules())
+    assert not any(module.training for module in stored.network.modules())
     torch.manual_seed(1)
-    again = Valley(points=3, epochs=1, pairs="first", seed=1)(it, untracked)
-    assert again.values != found[0][1].values
-    with pytest.raises(ZeroDivisionError), it.standing(it.parameters[1]):
+    assert Valley(points=3, epochs=1, pairs="first", seed=1)(stored, untracked).values != first[1].values
+    with pytest.raises(ZeroDivisionError), stored.at(stored.parameters[1]):
         raise ZeroDivisionError
-    for key, value in it.network.state_dict().items():
+    for key, value in stored.network.state_dict().items():
         assert torch.equal(value, before[key])
-    with it.standing(it.parameters[1]) as network:
-        losses, right = it.losses("test")
-        inputs = it.data.normalise(it.data.train.images)
+    with stored.at(stored.parameters[1]) as network:
+        losses, correct = stored.losses("test")
+        inputs = stored.data.normalise(stored.data.train.images)
         logits = {mode: network.train(mode)(inputs).double() for mode in (False, True)}
         network.eval()
-    torch.testing.assert_close(logits[False], logits[True], rtol=0.05, atol=0.05)  # all of them are one batch
-    row = next(row for row in found[0][0].rows if row["from"] == "settle-1" and row["t"] == 0)
-    assert (row["test/loss"], row["test/accuracy"]) == (float(losses.mean()), float(right.mean()))
+    torch.testing.assert_close(logits[False], logits[True], rtol=0.05, atol=0.05)  # all images are one batch
+    row = next(row for row in first[0].rows if row["from"] == "settle-1" and row["t"] == 0)
+    assert (row["test/loss"], row["test/accuracy"]) == (float(losses.mean()), float(correct.mean()))
 
 
-def test_swapped_units_make_a_barrier_that_matching_takes_away(copy: Path) -> None:
-    """…between one place and itself."""
+def test_matching_removes_the_barrier_to_a_permuted_copy(copy: Path) -> None:
     shutil.copy(copy / "checkpoints/descend.pt", copy / "checkpoints/settle-1.pt")
     swap(copy, "settle-1")
     values = Barrier(points=5)(subject(copy), untracked).values
@@ -247,15 +245,15 @@ def test_swapped_units_make_a_barrier_that_matching_takes_away(copy: Path) -> No
     assert alone[f"test_height/{PAIRS[0]}"] == values[f"test_height/{PAIRS[0]}"]
 
 
-def test_a_curve_goes_round_where_the_line_can_not(copy: Path) -> None:
-    """Between a place and itself with swapped units; ends fixed, and the loss on the way below the line's."""
+def test_a_curve_avoids_the_barrier_to_a_permuted_copy(copy: Path) -> None:
+    """The ends stay fixed, and the curve's barrier is lower than the line's."""
     shutil.copy(copy / "checkpoints/settle-2.pt", copy / "checkpoints/descend.pt")
     swap(copy, "descend")
-    it, valley = subject(copy), Valley(points=5, epochs=60, lr=0.2, batch_size=16)
-    a, b = it.parameters[0].clone(), it.parameters[2].clone()
-    values = valley(it, untracked).values
-    assert torch.equal(it.parameters[0], a)
-    assert torch.equal(it.parameters[2], b)
+    stored, valley = subject(copy), Valley(points=5, epochs=60, lr=0.2, batch_size=16)
+    a, b = stored.parameters[0].clone(), stored.parameters[2].clone()
+    values = valley(stored, untracked).values
+    assert torch.equal(stored.parameters[0], a)
+    assert torch.equal(stored.parameters[2], b)
     pair = "descend_to_settle-2"
     assert values[f"train_height_curve/{pair}"] < 0.5 * values[f"train_height/{pair}"]
     assert values[f"length_over_distance/{pair}"] > 1
@@ -263,55 +261,58 @@ def test_a_curve_goes_round_where_the_line_can_not(copy: Path) -> None:
 
 @component
 class Linear(Model):
-    """Two linear layers of one unit: f(x) = w₂ w₁ x, of which (−w₁, −w₂) is the same, and (0, 0) between them."""
+    """f(x) = w₂ w₁ x with one hidden unit; (−w₁, −w₂) is the same function, and (0, 0) lies between them."""
 
     def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(image_shape), 1, False), nn.Linear(1, classes, False))
 
 
 def test_a_linear_network_whose_barrier_is_known(run: Path) -> None:
-    """From (w₁, w₂) to (−w₁, −w₂): the logits are (1 − 2t)² as large, and in the middle say nothing: log 10."""
-    it = subject(run)
+    """From (w₁, w₂) to (−w₁, −w₂) the logits are scaled by (1 − 2t)². In the middle the loss is log 10."""
+    line = subject(run)
     torch.manual_seed(0)
-    it.network = Linear().build((1, 8, 8), 10)
-    it.theta = Theta(it.network)
-    it.parameters = torch.stack((it.theta.vector, -it.theta.vector))
+    line.network = Linear().build((1, 8, 8), 10)
+    line.theta = Theta(line.network)
+    line.parameters = torch.stack((line.theta.vector, -line.theta.vector))
+    line.names = ["plus", "minus"]
+    test = line.data.test
     with torch.no_grad():
-        logits = it.network(it.data.normalise(it.data.test.images)).double()
-    expected = torch.stack([F.cross_entropy((1 - 2 * t) ** 2 * logits, it.data.test.labels) for t in (0, 0.25, 0.5)])
-    it.names = ["plus", "minus"]
-    values, rows = (lambda each: (each.values, each.rows))(Barrier(points=5)(it, untracked))
-    assert [row["test/loss"] for row in rows[:3]] == pytest.approx(expected.tolist(), rel=1e-6)
-    assert rows[2]["test/loss"] == pytest.approx(math.log(10))
-    assert values["test_height/plus_to_minus"] == pytest.approx(max(expected - expected[0]).item(), abs=1e-7)
+        logits = line.network(line.data.normalise(test.images)).double()
+    expected = torch.stack([F.cross_entropy((1 - 2 * t) ** 2 * logits, test.labels) for t in (0, 0.25, 0.5)])
+    findings = Barrier(points=5)(line, untracked)
+    assert [row["test/loss"] for row in findings.rows[:3]] == pytest.approx(expected.tolist(), rel=1e-6)
+    assert findings.rows[2]["test/loss"] == pytest.approx(math.log(10))
+    height = max(expected - expected[0]).item()
+    assert findings.values["test_height/plus_to_minus"] == pytest.approx(height, abs=1e-7)
 
 
-def test_skipped_where_it_was_made_and_made_again_where_it_differs(
+def test_stored_analyses_are_reused_unless_their_inputs_change(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["--only", "barrier", "--set", "barrier.points=5"]
+    five_points = ["--only", "barrier", "--set", "barrier.points=5"]
+    three_points = ["--only", "barrier", "--set", "barrier.points=3"]
     calls = []
     real = Barrier.__call__
     monkeypatch.setattr(Barrier, "__call__", lambda *args: calls.append(args) or real(*args))
-    assert cli([str(copy), *asked]) == 0
-    assert "made before" in capsys.readouterr().out
+    assert cli([str(copy), *five_points]) == 0
+    assert "stored before" in capsys.readouterr().out
     assert not calls
-    assert cli([str(copy), *asked, "--again"]) == 0
+    assert cli([str(copy), *five_points, "--again"]) == 0
     assert len(calls) == 1
-    assert cli([str(copy), "--only", "barrier", "--set", "barrier.points=3"]) == 0
+    assert cli([str(copy), *three_points]) == 0
     assert len(calls) == 2
     assert len((copy / "landscape/barrier.csv").read_text().splitlines()) == 1 + 2 * 2 * 3
     swap(copy, "settle-1")
-    assert cli([str(copy), "--only", "barrier", "--set", "barrier.points=3"]) == 0
+    assert cli([str(copy), *three_points]) == 0
     assert len(calls) == 3
     assert result(copy)["analysis"]["barrier"][f"units_moved/{PAIRS[0]}"] > 0
     (copy / "landscape/barrier.png").unlink()
-    assert cli([str(copy), "--only", "barrier", "--set", "barrier.points=3"]) == 0
+    assert cli([str(copy), *three_points]) == 0
     assert len(calls) == 4
 
 
 def test_killed_between_training_and_analysis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
-    """The same command goes on with the analysis alone, and ends as if nothing had been."""
+    """The same command resumes with the missing analysis alone and ends with the same result."""
 
     class Killed(BaseException):
         pass
@@ -323,28 +324,30 @@ def test_killed_between_training_and_analysis(tmp_path: Path, monkeypatch: pytes
         patch.setattr(Valley, "__call__", kill)
         with pytest.raises(Killed):
             start(*RUN, f"runs={tmp_path}")
-    here = only_run(tmp_path)
-    assert result(here)["analysis"] is None
+    killed = only_run(tmp_path)
+    assert result(killed)["analysis"] is None
     monkeypatch.setattr(experiment, "train_run", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(Barrier, "__call__", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(Barrier, "__call__", lambda *_: pytest.fail("analysed again"))
     assert start(*RUN, f"runs={tmp_path}") == 0
-    assert result(here)["analysis"] == result(run)["analysis"]
+    assert result(killed)["analysis"] == result(run)["analysis"]
 
 
-def test_what_can_not_be_asked_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_arguments(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     others, alone = {}, str(run / "checkpoints/descend.pt")
-    for name, overrides in {"wide": ["model.width=3"], "other": ["model.width=2", "dataset.seed=5"],
-                            "dropout": ["model=mobilenetv2", "model.width=0.1", "model.dropout=0.1"],
-                            }.items():  # fmt: skip
-        tiny = [each for each in TINY if not each.startswith("model.")]
+    for name, overrides in {
+        "wide": ["model.width=3"],
+        "other": ["model.width=2", "dataset.seed=5"],
+        "dropout": ["model=mobilenetv2", "model.width=0.1", "model.dropout=0.1"],
+    }.items():
+        tiny = [override for override in TINY if not override.startswith("model.")]
         assert start(*tiny, *overrides, "phases=distancing", "epochs=2", f"runs={tmp_path / name}") == 0
         others[name] = str(only_run(tmp_path / name))
     capsys.readouterr()
-    for arguments, said in (
-        ([alone, "--only", "barrier", "--folder", str(tmp_path / "x")], "barrier needs 2 places at least, and"),
+    for arguments, message in (
+        ([alone, "--only", "barrier", "--folder", str(tmp_path / "x")], "barrier needs at least 2 checkpoints, but"),
         ([str(run), others["wide"], "--folder", str(tmp_path / "x")], "are networks of different architectures"),
         ([str(run), others["other"], "--folder", str(tmp_path / "x")], "dataset.seed=0, but"),
-        ([others["dropout"]], "has dropout, so that its loss is a random number"),
+        ([others["dropout"]], "has dropout, which makes its loss random; set model.dropout=0"),
         ([str(run), others["wide"]], "--folder=… is needed"),
         ([str(run), "--only", "volcano"], "--only=volcano is no analysis; there are barrier, "),
         ([str(run), "--set", "barrier.points=2"], "barrier.points=2: input should be greater than or equal to 3"),
@@ -356,12 +359,12 @@ def test_what_can_not_be_asked_is_said(run: Path, tmp_path: Path, capsys: pytest
         assert cli(arguments) == 2, arguments
         err = capsys.readouterr().err
         assert err.startswith("error: ")
-        assert said in err
+        assert message in err
         assert err.count("\n") == 1
     assert not (tmp_path / "x").exists()
 
 
-def test_the_highest_of_all_pairs_is_named() -> None:
+def test_the_highest_barrier_of_all_pairs_comes_first() -> None:
     t = torch.linspace(0, 1, 3, dtype=torch.float64)
 
     def hill(top: float) -> Profile:
@@ -379,5 +382,4 @@ def test_many_pairs_are_drawn_eight_in_a_row() -> None:
     t = torch.linspace(0, 1, 3, dtype=torch.float64)
     flat = Profile(t, dict.fromkeys(("train", "test"), torch.ones(3, 4)), dict.fromkeys(("train", "test"), t))
     figure = lines.picture({(f"a{i}", f"b{i}"): {"line": flat, "matched": flat} for i in range(11)})
-    drawn = [len(part.axes[0].lines) for part in figure.subfigs]
-    assert drawn == [8, 3]
+    assert [len(row.axes[0].lines) for row in figure.subfigs] == [8, 3]

@@ -1,4 +1,4 @@
-"""An ensemble's scores against scikit-learn, torchmetrics, SciPy and plain loops; and (1.14) on errors made for it."""
+"""An ensemble's scores against scikit-learn, torchmetrics, SciPy and plain loops; and (1.14) on constructed errors."""
 
 import functools
 import itertools
@@ -26,7 +26,7 @@ SMALL = patch.object(scores, "PIECE", (3, 4))  # several pieces, the last one sh
 
 @st.composite
 def ensembles(draw: Any) -> tuple[Any, Tensor]:
-    """Logits [M, N, C] of float32, with ties and values that underflow, and labels."""
+    """Draw logits [M, N, C] of float32, with ties and values that underflow, and labels."""
     m, n, c = draw(st.integers(1, 5)), draw(st.integers(1, 11)), draw(st.integers(2, 5))
     small, extreme = st.floats(-4, 4, width=32), st.sampled_from([0.0, 1.0, 80.0, -745.0, -1e4, 3e38])
     elements = draw(st.sampled_from([small, st.one_of(small, extreme)]))
@@ -35,7 +35,7 @@ def ensembles(draw: Any) -> tuple[Any, Tensor]:
 
 
 def by_hand(q: Any, labels: Any) -> dict[str, float]:
-    """The scores by loops over images and bins."""
+    """Return the scores, by loops over images and bins."""
     n, classes = q.shape
     squares = [(q[i, c] - (c == labels[i])) ** 2 for i in range(n) for c in range(classes)]
     ece, confidence, right = 0.0, q.max(1), q.argmax(1) == labels
@@ -50,35 +50,35 @@ def by_hand(q: Any, labels: Any) -> dict[str, float]:
 @given(ensembles())
 @settings(max_examples=150, deadline=None)
 def test_scores_of_a_prediction(ensemble: tuple[Any, Tensor]) -> None:
-    """Where they agree: scikit-learn clips probabilities at 2e-16, torchmetrics has bins [lo, hi) in float32."""
+    """Compared where definitions agree: scikit-learn clips at 2e-16, torchmetrics has bins [lo, hi) in float32."""
     logits, labels = ensemble
     p, classes = scores.probabilities(torch.tensor(logits)), range(logits.shape[2])
     np.testing.assert_allclose(p, special.softmax(logits.astype(np.float64), 2), rtol=1e-12, atol=1e-300)
     for q in p:
-        found = scores.scores(q, labels)
-        assert found == pytest.approx(by_hand(q.numpy(), labels.numpy()), rel=1e-9, abs=1e-12)
-        assert found["accuracy"] == accuracy_score(labels, q.argmax(1))
+        actual = scores.scores(q, labels)
+        assert actual == pytest.approx(by_hand(q.numpy(), labels.numpy()), rel=1e-9, abs=1e-12)
+        assert actual["accuracy"] == accuracy_score(labels, q.argmax(1))
         total = multiclass_accuracy(q, labels, num_classes=len(classes), average="micro")
-        assert found["accuracy"] == pytest.approx(float(total), abs=1e-6)
+        assert actual["accuracy"] == pytest.approx(float(total), abs=1e-6)
         if q[range(len(q)), labels].min() > 1e-15:
-            assert found["nll"] == pytest.approx(log_loss(labels, q, labels=classes), abs=1e-12)
+            assert actual["nll"] == pytest.approx(log_loss(labels, q, labels=classes), abs=1e-12)
         edges = q.amax(1) * 15
         if ((edges - edges.round()).abs() > 1e-4).all():
             ece = multiclass_calibration_error(q, labels, num_classes=len(classes), n_bins=15, norm="l1")
-            assert found["ece"] == pytest.approx(float(ece), abs=1e-6)
+            assert actual["ece"] == pytest.approx(float(ece), abs=1e-6)
 
 
 def test_scores_at_the_limits() -> None:
     q, labels = float64([[1, 0], [1, 0]]), torch.tensor([1, 0])
     assert scores.scores(q, labels) == pytest.approx({"accuracy": 0.5, "nll": 744.44007 / 2, "brier": 1, "ece": 0.5})
     assert average(float64([[[1]], [[2]], [[6]]]), float64([1e308, 0, 1e308])) == 3.5  # no overflow
-    third, wrong = [1 / 3, 1 / 3, 1 / 3], [0.38, 0.31, 0.31]  # on an edge, and in the bin above: nothing cancels
+    third, wrong = [1 / 3, 1 / 3, 1 / 3], [0.38, 0.31, 0.31]  # on an edge, and in the next bin: nothing cancels
     ece = scores.expected_calibration_error(float64([third, wrong]), torch.tensor([0, 1]))
     assert ece == pytest.approx((2 / 3 + 0.38) / 2)
 
 
 @given(ensembles(), st.lists(st.sampled_from([0.0, 1e-9, 0.3, 1.0]), min_size=4, max_size=4))
-@example((np.float32([[[0, -1e4]], [[-1e4, 0]]]), torch.tensor([0])), [0.0] * 4)  # sure, and wrong; without weight
+@example((np.float32([[[0, -1e4]], [[-1e4, 0]]]), torch.tensor([0])), [0.0] * 4)  # certain and wrong, without weight
 @settings(max_examples=150, deadline=None)
 def test_members_together(ensemble: tuple[Any, Tensor], numbers: list[float]) -> None:
     p, labels = scores.probabilities(torch.tensor(ensemble[0])), ensemble[1]
@@ -91,12 +91,12 @@ def test_members_together(ensemble: tuple[Any, Tensor], numbers: list[float]) ->
         assert torch.equal(average(p, one), member)
     grown = growth(p, labels, weights)
     assert grown[-1] == scores.scores(q, labels)
-    for k, found in enumerate(grown, 1):
+    for k, part in enumerate(grown, 1):
         first = average(p[:k], weights[:k] if weights[:k].any() else None)
-        assert found["nll"] == pytest.approx(negative_log_likelihood(first, labels))
+        assert part["nll"] == pytest.approx(negative_log_likelihood(first, labels))
 
-    log_p, log_q = (special.xlogy(p.numpy(), each.numpy() + 5e-324) for each in (p, q))  # p_i log p_i, p_i log q
-    divergences = (log_p - log_q).sum(2).mean(1)  # KL(p_i ‖ q), as rel_entr, which before SciPy 1.15 overflows
+    log_p, log_q = (special.xlogy(p.numpy(), x.numpy() + 5e-324) for x in (p, q))  # p_i log p_i, p_i log q
+    divergences = (log_p - log_q).sum(2).mean(1)  # KL(p_i ‖ q); rel_entr overflows before SciPy 1.15
     assert scores.mutual_information(p, weights) == pytest.approx(divergences @ w, abs=1e-9)
     assert 0 <= scores.mutual_information(p) <= math.log(p.shape[2]) + 1e-12
     assert 0 <= scores.mutual_information(p[:1].expand_as(p), weights) < 1e-12
@@ -105,17 +105,17 @@ def test_members_together(ensemble: tuple[Any, Tensor], numbers: list[float]) ->
     with SMALL:
         matrix, (v, c) = scores.error_covariance(p, labels), scores.variance_and_covariance(p, labels)
     np.testing.assert_allclose(matrix, np.einsum("inc,jnc->ij", errors, errors) / len(labels), atol=1e-12)
-    assert v == pytest.approx(np.mean([brier(each, labels) for each in p]), abs=1e-12)
+    assert v == pytest.approx(np.mean([brier(member, labels) for member in p]), abs=1e-12)
     assert brier(average(p), labels) == pytest.approx(float(matrix.mean()), abs=1e-12)
-    if v > 1e-9:  # (1.14): measured on the same images, it is what is predicted
+    if v > 1e-9:  # (1.14) predicts exactly what is measured on the same images
         assert scores.predicted_reduction(v, c, len(p)) == pytest.approx(brier(average(p), labels) / v, abs=1e-9)
     tops = p.numpy().argmax(2)
     assert scores.disagreement(p).tolist() == [[pytest.approx(np.mean(a != b)) for b in tops] for a in tops]
 
 
 @pytest.mark.parametrize("k", [2, 3, 6])
-def test_reduction_of_errors_made_for_it(k: int) -> None:
-    """(1.14) Nothing for identical members; 1/k for errors of ±0.1 in all combinations, hence uncorrelated."""
+def test_reduction_of_constructed_errors(k: int) -> None:
+    """(1.14) leaves all of v for identical members, and v/k for errors of ±0.1 in all combinations: uncorrelated."""
     signs = float64(list(itertools.product((-1, 1), repeat=k)))
     labels = torch.arange(len(signs)) % 3
     p = torch.eye(3).double()[labels] + 0.1 * signs.T[:, :, None] * float64([1, -1, 0])
@@ -132,43 +132,43 @@ def test_reduction_of_errors_made_for_it(k: int) -> None:
 @settings(max_examples=100, deadline=None)
 def test_weights_of_the_greatest_likelihood(ensemble: tuple[Any, Tensor], seed: int) -> None:
     p, labels = scores.probabilities(torch.tensor(ensemble[0])), ensemble[1]
-    p[p < 1e-300] = 0  # what is nearly at the floor of the likelihood, and is what it is only without weights
+    p[p < 1e-300] = 0  # near the floor of the likelihood, which weighted averages may cross
     weights = likelihood_weights(p, labels)
     assert weights.min() >= 0
     assert weights.sum() == pytest.approx(1)
-    found = negative_log_likelihood(average(p, weights), labels)
-    assert found <= negative_log_likelihood(average(p), labels) + 1e-12
+    nll = negative_log_likelihood(average(p, weights), labels)
+    assert nll <= negative_log_likelihood(average(p), labels) + 1e-12
     others = np.random.default_rng(seed).dirichlet(np.full(len(p), 0.5), 20)
     for other in (*torch.tensor(others), *torch.eye(len(p)).double()):  # steps that gain 1e-10 add up
-        assert found <= negative_log_likelihood(average(p, other), labels) + 1e-4
+        assert nll <= negative_log_likelihood(average(p, other), labels) + 1e-4
 
 
-def test_all_weight_on_who_is_always_right() -> None:
+def test_a_member_that_is_always_correct_gets_all_weight() -> None:
     labels = torch.arange(40) % 4
     p = scores.probabilities(torch.randn(3, 40, 4, generator=torch.Generator().manual_seed(0)))
     p[1] = torch.eye(4).double()[labels]
     assert likelihood_weights(p, labels)[1] > 1 - 1e-6
-    tiny = float64([[[5e-324, 1], [0, 1]], [[0, 1], [0, 1]]])  # the second image says nothing
+    tiny = float64([[[5e-324, 1], [0, 1]], [[0, 1], [0, 1]]])  # the second image is ignored
     assert likelihood_weights(tiny, labels.new_zeros(2)).tolist() == [1, 0]
     torch.testing.assert_close(likelihood_weights(p[:1].expand_as(p), labels), float64([1 / 3] * 3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_places(dtype: torch.dtype) -> None:
-    """Directions and distances, also of places so near each other that the expanded form has few digits left."""
+def test_distances_and_cosines(dtype: torch.dtype) -> None:
+    """Also of vectors so close to each other that ‖a‖² − 2⟨a, b⟩ + ‖b‖² has few digits left."""
     random = torch.randn(5, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     theta = torch.cat([random[:1], random[:1] + 1, 1 + 1e-4 * random[2:]]).to(dtype)
     exact = theta.double().numpy()
     with SMALL:
-        found, cosines = scores.distances(theta), scores.cosines(theta, theta[0])
-    np.testing.assert_allclose(found, np.linalg.norm(exact[:, None] - exact, axis=2), rtol=1e-12)
+        distances, cosines = scores.distances(theta), scores.cosines(theta, theta[0])
+    np.testing.assert_allclose(distances, np.linalg.norm(exact[:, None] - exact, axis=2), rtol=1e-12)
     directions = (exact - exact[0])[1:] / np.linalg.norm(exact - exact[0], axis=1)[1:, None]
     np.testing.assert_allclose(cosines[1:, 1:], directions @ directions.T, rtol=1e-12, atol=1e-12)
-    assert not cosines[0].any()  # nobody has a direction there
+    assert not cosines[0].any()  # θ_0 itself has no direction
     assert scores.cosines(torch.outer(torch.arange(1, 99).to(dtype), theta[0]), 0 * theta[0]).max() == 1  # not more
 
 
-def test_what_is_refused() -> None:
+def test_refused_arguments() -> None:
     p, labels = torch.full((3, 5, 4), 0.25).double(), torch.zeros(5, dtype=torch.int64)
     refused: dict[str, list[Any]] = {
         r"weights of shape .* for 3 members": [[1, 1], [1, 1, 1, 1], 1],
@@ -177,7 +177,7 @@ def test_what_is_refused() -> None:
     for function in (average, scores.mutual_information):
         with pytest.raises(ValueError, match="no members"):
             function(p[:0])
-        for message, weights in ((message, weights) for message, each in refused.items() for weights in each):
+        for message, weights in ((message, weights) for message, cases in refused.items() for weights in cases):
             with pytest.raises(ValueError, match=message):
                 function(p, float64(weights))
     with pytest.raises(ValueError, match="no members"):

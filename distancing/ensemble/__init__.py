@@ -1,1 +1,1 @@
-"""Several networks as one: members, their average, and whether it is worth having."""
+"""Ensembles of stored networks: their scores, their diversity, and the comparison of different kinds of ensembles."""

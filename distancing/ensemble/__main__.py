@@ -1,4 +1,4 @@
-"""`python -m distancing.ensemble RUN…`: are these networks worth more together? `--compare`: which kind is?"""
+"""`python -m distancing.ensemble RUN…`: score checkpoints as an ensemble, or `--compare` kinds of ensembles."""
 
 import argparse
 import json
@@ -22,77 +22,85 @@ from distancing.stored import find_checkpoints
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m distancing.ensemble", description=__doc__)
-    parser.add_argument("what", nargs="+", metavar="RUN", help="directories of runs and sweeps, files of checkpoints")
+    parser.add_argument("paths", nargs="+", metavar="RUN", help="directories of runs and sweeps, checkpoint files")
     parser.add_argument(
-        "--weights", default="equal", help="equal (default), likelihood (of the validation part), or 1,2,…"
+        "--weights", default="equal", help="equal (default), likelihood (fitted on the validation images), or 1,2,…"
     )
-    parser.add_argument("--refresh-batch-norm", action="store_true", help="compute each member's statistics anew")
-    parser.add_argument("--compare", action="store_true", help="the kinds of ensembles in a sweep, side by side")
-    parser.add_argument("--members", metavar="K[,K]", default="", help="with --compare: the first so many of each")
-    parser.add_argument("--baseline", metavar="KIND", help="with --compare: a part of a kind's name, to compare with")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="with --compare: its numbers, which it reads again")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="with --compare: the table")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    parser.add_argument("--refresh-batch-norm", action="store_true", help="recompute each member's statistics")
+    parser.add_argument("--compare", action="store_true", help="compare the kinds of ensembles in sweeps or CSV files")
+    parser.add_argument("--members", metavar="K[,K]", default="", help="with --compare: the first K networks of each")
+    parser.add_argument("--baseline", metavar="KIND", help="with --compare: compare with this kind (part of its name)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="with --compare: write a CSV that it can read again")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="with --compare: write the table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
     parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help="a PNG: growth and matrices; or curves of each kind"
+        "--picture", type=Path, metavar="FILE", help="draw a PNG: scores and matrices, or with --compare curves"
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     args = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     threads.use()
     device = torch.device(args.device)
-    if args.compare:
-        numbers: Any = _side_by_side(args, device)
-        console.print(side_by_side.table(numbers, args.baseline))
-        if args.csv:
-            side_by_side.write_csv(numbers, args.csv)
-        if args.markdown:
-            args.markdown.write_text(side_by_side.markdown(numbers, args.baseline), encoding="utf-8")
-        if args.picture:
-            side_by_side.write_picture(numbers, args.picture)
-    else:
-        found = judge(find_checkpoints(args.what), device, _weights(args.weights), args.refresh_batch_norm)
-        console.print(show.table(found))
-        if args.picture:
-            show.write_picture(found, args.picture)
-        numbers = found
+    numbers: Any = _compare(args, device, console) if args.compare else _judge(args, device, console)
     if args.json:
         args.json.write_text(json.dumps(numbers, indent=2) + "\n")
     return 0
 
 
-def _side_by_side(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """Of CSV files as they are, and of sweeps."""
-    files = [Path(each) for each in args.what if each.endswith(".csv")]
+def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> dict[str, Any]:
+    """Return the scores of one ensemble. Print them and, with --picture, draw them."""
+    scores = judge(find_checkpoints(args.paths), device, _weights(args.weights), args.refresh_batch_norm)
+    console.print(show.table(scores))
+    if args.picture:
+        show.write_picture(scores, args.picture)
+    return scores
+
+
+def _compare(args: argparse.Namespace, device: torch.device, console: Console) -> list[dict[str, Any]]:
+    """Return the scores of all ensembles in the sweeps and CSV files. Print them and write the requested files."""
+    rows = _rows(args, device)
+    console.print(side_by_side.table(rows, args.baseline))
+    if args.csv:
+        side_by_side.write_csv(rows, args.csv)
+    if args.markdown:
+        args.markdown.write_text(side_by_side.markdown(rows, args.baseline), encoding="utf-8")
+    if args.picture:
+        side_by_side.write_picture(rows, args.picture)
+    return rows
+
+
+def _rows(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """Return the rows of the CSV files, and those of the sweeps' ensembles. Raise EnsembleError if there are none."""
+    files = [Path(path) for path in args.paths if path.endswith(".csv")]
     sizes = _sizes(args.members)
-    found = [row for file in files for row in side_by_side.read_csv(file) if not sizes or row["members"] in sizes]
-    runs = [run for each in args.what if not each.endswith(".csv") for run in find_sweep(each).runs()]
+    rows = [row for file in files for row in side_by_side.read_csv(file) if not sizes or row["members"] in sizes]
+    runs = [run for path in args.paths if not path.endswith(".csv") for run in find_sweep(path).runs()]
     if runs:
-        found += compare.compare(compare.ensembles(runs, sizes), device, _weights(args.weights))
-    if not found:
-        raise EnsembleError(f"there are no ensembles to compare in {', '.join(args.what)}")
-    return found
+        rows += compare.compare(compare.ensembles(runs, sizes), device, _weights(args.weights))
+    if not rows:
+        raise EnsembleError(f"there are no ensembles to compare in {', '.join(args.paths)}")
+    return rows
 
 
 def _sizes(text: str) -> list[int]:
-    """Raises EnsembleError."""
+    """Return the numbers of members in a text such as "2,4,8". Raise EnsembleError for anything else."""
     try:
-        sizes = [int(each) for each in text.split(",") if text]
+        sizes = [int(size) for size in text.split(",") if text]
     except ValueError:
         sizes = [0]
     if any(size < 1 for size in sizes):
-        raise EnsembleError(f"--members={text}: numbers of members, 1 or more, such as 2,4,8")
+        raise EnsembleError(f"--members={text}: write numbers of members, each at least 1, such as 2,4,8")
     return sizes
 
 
 def _weights(text: str) -> Weights:
-    """Raises EnsembleError."""
+    """Return the weights in a text such as "equal" or "1,2,1". Raise EnsembleError for anything else."""
     if text in ("equal", "likelihood"):
         return text
     try:
-        return [float(each) for each in text.split(",")]
+        return [float(weight) for weight in text.split(",")]
     except ValueError:
-        raise EnsembleError(f"--weights={text}: equal, likelihood, or one number for each member") from None
+        raise EnsembleError(f"--weights={text}: write equal, likelihood, or one number for each member") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ensembles of several kinds side by side: each of a sweep's runs, or so many of its runs together."""
+"""Collect the ensembles in sweeps, of one run's checkpoints or of several runs, and score each of them."""
 
 import dataclasses
 import statistics
@@ -14,72 +14,86 @@ from distancing.errors import EnsembleError
 from distancing.runs import Listed, RunDirectory
 from distancing.stored import checkpoint_files, find_checkpoints
 
-APART = ("seed", "dataset.bootstrap_seed", "dataset.fold")  # settings in which the runs of one ensemble differ
+VARIED = ("seed", "dataset.bootstrap_seed", "dataset.fold")  # settings in which members of one ensemble may differ
+LENGTHS = ("epochs=", "phases.cycle.times=")  # settings that do not make another kind of ensemble
 
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """kind: the settings that its runs share and others don't. files: its networks. epochs: that they took in all;
-    each: for each of them, as planned (a run's epochs over all the networks that it stored)."""
+    """Stored networks that are scored together.
+
+    kind: the settings in which its runs differ from others of the sweep. files: its checkpoints. epochs: trained for
+    all of them. epochs_each: trained for one; if a run has several checkpoints, all its epochs over their number.
+    """
 
     kind: str
     files: tuple[Path, ...]
     epochs: int
-    each: float
+    epochs_each: float
 
 
 def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = ()) -> list[Ensemble]:
-    """Of a sweep's finished runs: one that stored several networks is an ensemble by itself. Those that stored one are
-    taken together in the order of the list, as many as another ensemble has members and for as many epochs in all.
+    """Return the ensembles of the finished runs.
 
-    sizes: take the first so many networks of a run, and so many single ones together, instead. A run that stored fewer
-    is left out. Raises EnsembleError if nobody says how many.
+    A run with several checkpoints is an ensemble by itself. Runs with one checkpoint are grouped in the order of the
+    list, as many as another ensemble has members, if that took as many epochs in total. With `sizes`, each ensemble
+    has so many members instead: the first checkpoints of a run, which is skipped if it has fewer, or so many runs.
+
+    Raises EnsembleError if all runs have one checkpoint and `sizes` does not say how many to group.
     """
-    done = {run: result for run in runs if (result := RunDirectory(run.path).read_result() or {}).get("status") ==
-            "finished"}  # fmt: skip
-    common = set.intersection(*(set(run.overrides) for run in done)) if done else set()
-    found: list[Ensemble] = []
+    results = {run: RunDirectory(run.path).read_result() or {} for run in runs}
+    results = {run: result for run, result in results.items() if result.get("status") == "finished"}
+    common = set.intersection(*(set(run.overrides) for run in results)) if results else set()
+    collected: list[Ensemble] = []
     single: dict[tuple[str, int], list[Path]] = defaultdict(list)
-    for run, result in done.items():
-        apart = (o for o in run.overrides if o not in common and o.split("=")[0].lstrip("+") not in APART)
-        kind = " ".join(o.rpartition(".")[2] if "." in o.partition("=")[0] else o for o in apart if not o.startswith(
-            ("epochs=", "phases.cycle.times=")))  # fmt: skip
-        stored = checkpoint_files(run.path)
-        if len(stored) == 1:
-            single[kind, run.epochs].append(stored[0])
+    for run, result in results.items():
+        kind = _kind(override for override in run.overrides if override not in common)
+        files = checkpoint_files(run.path)
+        if len(files) == 1:
+            single[kind, run.epochs].append(files[0])
             continue
-        ends = [place["epoch"] for place in (*result["checkpoints"], result["final"])]  # a network is there by then
-        for size in sizes or [len(stored)]:
-            if size <= len(stored):
-                found.append(Ensemble(kind, tuple(stored[:size]), ends[size - 1], run.epochs / len(stored)))
-    costs = {(len(each.files), each.epochs) for each in found}
+        ends = [checkpoint["epoch"] for checkpoint in (*result["checkpoints"], result["final"])]
+        for size in sizes or [len(files)]:
+            if size <= len(files):
+                collected.append(Ensemble(kind, tuple(files[:size]), ends[size - 1], run.epochs / len(files)))
+    costs = {(len(ensemble.files), ensemble.epochs) for ensemble in collected}
     if single and not costs and not sizes:
-        raise EnsembleError("no run of the sweep has several networks: say with --members how many make an ensemble")
-    for (kind, epochs), alike in single.items():
+        raise EnsembleError("each run of the sweep has one network; set --members to how many make an ensemble")
+    for (kind, epochs), files in single.items():
         for size in sizes or sorted({size for size, total in costs if size * epochs == total}):
-            for i in range(0, len(alike) - size + 1, size):
-                found.append(Ensemble(kind, tuple(alike[i : i + size]), size * epochs, epochs))
-    return sorted(found, key=lambda each: (len(each.files), each.each))
+            for i in range(0, len(files) - size + 1, size):
+                collected.append(Ensemble(kind, tuple(files[i : i + size]), size * epochs, epochs))
+    return sorted(collected, key=lambda ensemble: (len(ensemble.files), ensemble.epochs_each))
+
+
+def _kind(overrides: Iterable[str]) -> str:
+    """Return the kind of ensemble that a run's overrides say, with the last parts of their keys."""
+    choices = (override for override in overrides if override.split("=")[0].lstrip("+") not in VARIED)
+    return " ".join(
+        choice.rpartition(".")[2] if "." in choice.partition("=")[0] else choice
+        for choice in choices
+        if not choice.startswith(LENGTHS)
+    )
 
 
 def compare(
-    found: Iterable[Ensemble], device: torch.device, weights: Weights = "equal", split: str = "test"
+    ensembles: Iterable[Ensemble], device: torch.device, weights: Weights = "equal", split: str = "test"
 ) -> list[dict[str, Any]]:
-    """A row for each ensemble: `kind`, `members`, `epochs_each`, `epochs`, and its scores on the split."""
+    """Return a row for each ensemble: `kind`, `members`, `epochs_each`, `epochs`, and its scores on the split."""
     return [
         {
-            "kind": each.kind,
-            "members": len(each.files),
-            "epochs_each": each.each,
-            "epochs": each.epochs,
-            **_scores(scored(find_checkpoints(each.files), device, weights)["splits"][split]),
+            "kind": ensemble.kind,
+            "members": len(ensemble.files),
+            "epochs_each": ensemble.epochs_each,
+            "epochs": ensemble.epochs,
+            **_scores(scored(find_checkpoints(ensemble.files), device, weights)["splits"][split]),
         }
-        for each in found
+        for ensemble in ensembles
     ]
 
 
 def _scores(split: dict[str, Any]) -> dict[str, float | None]:
-    """A member's mean accuracy; the ensemble's scores; the correlation c/v of the members' errors (1.14)."""
+    """Return the members' mean accuracy, the ensemble's scores, and the correlation c/v of the errors (1.14)."""
     ensemble = {name: split["ensemble"][name] for name in ("accuracy", "nll", "brier", "ece")}
-    member = statistics.fmean(each["accuracy"] for each in split["members"])
+    member = statistics.fmean(scores["accuracy"] for scores in split["members"])
     return {"member_accuracy": member, **ensemble, "correlation": split["correlation"]}

@@ -1,8 +1,8 @@
-"""What a prediction is worth; and of an ensemble's members, how different they are and what their average gains.
+"""Scores of a prediction; and of an ensemble: its average, how different its members are, and what averaging gains.
 
 p: the members' probabilities [M, N, C], of M members on N images of C classes; q: one prediction [N, C]; labels: the
-true classes [N], int64. All in float64; no temporary is larger than p. ValueError: for no members, no images, labels
-that don't fit, and weights of the wrong number, negative, not finite or all 0.
+true classes [N], int64. All in float64; no temporary is larger than p. Functions raise ValueError for no members, no
+images, labels that do not fit, and weights of the wrong number, negative, not finite or all 0.
 """
 
 import math
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LOG_FLOOR = math.log(math.ulp(0.0))  # −744.44, of the smallest positive float64
-PIECE = 2**12, 2**16  # images and parameters at a time, where members are compared with each other
+LOG_FLOOR = math.log(math.ulp(0.0))  # −744.44: the logarithm of the smallest positive float64
+PIECE = 2**12, 2**16  # images and parameters at a time when members are compared
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """The softmax over the last dimension, in float64, of logits [.., C] of any precision."""
+    """Return the softmax over the last dimension, in float64, of logits [.., C] of any precision."""
     return torch.softmax(logits, -1, dtype=torch.float64)
 
 
@@ -28,13 +28,15 @@ def average(p: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def growth(p: Tensor, labels: Tensor, weights: Tensor | None = None) -> list[dict[str, float]]:
-    """The scores of the first 1, 2, …, M members together, in memory for one; the last are those of `average`.
-    Members count equally for as long as all their weights are 0."""
+    """Return the scores of the averages of the first 1, 2, …, M members, in memory for one average.
+
+    The last scores are those of `average`. While all weights are 0, members count equally.
+    """
     return [scores(q, labels) for q in _averages(p, _weights(p, weights))]
 
 
 def scores(q: Tensor, labels: Tensor) -> dict[str, float]:
-    """accuracy, nll, brier and ece of the prediction."""
+    """Return accuracy, nll, brier and ece of the prediction."""
     return {
         "accuracy": accuracy(q, labels),
         "nll": negative_log_likelihood(q, labels),
@@ -44,27 +46,31 @@ def scores(q: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def accuracy(q: Tensor, labels: Tensor) -> float:
-    """The share of images whose most probable class (the first of several) is the true one."""
+    """Return the share of images whose most probable class (the first of several) is the true one."""
     _check(q, labels)
     return float((q.argmax(1) == labels).double().mean())
 
 
 def negative_log_likelihood(q: Tensor, labels: Tensor) -> float:
-    """−log q_y, mean over the images, in nats. A q_y that underflowed to 0 counts as the smallest positive float64,
-    5e-324, so that no image costs more than 744.44."""
+    """Return the mean of −log q_y over the images, in nats.
+
+    A q_y that underflowed to 0 counts as the smallest positive float64, 5e-324. No image costs more than 744.44.
+    """
     _check(q, labels)
     return -float(q.gather(1, labels[:, None]).log().clamp(min=LOG_FLOOR).mean())
 
 
 def brier(q: Tensor, labels: Tensor) -> float:
-    """(Brier 1950) Σ_c (q_c − y_c)² for the one-hot y, mean over the images: between 0 and 2."""
+    """Return the mean of Σ_c (q_c − y_c)² over the images, for the one-hot y: between 0 and 2 (Brier 1950)."""
     _check(q, labels)
     return float((q - F.one_hot(labels, q.shape[1])).square_().sum(1).mean())
 
 
 def expected_calibration_error(q: Tensor, labels: Tensor) -> float:
-    """(Guo et al. 2017) Σ_b n_b/N · |accuracy − mean confidence|, over 15 bins of equal width in the confidence,
-    the largest probability. Bins are (lo, hi], with correctly rounded edges: a confidence of 1/3 is in (4/15, 5/15].
+    """Return Σ_b n_b/N · |accuracy − mean confidence| over 15 bins b (Guo et al. 2017).
+
+    The confidence is the largest probability. Bins have equal width and are (lo, hi], with correctly rounded edges: a
+    confidence of 1/3 is in (4/15, 5/15].
     """
     _check(q, labels)
     confidence, predicted = q.max(1)
@@ -74,10 +80,11 @@ def expected_calibration_error(q: Tensor, labels: Tensor) -> float:
 
 
 def error_covariance(p: Tensor, labels: Tensor) -> Tensor:
-    """E[e_i · e_j] [M, M] of the members' errors e_i = p_i − y (y one-hot): E over the images, · summed over classes.
+    """Return E[e_i · e_j] [M, M] of the members' errors e_i = p_i − y for the one-hot y.
 
-    The errors are not centred: (1.14) assumes a mean of 0. So the diagonal holds the members' Brier scores, and the
-    mean of all entries, which is the variance of the equal average's error, is that average's Brier score.
+    E is the mean over the images, · the sum over the classes. The errors are not centred: (1.14) assumes a mean of 0.
+    So the diagonal holds the members' Brier scores, and the mean of all entries, which is the variance of the equal
+    average's error, is that average's Brier score.
     """
     _check(p, labels, members=True)
     total = p.new_zeros(len(p), len(p))
@@ -88,50 +95,50 @@ def error_covariance(p: Tensor, labels: Tensor) -> Tensor:
 
 
 def variance_and_covariance(p: Tensor, labels: Tensor) -> tuple[float, float]:
-    """v and c of (1.14): means of `error_covariance` on and off its diagonal. A single member has no c: NaN."""
+    """Return v and c of (1.14): the means of `error_covariance` on and off its diagonal. One member has c = NaN."""
     matrix = error_covariance(p, labels)
     return float(matrix.diagonal().mean()), float(matrix[~torch.eye(len(p), dtype=torch.bool, device=p.device)].mean())
 
 
 def predicted_reduction(v: float, c: float, k: int) -> float:
-    """(1.14) (v/k + (k − 1)/k · c) / v: what averaging k members leaves of their v; 1 for one, whatever its c.
+    """Return (v/k + (k − 1)/k · c) / v of (1.14), the share of v that averaging k members leaves; 1 for one member.
 
-    Measured, it is the Brier score of the members' equal average over the mean of theirs. On the images of which v and
-    c are, the two are the same number, by `error_covariance`. ZeroDivisionError for v = 0.
+    The measured share is the Brier score of the members' equal average over their mean Brier score. On the images from
+    which v and c are computed, both are the same number, by `error_covariance`. Raises ZeroDivisionError for v = 0.
     """
     return (v / k + ((k - 1) / k * c if k > 1 else 0.0)) / v
 
 
 def error_correlation(v: float, c: float) -> float:
-    """c/v: 1 if averaging gains nothing, 0 if it divides v by k. ZeroDivisionError for v = 0."""
+    """Return c/v: 1 if averaging gains nothing, 0 if it divides v by k. Raise ZeroDivisionError for v = 0."""
     return c / v
 
 
 def disagreement(p: Tensor) -> Tensor:
-    """[M, M]: the share of images for which the most probable classes of two members differ."""
+    """Return the share of images for which the most probable classes of two members differ [M, M]."""
     _check(p, members=True)
     predicted = p.argmax(2)
     return torch.stack([(predicted != row).to(p.dtype).mean(1) for row in predicted])
 
 
 def mutual_information(p: Tensor, weights: Tensor | None = None) -> float:
-    """(Depeweg et al. 2018; BALD) H(Σ_i w_i p_i) − Σ_i w_i H(p_i) ≥ 0, mean over the images, in nats."""
+    """Return the mean of H(Σ_i w_i p_i) − Σ_i w_i H(p_i) ≥ 0 over the images, in nats (Depeweg et al. 2018; BALD)."""
     w = _weights(p, weights)
     entropies = torch.stack([torch.special.entr(q).sum(1).mean() for q in (average(p, w), *p)])
     return max(0.0, float(entropies[0] - w @ entropies[1:]))  # rounding can leave −1e-16
 
 
 def likelihood_weights(p: Tensor, labels: Tensor) -> Tensor:
-    """Weights [M] ≥ 0 with the sum 1 that minimise the negative log likelihood of Σ_i w_i p_i, on validation images.
+    """Return the weights [M] ≥ 0 with sum 1 that minimise the negative log likelihood of Σ_i w_i p_i.
 
-    By EM for a mixture's weights, from equal ones: w_i ← mean_n w_i p_i[n, y_n] / Σ_j w_j p_j[n, y_n]. The problem is
-    convex; each step stays on the simplex and makes nothing worse, with no step size to choose. Ends when a step gains
-    less than 1e-10 nats, about 1e-5 to 1e-4 from the minimum, or after 10,000 steps. Deterministic. Likelihoods have no
-    floor here; an image for which all members have 0 says nothing.
+    Runs EM for the weights of a mixture, from equal ones: w_i ← mean_n w_i p_i[n, y_n] / Σ_j w_j p_j[n, y_n]. The
+    problem is convex. Each step stays on the simplex and makes nothing worse, with no step size to choose. Ends when a
+    step gains less than 1e-10 nats, about 1e-5 to 1e-4 from the minimum, or after 10,000 steps. Deterministic.
+    Likelihoods have no floor here, and images for which all members have likelihood 0 are ignored.
     """
     _check(p, labels, members=True)
     likelihood = p[:, torch.arange(len(labels), device=p.device), labels]
-    best = likelihood.amax(0)  # only their ratios matter, and these don't underflow
+    best = likelihood.amax(0)  # only ratios matter, and these don't underflow
     likelihood = (likelihood / best)[:, best != 0]
     weights, last = _weights(p, None), math.inf
     for _ in range(10_000):
@@ -145,7 +152,7 @@ def likelihood_weights(p: Tensor, labels: Tensor) -> Tensor:
 
 
 def cosines(theta: Tensor, start: Tensor) -> Tensor:
-    """[M, M]: between the directions θ_i − θ_0, for θ [M, P] and θ_0 = `start` [P]; 0 with a θ_i that is θ_0."""
+    """Return the cosines [M, M] between θ_i − θ_0, for θ [M, P] and θ_0 = `start` [P]; 0 with a θ_i equal to θ_0."""
     products = torch.zeros(len(theta), len(theta), dtype=torch.float64, device=theta.device)
     for part, origin in zip(theta.split(PIECE[1], 1), start.split(PIECE[1]), strict=True):
         directions = part.double() - origin.double()
@@ -155,7 +162,7 @@ def cosines(theta: Tensor, start: Tensor) -> Tensor:
 
 
 def distances(theta: Tensor) -> Tensor:
-    """[M, M]: ‖θ_i − θ_j‖ for θ [M, P], from direct differences (see `distancing.hills.distances.Euclidean`)."""
+    """Return ‖θ_i − θ_j‖ [M, M] for θ [M, P], from direct differences (see `distancing.hills.distances.Euclidean`)."""
     squares = torch.zeros(len(theta), len(theta), dtype=torch.float64, device=theta.device)
     for part in theta.split(PIECE[1], 1):
         rows = part.double()
@@ -164,8 +171,8 @@ def distances(theta: Tensor) -> Tensor:
 
 
 def _averages(p: Tensor, weights: Tensor) -> Iterator[Tensor]:
-    """The averages of the first 1, 2, …, M members, each in the place of the one before it: a convex combination of
-    that one and the next member, so that no digits of small weights are lost."""
+    """Yield the averages of the first 1, 2, …, M members, in the same memory. Each is a convex combination of the last
+    average and the next member, so that no digits of small weights are lost."""
     mean, total = p[0].clone(), float(weights[0])
     yield mean
     for k, (q, weight) in enumerate(zip(p[1:], weights[1:].tolist(), strict=True), start=2):
@@ -175,7 +182,7 @@ def _averages(p: Tensor, weights: Tensor) -> Iterator[Tensor]:
 
 
 def _weights(p: Tensor, weights: Tensor | None) -> Tensor:
-    """The weights, with the sum 1."""
+    """Return the weights with sum 1. Raise ValueError if they do not fit."""
     _check(p, members=True)
     weights = p.new_ones(len(p)) if weights is None else weights.to(p)
     if weights.shape != (len(p),):
@@ -187,7 +194,7 @@ def _weights(p: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def _check(p: Tensor, labels: Tensor | None = None, members: bool = False) -> None:
-    """Probabilities [N, C], or [M, N, C] of `members`, and their labels. Raises ValueError."""
+    """Raise ValueError unless p is [N, C], or [M, N, C] of `members`, and the labels fit."""
     shape = list(p.shape)
     if p.ndim != 2 + members or not p.numel():
         raise ValueError(f"no {'members or ' * members}images: probabilities of shape {shape}")

@@ -1,4 +1,4 @@
-"""An ensemble's scores for people: tables and pictures. matplotlib, slow to import, waits for the first picture."""
+"""An ensemble's scores as tables and figures. matplotlib is imported with the first figure, since it is slow."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,55 +16,58 @@ if TYPE_CHECKING:
 METRICS = {"accuracy": "accuracy", "nll": "NLL, nats", "brier": "Brier", "ece": "ECE"}
 ERRORS = ("variance", "covariance", "correlation", "predicted_reduction", "measured_reduction", "mutual_information")
 COLOURS = {"train": GREY, "validation": ORANGE, "test": BLUE}
-MARKS = {"train": "o", "validation": "s", "test": "D"}  # readable without colours
+MARKS = {"train": "o", "validation": "s", "test": "D"}
 
 
-def table(found: dict[str, Any]) -> RenderableType:
-    """Of each member, their average and the network at their mean; and how different the members are."""
-    splits = {name: split for name, split in found["splits"].items() if name != "train"}
-    rows = Table(title=f"ensemble of {len(found['members'])}", title_justify="left", title_style="bold")
+def table(result: dict[str, Any]) -> RenderableType:
+    """Return a table of the scores of each member, their average and the network at their mean, and one of the errors.
+
+    result: of `judge`, here and below.
+    """
+    splits = {name: split for name, split in result["splits"].items() if name != "train"}
+    rows = Table(title=f"ensemble of {len(result['members'])}", title_justify="left", title_style="bold")
     rows.add_column("")
     rows.add_column("weight", justify="right")
     for split in splits:
         for metric in METRICS.values():
             rows.add_column(f"{split} {metric}", justify="right")
-    for i, (name, weight) in enumerate(zip(found["members"], found["weights"], strict=True)):
+    for i, (name, weight) in enumerate(zip(result["members"], result["weights"], strict=True)):
         cells = [cell for split in splits.values() for cell in _cells(split["members"][i])]
-        rows.add_row(name, f"{weight:.3f}", *cells, end_section=i + 1 == len(found["members"]))
+        rows.add_row(name, f"{weight:.3f}", *cells, end_section=i + 1 == len(result["members"]))
     cells = [cell for split in splits.values() for cell in _cells(split["ensemble"])]
     rows.add_row("average", "", *cells, style="bold")
-    if average := found.get("parameter_average"):
+    if average := result.get("parameter_average"):
         cells = [cell for name in splits for cell in _cells(average[name])]
         rows.add_row("at the mean of the parameters", "", *cells)
-    facts = Table(title="errors (1.14)", title_justify="left")
+    errors = Table(title="errors (1.14)", title_justify="left")
     for column in ("", "v", "c", "c/v", "v reduced to, predicted", "measured", "mutual information, nats"):
-        facts.add_column(column, justify="right" if column else "left")
-    for name, split in found["splits"].items():
-        facts.add_row(name, *("" if split[key] is None else f"{split[key]:.4f}" for key in ERRORS))
-    return Group(rows, facts)
+        errors.add_column(column, justify="right" if column else "left")
+    for name, split in result["splits"].items():
+        errors.add_row(name, *("" if split[key] is None else f"{split[key]:.4f}" for key in ERRORS))
+    return Group(rows, errors)
 
 
 def _cells(scores: dict[str, float]) -> list[str]:
     return [f"{scores['accuracy']:.2%}", *(f"{scores[metric]:.4f}" for metric in METRICS if metric != "accuracy")]
 
 
-def picture(found: dict[str, Any]) -> "Figure":
-    """The scores' growth with the number of members; and the members' disagreement, distances and directions."""
+def picture(result: dict[str, Any]) -> "Figure":
+    """Draw the scores over the number of members, and matrices of disagreement, distances and directions."""
     from matplotlib.figure import Figure
 
     matrices: dict[str, NDArray[np.float64]] = {
-        "disagreement, share of test images": np.asarray(found["splits"]["test"]["disagreement"])
+        "disagreement, share of test images": np.asarray(result["splits"]["test"]["disagreement"])
     }
-    if "distances" in found:
-        matrices["distance ‖θ$_i$ − θ$_j$‖"] = np.asarray(found["distances"])
-        matrices["cosine of the ways from θ$_0$"] = np.asarray(found["cosines"])
+    if "distances" in result:
+        matrices["distance ‖θ$_i$ − θ$_j$‖"] = np.asarray(result["distances"])
+        matrices["cosine of the directions from θ$_0$"] = np.asarray(result["cosines"])
     figure = Figure(figsize=(12, 6.5), dpi=110, layout="constrained", facecolor="white")
     grid = figure.add_gridspec(2, 1)
     above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
-    k = np.arange(1, len(found["members"]) + 1)
+    k = np.arange(1, len(result["members"]) + 1)
     for axes, (metric, label) in zip(above.subplots(1, len(METRICS)), METRICS.items(), strict=True):
-        for name, split in found["splits"].items():
-            curve = [each[metric] for each in split["growth"]]
+        for name, split in result["splits"].items():
+            curve = [scores[metric] for scores in split["growth"]]
             axes.plot(k, curve, color=COLOURS[name], marker=MARKS[name], ms=4, label=name)
         axes.set(xlabel="members", ylabel=label, xticks=k[:: max(1, len(k) // 6)])
         axes.spines[["top", "right"]].set_visible(False)
@@ -73,20 +76,20 @@ def picture(found: dict[str, Any]) -> "Figure":
     for axes, (title, values) in zip(panels, matrices.items(), strict=True):
         image = axes.imshow(values, cmap="cividis")
         figure.colorbar(image, ax=axes, shrink=0.8)
-        names = [name.rpartition("/")[2] if len(k) > 8 else name for name in found["members"]]
+        names = [name.rpartition("/")[2] if len(k) > 8 else name for name in result["members"]]
         axes.set_xticks(range(len(k)), names if len(k) <= 8 else k, rotation=30, ha="right")
         axes.set_yticks(range(len(k)), names if len(k) <= 8 else k)
         axes.set_title(title)
         if len(k) <= 8:
             bright = values.min() + 0.6 * (np.ptp(values) or 1)
             for (row, column), value in np.ndenumerate(values):
-                light = value < bright
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if light else "black")
+                colour = "white" if value < bright else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
     return figure
 
 
 def pixels(figure: "Figure") -> NDArray[np.uint8]:
-    """The picture as it is drawn, [H, W, 4]."""
+    """Return the rendered figure, RGBA [H, W, 4]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -94,17 +97,20 @@ def pixels(figure: "Figure") -> NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba())
 
 
-def write_picture(found: dict[str, Any], path: Path) -> None:
+def write_picture(result: dict[str, Any], path: Path) -> None:
+    """Draw `picture` into a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(picture(found)).print_png(path)
+    FigureCanvasAgg(picture(result)).print_png(path)
 
 
-def scalars(found: dict[str, Any]) -> dict[str, list[float]]:
-    """For TensorBoard: each metric of the first 1, 2, … members, and what there is once."""
-    said = {f"ensemble/{name}/{metric}": [each[metric] for each in split["growth"]]
-            for name, split in found["splits"].items() for metric in METRICS}  # fmt: skip
-    for name, split in found["splits"].items():
-        said |= {f"ensemble/{name}/{key}": [split[key]] for key in ERRORS if split[key] is not None}
-    return said
+def scalars(result: dict[str, Any]) -> dict[str, list[float]]:
+    """Return TensorBoard's scalars: each metric of the first 1, 2, … members, and single values of the errors."""
+    values: dict[str, list[float]] = {}
+    for name, split in result["splits"].items():
+        for metric in METRICS:
+            values[f"ensemble/{name}/{metric}"] = [scores[metric] for scores in split["growth"]]
+    for name, split in result["splits"].items():
+        values |= {f"ensemble/{name}/{key}": [split[key]] for key in ERRORS if split[key] is not None}
+    return values

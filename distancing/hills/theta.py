@@ -71,17 +71,25 @@ class Theta:
 def filter_direction(theta: Theta, generator: torch.Generator) -> Tensor:
     """Return a random direction [P] of length 1 that moves each output filter in proportion to its norm.
 
-    It is Gaussian noise, scaled in each filter to the norm of the filter, and then as a whole to 1. Biases and batch
-    norms do not move (Li et al. 2018).
-
-    generator: on the CPU, so that all devices get the same noise.
+    Gaussian noise is scaled to the norm of each filter (Li et al. 2018), so that filters of small weights are not
+    drowned, and then to length 1 as a whole. Biases and batch norms do not move. generator: on the CPU, so that all
+    devices get the same noise.
     """
     named = {}
     for name, value in theta.named(theta.vector).items():
         if value.dim() < 2:
             named[name] = torch.zeros_like(value)
         else:
-            noise = F.normalize(torch.randn(value.shape, generator=generator).flatten(1), dim=1).view(value.shape)
-            norms = torch.linalg.vector_norm(value, dim=tuple(range(1, value.dim())), keepdim=True)
-            named[name] = noise.to(value.device) * norms
+            named[name] = filter_noise(value, generator).to(value.device) * filter_norms(value)
     return F.normalize(theta.flatten(named), dim=0)
+
+
+def filter_noise(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Return Gaussian noise in the shape of `weight`, on the CPU, scaled to length 1 on each output filter."""
+    noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+    return F.normalize(noise.flatten(1), dim=1).view(weight.shape)
+
+
+def filter_norms(weight: Tensor) -> Tensor:
+    """Return the norm of each output filter [F, 1, …]."""
+    return torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.dim())), keepdim=True)

@@ -1,4 +1,4 @@
-"""Did it leave its cell? What the loss looks like around and between the places of a run.
+"""Analyses of the loss around and between checkpoints: did training leave the basin that it was in?
 
-Each analysis is one module here and one YAML in conf/analysis.
+The thesis calls a basin of the loss a "cell". Each analysis is one module here and one YAML file in conf/analysis.
 """

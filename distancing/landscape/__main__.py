@@ -1,4 +1,4 @@
-"""`python -m distancing.landscape RUN…`: what does the loss look like around and between these places?"""
+"""`python -m distancing.landscape RUN…`: the loss around and between the checkpoints of runs and sweeps."""
 
 import argparse
 import sys
@@ -37,64 +37,68 @@ ANALYSES: dict[str, type[Analysis]] = {
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m distancing.landscape", description=__doc__)
-    parser.add_argument("what", nargs="+", metavar="RUN", help="directories of runs and sweeps, files of checkpoints")
+    parser.add_argument("paths", nargs="+", metavar="RUN", help="directories of runs and sweeps, checkpoint files")
     parser.add_argument(
-        "--only", default=",".join(ANALYSES), metavar="NAME,…", help="of these analyses (default: all): %(default)s"
+        "--only", default=",".join(ANALYSES), metavar="NAME,…", help="run these analyses only (default: %(default)s)"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE", help="a setting of an analysis")
-    parser.add_argument("--folder", type=Path, help="for the results; default: RUN/landscape of a single run")
-    parser.add_argument("--again", action="store_true", help="make what is there already, too")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE", help="set an analysis's option")
+    parser.add_argument("--folder", type=Path, help="write the results there (default for a single run: RUN/landscape)")
+    parser.add_argument("--again", action="store_true", help="repeat analyses whose results are stored already")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     args = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-    analyses = chosen(args.only.split(","), args.set)
-    members = find_checkpoints(args.what)
-    run = _whole_run(args.what)
+    analyses = configured(args.only.split(","), args.set)
+    checkpoints = find_checkpoints(args.paths)
+    run = _single_run(args.paths)
     folder = args.folder or (run.landscape if run else None)
     if folder is None:
-        raise LandscapeError("--folder=… is needed for places of several runs, or for some of a run's")
-    threads.use(((run and run.read_result()) or {}).get("threads"))  # to say what the run itself would say
-    # what was asked for by name is done or refused
+        raise LandscapeError("--folder=… is needed for checkpoints of several runs and for checkpoint files")
+    # the run's own number of threads, for the same bits as at its end
+    threads.use(((run and run.read_result()) or {}).get("threads"))
+    # an analysis that is named with --only is an error if it can't be done; otherwise it is left out
     left_out: dict[str, str] | None = {} if args.only == parser.get_default("only") else None
+    device = torch.device(args.device)
     with tracking(console) as track:
-        device = torch.device(args.device)
-        found, made = analyse(analyses, members, folder, device, track, again=args.again, left_out=left_out)
-    if not found:
+        values, computed = analyse(analyses, checkpoints, folder, device, track, args.again, left_out)
+    if not values:
         raise LandscapeError("; ".join((left_out or {}).values()))
     if run and folder == run.landscape:
         with run:
-            record(run, found, made)
-    for name, values in found.items():
-        console.print(f"[bold]{name}[/]  {folder / name}.png" + ("" if name in made else "  (made before)"))
-        for key, value in values.items():
+            record(run, values, computed)
+    for name, analysis_values in values.items():
+        console.print(f"[bold]{name}[/]  {folder / name}.png" + ("" if name in computed else "  (stored before)"))
+        for key, value in analysis_values.items():
             console.print(f"  {key:32} {'not finite' if value is None else f'{value:.5g}'}", markup=False)
-    for name, why in (left_out or {}).items():
-        console.print(f"[bold]{name}[/]  left out: {why}")
+    for name, reason in (left_out or {}).items():
+        console.print(f"[bold]{name}[/]  left out: {reason}")
     return 0
 
 
-def chosen(names: Sequence[str], settings: Sequence[str]) -> dict[str, Analysis]:
-    """The analyses of these names, with settings such as `barrier.points=11`. Raises LandscapeError, ConfigError."""
-    asked: dict[str, dict[str, Any]] = {name: {} for name in names}
+def configured(names: Sequence[str], settings: Sequence[str]) -> dict[str, Analysis]:
+    """Return the analyses of these names, with settings such as `barrier.points=11`.
+
+    Raises LandscapeError for an unknown name or a malformed setting, ConfigError for a setting that does not fit.
+    """
+    options: dict[str, dict[str, Any]] = {name: {} for name in names}
     for name in names:
         if name not in ANALYSES:
             raise LandscapeError(f"--only={name} is no analysis; there are {', '.join(ANALYSES)}")
     for setting in settings:
         key, equals, value = setting.partition("=")
         name, dot, field = key.partition(".")
-        if not equals or not dot or name not in asked:
-            raise LandscapeError(f"--set={setting}: NAME.KEY=VALUE, with NAME one of {', '.join(asked)}")
+        if not equals or not dot or name not in options:
+            raise LandscapeError(f"--set={setting}: write NAME.KEY=VALUE, with NAME one of {', '.join(options)}")
         try:
-            asked[name][field] = yaml.safe_load(value)
+            options[name][field] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise LandscapeError(f"--set={setting}: {value!r} is no value") from None
-    return {name: construct(ANALYSES[name], each, name) for name, each in asked.items()}
+            raise LandscapeError(f"--set={setting}: {value!r} is not a YAML value") from None
+    return {name: construct(ANALYSES[name], values, name) for name, values in options.items()}
 
 
-def _whole_run(what: Sequence[str]) -> RunDirectory | None:
-    """The run, if all that was named is one."""
-    run = RunDirectory(what[0])
-    return run if len(what) == 1 and run.config.exists() else None
+def _single_run(paths: Sequence[str]) -> RunDirectory | None:
+    """Return the run if `paths` is the directory of one run, else None."""
+    run = RunDirectory(paths[0])
+    return run if len(paths) == 1 and run.config.exists() else None
 
 
 if __name__ == "__main__":

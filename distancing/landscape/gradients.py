@@ -1,4 +1,4 @@
-"""Does a hill change the size of the gradient and not its direction? From what the steps recorded."""
+"""Do hills change the size of the gradient or its direction? Answered from the statistics in metrics.csv."""
 
 import math
 from collections.abc import Sequence
@@ -19,27 +19,30 @@ from distancing.landscape.subject import Findings, Subject, Track
 from distancing.runs import RunDirectory, metrics_file
 from distancing.training.gradients import GRADIENTS, PUSHED
 
-ORTHOGONAL = 0.1  # below this |cosine| the two are nearly so: 84° to 96°
+ORTHOGONAL = 0.1  # gradients with a smaller |cosine|, at 84° to 96°, count as orthogonal
 
 Row = dict[str, float | str]
 
 
 @component
 class Gradients(Analysis):
-    """Of the epochs in which hills act: the share of the images in whose steps they pushed; and of these steps the
-    cosine between the data's gradient and the hills', how many times as long the hills' is, and the angle by which it
-    turns the gradient. Reads the run's metrics.csv; needs no forward pass."""
+    """Compare the hills' gradient with the data's in the epochs in which hills act.
+
+    Reports the share of the images in whose steps the hills pushed and, over these steps, the cosine between the two
+    gradients, the ratio of their lengths, and the angle by which the hills turn the gradient. Reads the run's
+    metrics.csv and needs no forward pass.
+    """
 
     least = 1
 
-    def __call__(self, subject: Subject, track: Track[Any]) -> Findings:  # noqa: ARG002 (takes no time)
-        """Raises LandscapeError for places of several runs, and for a run without hills or without these columns."""
+    def __call__(self, subject: Subject, track: Track[Any]) -> Findings:  # noqa: ARG002 (nothing takes long enough)
+        """Raise LandscapeError for checkpoints of several runs, and for a run without hills or these columns."""
         if subject.run is None:
-            raise LandscapeError("gradients is about the training of one run, and these places are of several")
+            raise LandscapeError("gradients analyses the training of one run, but these checkpoints are of several")
         rows = read(subject.run)
         acting = [row for row in rows if row[PUSHED] != ""]
         if not acting:
-            raise LandscapeError(f"no hills acted in {subject.run.path}: its gradient had no second part")
+            raise LandscapeError(f"gradients needs a run with hills, but none acted in {subject.run.path}")
         values = {
             "epochs": float(len(acting)),
             "pushed_share": float(_column(acting, PUSHED).mean()),
@@ -50,17 +53,17 @@ class Gradients(Analysis):
         for phase, group in groupby(acting, lambda row: row["phase"]):
             first, *_, last = [*group] * 2
             for when, row in (("first", first), ("last", last)):
-                values |= {f"{phase}/{what}_{when}": float(row[f"gradient_{what}"] or 0) for what in ("ratio", "angle")}
+                values |= {f"{phase}/{name}_{when}": float(row[f"gradient_{name}"] or 0) for name in ("ratio", "angle")}
         return Findings(values, acting, picture(rows, values["cosine_random"]))
 
 
 def over(epochs: Sequence[Row]) -> dict[str, float]:
-    """Return the values over these epochs, in each of which a step was pushed."""
+    """Return the statistics over these epochs, in each of which the hills pushed at least one step."""
     column = {name: _column(epochs, name) for name in GRADIENTS}
-    inside = (column["gradient_cosine_p10"] > -ORTHOGONAL) & (column["gradient_cosine_p90"] < ORTHOGONAL)
+    orthogonal = (column["gradient_cosine_p10"] > -ORTHOGONAL) & (column["gradient_cosine_p90"] < ORTHOGONAL)
     return {
         "cosine_mean": float(column["gradient_cosine"].mean()),
-        "orthogonal_share": float(inside.mean()),
+        "orthogonal_share": float(orthogonal.mean()),
         "ratio_median": float(np.median(column["gradient_ratio"])),
         "angle_median": float(np.median(column["gradient_angle"])),
         "angle_max": float(column["gradient_angle_p90"].max()),
@@ -68,8 +71,10 @@ def over(epochs: Sequence[Row]) -> dict[str, float]:
 
 
 def read(run: RunDirectory) -> list[Row]:
-    """Return epoch, phase, PUSHED and GRADIENTS of each epoch: all empty where no hill acted, and GRADIENTS where none
-    pushed. Raises LandscapeError."""
+    """Return epoch, phase, PUSHED and GRADIENTS of each epoch.
+
+    PUSHED is empty where no hill acted, GRADIENTS where none pushed. Raises LandscapeError if the file can't be read.
+    """
     try:
         table = metrics_file.read(run.metrics)
         if table.damage:
@@ -84,8 +89,11 @@ def read(run: RunDirectory) -> list[Row]:
 
 
 def _epoch(row: dict[str, str]) -> Row:
-    """Return the epoch of a row. An earlier version wrote no share, and a cosine and a ratio of 0 for a step without a
-    push: of its epochs those count in which nine steps in ten or more were pushed, and the share is NaN."""
+    """Return the columns of an epoch.
+
+    An earlier version wrote no share, and 0 as cosine and ratio of a step that was not pushed. Its epochs count as
+    pushed if at least nine steps in ten were, and their share is NaN.
+    """
     epoch: Row = {name: row[name] for name in ("epoch", "phase", *GRADIENTS)}
     epoch[PUSHED] = row.get(PUSHED, "")
     if row["gradient_cosine"] and not epoch[PUSHED]:
@@ -96,7 +104,7 @@ def _epoch(row: dict[str, str]) -> Row:
 
 
 def picture(rows: Sequence[Row], random: float) -> Figure:
-    """Over the epochs, each a line for the middle in a band from the first to the last decile of its steps."""
+    """Draw cosine, ratio and angle over the epochs: the mean or median in a band from the first to the last decile."""
     figure = Figure(figsize=(9, 7), dpi=110, layout="constrained", facecolor="white")
     panels = figure.subplots(3, 1, sharex=True)
     labels = (
@@ -126,12 +134,12 @@ def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
 
 
 def _phases(axes: Axes, rows: Sequence[Row], named: bool) -> None:
-    """Those in which hills act are shaded."""
+    """Shade the phases in which hills act and, if `named`, write their names above them."""
     for phase, group in groupby(rows, lambda row: row["phase"]):
-        mine = list(group)
-        start, end = float(mine[0]["epoch"]) - 0.5, float(mine[-1]["epoch"]) + 0.5
-        if mine[0][PUSHED] != "":
+        epochs = list(group)
+        start, end = float(epochs[0]["epoch"]) - 0.5, float(epochs[-1]["epoch"]) + 0.5
+        if epochs[0][PUSHED] != "":
             axes.axvspan(start, end, color="#EEEEEE", lw=0, zorder=0)
         if named:
-            where = axes.get_xaxis_transform()
-            axes.text((start + end) / 2, 1.02, str(phase), ha="center", va="bottom", fontsize=9, transform=where)
+            above = axes.get_xaxis_transform()
+            axes.text((start + end) / 2, 1.02, str(phase), ha="center", va="bottom", fontsize=9, transform=above)

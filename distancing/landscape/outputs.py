@@ -1,4 +1,4 @@
-"""What an analysis leaves: NAME.json, NAME.csv and NAME.png; one that is there already isn't made again."""
+"""Run analyses and store what they find as NAME.json, NAME.csv and NAME.png; reuse what is stored already."""
 
 import csv
 import dataclasses
@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from distancing.analysis import Analysis
-from distancing.data.batches import Data
 from distancing.errors import LandscapeError
 from distancing.landscape.subject import Findings, Subject, Track
 from distancing.runs import RunDirectory, write
@@ -21,41 +20,42 @@ from distancing.runs.files import seal
 from distancing.runs.tracking import add_to_events
 from distancing.stored import Checkpoint
 
+Values = Mapping[str, float]
+
 
 def analyse(
     analyses: Mapping[str, Analysis],
-    members: Sequence[Checkpoint],
+    checkpoints: Sequence[Checkpoint],
     folder: Path,
     device: torch.device,
     track: Track[Any],
-    data: Data | None = None,
     again: bool = False,
     left_out: dict[str, str] | None = None,
-) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """The values that each analysis finds, by its name; and the names of those that had to be made.
+) -> tuple[dict[str, Values], list[str]]:
+    """Return each analysis's values by its name, and the names of those that were not stored in `folder` already.
 
-    data: the members' images, where they are at hand. again: make what is there already, too. left_out: gets those that
-    these members don't allow, and why; without it the first one is refused, before any work if they are too few for it.
-    Raises LandscapeError.
+    again: also repeat analyses that are stored. left_out: receives each analysis that these checkpoints do not allow,
+    with the reason. If it is None, such an analysis raises LandscapeError, before any work if checkpoints are too few.
     """
-    few = {
-        name: f"{name} needs {analysis.least} places at least, and there are {len(members)}"
+    too_few = {
+        name: f"{name} needs at least {analysis.least} checkpoints, but there are {len(checkpoints)}"
         for name, analysis in analyses.items()
-        if len(members) < analysis.least
+        if len(checkpoints) < analysis.least
     }
     if left_out is not None:
-        left_out |= few
-    elif few:
-        raise LandscapeError(next(iter(few.values())))
-    found, made, subject = {}, [], None
+        left_out |= too_few
+    elif too_few:
+        raise LandscapeError(next(iter(too_few.values())))
+    values: dict[str, Values] = {}
+    computed, subject = [], None
     for name, analysis in analyses.items():
-        if name in few:
+        if name in too_few:
             continue
-        asked = _asked(analysis, members)
-        kept = None if again else _kept(folder / f"{name}.json", asked)
-        if kept is None:
+        inputs = _inputs(analysis, checkpoints)
+        stored = None if again else _stored_values(folder / f"{name}.json", inputs)
+        if stored is None:
             if subject is None or subject[0] != analysis.images:
-                subject = analysis.images, Subject(members, device, analysis.images, data)
+                subject = analysis.images, Subject(checkpoints, device, analysis.images)
             try:
                 findings = analysis(subject[1], track)
             except LandscapeError as error:
@@ -63,15 +63,15 @@ def analyse(
                     raise
                 left_out[name] = str(error)
                 continue
-            keep(findings, folder, name, asked)
-            kept = dict(findings.values)
-            made.append(name)
-        found[name] = kept
-    return found, made
+            store(findings, folder, name, inputs)
+            stored = findings.values
+            computed.append(name)
+        values[name] = stored
+    return values, computed
 
 
-def keep(findings: Findings, folder: Path, name: str, asked: Mapping[str, Any]) -> None:
-    """The JSON is written last: where it is, the others are, too."""
+def store(findings: Findings, folder: Path, name: str, inputs: Mapping[str, Any]) -> None:
+    """Write NAME.csv, NAME.png and at last NAME.json, whose presence shows that all are complete."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
 
     text, picture = io.StringIO(), io.BytesIO()
@@ -82,47 +82,53 @@ def keep(findings: Findings, folder: Path, name: str, asked: Mapping[str, Any]) 
     write(folder / f"{name}.csv", text.getvalue().encode())
     write(folder / f"{name}.png", picture.getvalue())
     values = {key: value if math.isfinite(value) else None for key, value in findings.values.items()}
-    write(folder / f"{name}.json", (json.dumps({"asked": asked, "values": values}, indent=2) + "\n").encode())
+    write(folder / f"{name}.json", (json.dumps({"asked": inputs, "values": values}, indent=2) + "\n").encode())
 
 
-def record(run: RunDirectory, found: Mapping[str, Mapping[str, float]], made: Sequence[str]) -> None:
-    """Put what was found into TensorBoard, where it was made or isn't there yet, and at last into an ended run's
-    result.json: if that says so, all is written. Hold the run's lock."""
+def record(run: RunDirectory, values: Mapping[str, Values], computed: Sequence[str]) -> None:
+    """Add the values to TensorBoard and to the result.json of a run that has ended. Hold the run's lock.
+
+    Analyses that were neither computed now nor changed are not added to TensorBoard again. result.json is written last,
+    so that an analysis which it contains is in TensorBoard, too.
+    """
     if result := run.read_result():
         known = result["analysis"] or {}
-        for name in found:
-            if name in made or known.get(name) != found[name]:
-                add_to_events(run, name, *for_tensorboard({name: found[name]}, run.landscape))
-        run.write_result({**result, "analysis": {**known, **found}})
+        for name in values:
+            if name in computed or known.get(name) != values[name]:
+                add_to_events(run, name, *for_tensorboard({name: values[name]}, run.landscape))
+        run.write_result({**result, "analysis": {**known, **values}})
 
 
 def for_tensorboard(
-    found: Mapping[str, Mapping[str, float]], folder: Path
+    values: Mapping[str, Values], folder: Path
 ) -> tuple[dict[str, list[float]], dict[str, NDArray[Any]]]:
-    """Scalars, and pictures [H, W, 4], by their tags."""
+    """Return scalars and pictures [H, W, 4] by their tags."""
     from matplotlib.image import imread  # slow to import
 
-    scalars = {f"analysis/{name}/{key}": [value] for name, values in found.items() for key, value in values.items()
-               if value is not None}  # fmt: skip
-    return scalars, {f"analysis/{name}": imread(folder / f"{name}.png") for name in found}
+    scalars = {
+        f"analysis/{name}/{key}": [value]
+        for name, analysis_values in values.items()
+        for key, value in analysis_values.items()
+        if value is not None
+    }
+    return scalars, {f"analysis/{name}": imread(folder / f"{name}.png") for name in values}
 
 
-def _asked(analysis: Analysis, members: Sequence[Checkpoint]) -> dict[str, Any]:
-    """All that can change what is found: the analysis, its settings, and the networks."""
+def _inputs(analysis: Analysis, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+    """Return all that the findings depend on: the analysis, its settings, and the checkpoints' contents."""
     settings = {field.name: getattr(analysis, field.name) for field in dataclasses.fields(analysis)}
-    kind = type(analysis)
     return {
-        "analysis": f"{kind.__module__}.{kind.__name__}",
+        "analysis": f"{type(analysis).__module__}.{type(analysis).__name__}",
         **json.loads(json.dumps(settings)),
-        "places": {member.name: seal(member.file) for member in members},
+        "places": {checkpoint.name: seal(checkpoint.file) for checkpoint in checkpoints},
     }
 
 
-def _kept(path: Path, asked: Mapping[str, Any]) -> dict[str, float] | None:
-    """The values of an earlier time, if it was asked the same, and all was written."""
+def _stored_values(path: Path, inputs: Mapping[str, Any]) -> Values | None:
+    """Return the values in a JSON file, or None if it is incomplete or was computed from other inputs."""
     try:
         content = json.loads(path.read_text())
-        whole = all(path.with_suffix(suffix).exists() for suffix in (".csv", ".png"))
-        return dict(content["values"]) if whole and content["asked"] == asked else None
+        complete = all(path.with_suffix(suffix).exists() for suffix in (".csv", ".png"))
+        return dict(content["values"]) if complete and content["asked"] == inputs else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

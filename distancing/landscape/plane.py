@@ -1,6 +1,7 @@
-"""The plane through three places: the loss on it, and how the run went over it."""
+"""The loss on the plane through three checkpoints, with all checkpoints of the run projected onto it."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -23,18 +24,20 @@ from distancing.landscape.marks import mark, short
 from distancing.landscape.subject import Findings, Subject, Track
 from distancing.models.evaluation import BATCH
 
-FLAT = 1e-4  # of the longer side: a third place nearer to the line of the others than this spans no plane
+COLLINEAR = 1e-4  # of the longer side: three checkpoints that are nearer to one line than this span no plane
 SPLITS = "train", "test"
-TINY = 1e-12  # the least loss that has a logarithm here
+TINY = 1e-12  # smaller losses are drawn as this, on the logarithmic scale
 
 
 @component
 class Plane(Analysis):
-    """through: the names of three places; null for the first, the middle and the last. All places are drawn.
-    points: along each side of a rectangle around all places, and along each edge of the triangle.
-    margin: around them, as a share of the longer side.
+    """Loss and accuracy on the plane through three checkpoints, onto which all others are projected.
 
-    Batch-norm statistics are computed anew at each point.
+    Batch-norm statistics are recomputed at each point.
+
+    through: the names of the three; null for the first, the middle and the last. points: along each side of a rectangle
+    around all checkpoints, and along each edge of the triangle. margin: around the checkpoints, as a share of the
+    rectangle's longer side.
     """
 
     least = 3
@@ -45,127 +48,134 @@ class Plane(Analysis):
     margin: NonNegativeFloat = 0.2
 
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:
-        """Raises LandscapeError for places that span no plane, or names of none."""
+        """Raise LandscapeError for checkpoints that span no plane, and for unknown names."""
         corners = self._corners(subject.names)
-        flat = Flat(subject.parameters[corners])
-        where = np.array([flat.project(place) for place in subject.parameters])  # [M, 3]: x, y, distance
-        low, high = where[:, :2].min(0), where[:, :2].max(0)
+        frame = Frame(subject.parameters[corners])
+        positions = np.array([frame.project(theta) for theta in subject.parameters])  # [M, 3]: x, y, distance
+        low, high = positions[:, :2].min(0), positions[:, :2].max(0)
         margin = self.margin * (high - low).max()
         x, y = np.linspace(low - margin, high + margin, self.points).T
-        sought = [("grid", (x_, y_)) for y_ in y for x_ in x]
-        triangle = where[corners, :2]
+        points = [("grid", (x_, y_)) for y_ in y for x_ in x]
+        triangle = positions[corners, :2]
         for start, end in zip(triangle, np.roll(triangle, -1, 0), strict=True):
-            sought += [("edge", start + t * (end - start)) for t in np.linspace(0, 1, self.points, endpoint=False)]
-        sought.append(("centre", triangle.mean(0)))
+            points += [("edge", start + t * (end - start)) for t in np.linspace(0, 1, self.points, endpoint=False)]
+        points.append(("centre", triangle.mean(0)))
         batches = sum(-(-len(subject.data.splits[split]) // BATCH) for split in ("train", *SPLITS))
         rows: list[dict[str, float | str]] = []
-        for part, (x_, y_) in track(sought, f"plane: {len(sought)} points × {batches} batches", len(sought)):
+        for part, (x_, y_) in track(points, f"plane: {len(points)} points × {batches} batches", len(points)):
             row: dict[str, float | str] = {"part": part, "x": float(x_), "y": float(y_)}
-            with subject.standing(flat.point(x_, y_)):
+            with subject.at(frame.point(x_, y_)):
                 for split in SPLITS:
-                    losses, right = subject.losses(split)
-                    row |= {f"{split}/loss": float(losses.mean()), f"{split}/accuracy": float(right.mean())}
+                    losses, correct = subject.losses(split)
+                    row |= {f"{split}/loss": float(losses.mean()), f"{split}/accuracy": float(correct.mean())}
             rows.append(row)
-        values = self._values(rows) | {"off_plane_max": float(where[:, 2].max())}
-        return Findings(values, rows, picture(rows, subject, corners, where, hills(subject)))
+        values = self._values(rows) | {"off_plane_max": float(positions[:, 2].max())}
+        return Findings(values, rows, picture(rows, subject, corners, positions, hills(subject)))
 
     def _corners(self, names: Sequence[str]) -> list[int]:
+        """Return the indices of the three checkpoints. Raise LandscapeError for an unknown name."""
         through = self.through or [names[0], names[(len(names) - 1) // 2], names[-1]]
         for name in through:
             if name not in names:
-                raise LandscapeError(f"plane.through={name} is no place here; there are {', '.join(names)}")
+                raise LandscapeError(f"plane.through={name} is no checkpoint; there are {', '.join(names)}")
         return [names.index(name) for name in through]
 
     def _values(self, rows: Sequence[dict[str, float | str]]) -> dict[str, float]:
+        """Return losses of corners, edges and centre, and the share of the grid up to the highest corner."""
         values: dict[str, float] = {}
         for split in SPLITS:
-            of = {part: [float(row[f"{split}/loss"]) for row in rows if row["part"] == part]
-                  for part in ("grid", "edge", "centre")}  # fmt: skip
-            highest = max(of["edge"][:: self.points])  # each edge begins at a corner
+            losses: dict[str | float, list[float]] = defaultdict(list)
+            for row in rows:
+                losses[row["part"]].append(float(row[f"{split}/loss"]))
+            highest = max(losses["edge"][:: self.points])  # each edge begins at a corner
             values |= {
                 f"{split}_corners_max": highest,
-                f"{split}_edges_max": max(of["edge"]),
-                f"{split}_centre": of["centre"][0],
-                f"{split}_low_share": sum(each <= highest for each in of["grid"]) / len(of["grid"]),
+                f"{split}_edges_max": max(losses["edge"]),
+                f"{split}_centre": losses["centre"][0],
+                f"{split}_low_share": sum(loss <= highest for loss in losses["grid"]) / len(losses["grid"]),
             }
         return values
 
 
-class Flat:
-    """The plane through three corners [3, P]: the first at the origin, the second on the x axis; lengths are those of
-    parameter space. Raises LandscapeError if they lie on a line."""
+class Frame:
+    """Coordinates on the plane through three corners [3, P], in which lengths are those of parameter space.
+
+    The first corner is the origin and the second is on the x axis. Raises LandscapeError if all three lie on one line.
+    """
 
     def __init__(self, corners: Tensor) -> None:
         self.origin = corners[0].double()
         along, other = corners[1:].double() - self.origin
         self.x = F.normalize(along, dim=0)
-        self.y = other - self.x.dot(other) * self.x  # Gram and Schmidt
-        if not min(along.norm(), self.y.norm()) > FLAT * max(along.norm(), other.norm()):
-            raise LandscapeError("plane.through: these three places lie on one line, which spans no plane")
-        self.y = F.normalize(self.y - self.x.dot(self.y) * self.x, dim=0)  # again, for what rounding has left
+        self.y = other - self.x.dot(other) * self.x  # Gram–Schmidt
+        if not min(along.norm(), self.y.norm()) > COLLINEAR * max(along.norm(), other.norm()):
+            raise LandscapeError("plane.through: these three checkpoints lie on one line, which spans no plane")
+        self.y = F.normalize(self.y - self.x.dot(self.y) * self.x, dim=0)  # once more, for the rounding errors
 
     def point(self, x: float, y: float) -> Tensor:
-        """[P], in float32."""
+        """Return the parameters [P] at x, y, in float32."""
         return (self.origin + x * self.x + y * self.y).float()
 
-    def project(self, place: Tensor) -> tuple[float, float, float]:
-        """x, y, and the distance from the plane, of a place [P]."""
-        way = place.double() - self.origin
-        x, y = self.x.dot(way), self.y.dot(way)
-        return float(x), float(y), float((way - x * self.x - y * self.y).norm())
+    def project(self, theta: Tensor) -> tuple[float, float, float]:
+        """Return x, y and the distance from the plane of θ [P]."""
+        offset = theta.double() - self.origin
+        x, y = self.x.dot(offset), self.y.dot(offset)
+        return float(x), float(y), float((offset - x * self.x - y * self.y).norm())
 
 
 def hills(subject: Subject) -> list[tuple[int, float]]:
-    """Which places of a run have a hill once they are stored, and its width σ. None has where a width is no radius."""
+    """Return index and width σ of each checkpoint's hill: those of one run, of which only the last has none.
+
+    Returns none if the distance is not Euclidean, for then σ is no radius in parameter space.
+    """
     penalty = subject.config.penalty
     if subject.run is None or penalty is None or type(penalty.distance) is not Euclidean:
         return []
-    return [(i, float(penalty.width(place, subject.start))) for i, place in enumerate(subject.parameters[:-1])]
+    return [(i, float(penalty.width(theta, subject.start))) for i, theta in enumerate(subject.parameters[:-1])]
 
 
 def picture(
     rows: Sequence[dict[str, float | str]],
     subject: Subject,
     corners: Sequence[int],
-    where: NDArray[np.float64],
+    positions: NDArray[np.float64],
     hills: Sequence[tuple[int, float]],
 ) -> Figure:
-    """Contours of both losses. where [M, 3]: of the places, on the plane and off it."""
+    """Draw contours of both losses, with the checkpoints and their hills. positions [M, 3]: x, y and distance."""
     grid = [row for row in rows if row["part"] == "grid"]
     side = math.isqrt(len(grid))
     x, y = (np.array([row[axis] for row in grid], dtype=float).reshape(side, side) for axis in "xy")
     names = short(subject.names)
-    tall = min(max(np.ptp(y) / np.ptp(x), 0.3), 1.5)  # of one panel, 5 inches wide
-    beside = tall > 0.7
-    figure = Figure(figsize=(12.4, 5 * tall + 1.4) if beside else (8, 11 * tall + 1.6), dpi=110, layout="compressed")
-    panels = figure.subplots(1, 2, sharey=True) if beside else figure.subplots(2, 1, sharex=True)
+    aspect = min(max(np.ptp(y) / np.ptp(x), 0.3), 1.5)  # of a panel
+    wide = aspect <= 0.7  # panels are stacked
+    figure = Figure(figsize=(8, 11 * aspect + 1.6) if wide else (12.4, 5 * aspect + 1.4), dpi=110, layout="compressed")
+    panels = figure.subplots(2, 1, sharex=True) if wide else figure.subplots(1, 2, sharey=True)
     outlined = [Stroke(linewidth=3, foreground="black"), Normal()]
     for axes, split in zip(panels, SPLITS, strict=True):
         loss = np.array([row[f"{split}/loss"] for row in grid], dtype=float).reshape(side, side)
         _contours(figure, axes, x, y, loss, f"{split} loss, nats")
         if subject.run:
-            axes.plot(
-                *where[:, :2].T, color="white", lw=1.6, path_effects=outlined, label="the run, from place to place"
-            )
+            label = "the run, from checkpoint to checkpoint"
+            axes.plot(*positions[:, :2].T, color="white", lw=1.6, path_effects=outlined, label=label)
         label = "where a hill is down to exp(−1/2) of its height"
         for i, width in hills:
-            if width > where[i, 2]:
-                radius = math.sqrt(width**2 - where[i, 2] ** 2)  # of the circle in which the plane cuts it
-                turn = np.linspace(0, 2 * np.pi, 200)
-                circle = where[i, 0] + radius * np.cos(turn), where[i, 1] + radius * np.sin(turn)
+            x_, y_, distance = positions[i]
+            if width > distance:
+                radius = math.sqrt(width**2 - distance**2)  # of the circle in which the plane cuts the sphere
+                angle = np.linspace(0, 2 * np.pi, 200)
+                circle = x_ + radius * np.cos(angle), y_ + radius * np.sin(angle)
                 axes.plot(*circle, color="white", ls="--", lw=1.4, path_effects=outlined, label=label)
                 label = ""
-        for i, (name, (x_, y_, off)) in enumerate(zip(names, where, strict=True)):
+        for i, (name, (x_, y_, distance)) in enumerate(zip(names, positions, strict=True)):
             axes.plot(x_, y_, ms=11 if i in corners else 8, ls="", mec="white", zorder=3, **mark(i))
-            note = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8}
-            text = name if i in corners else f"{name}, {off:.2g} off the plane"
-            axes.annotate(text, (x_, y_), (8, 8), textcoords="offset points", fontsize=9, bbox=note)
+            box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8}
+            text = name if i in corners else f"{name}, {distance:.2g} off the plane"
+            axes.annotate(text, (x_, y_), (8, 8), textcoords="offset points", fontsize=9, bbox=box)
         axes.set(aspect="equal", xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
-    along = f"way from {names[corners[0]]} towards {names[corners[1]]}, in the unit of ‖θ‖"
-    for axes in panels[-1:] if not beside else panels:
-        axes.set_xlabel(along)
-    for axes in panels if not beside else panels[:1]:
-        axes.set_ylabel("way across")
+    for axes in panels[-1:] if wide else panels:
+        axes.set_xlabel(f"distance from {names[corners[0]]} towards {names[corners[1]]}, in the unit of ‖θ‖")
+    for axes in panels if wide else panels[:1]:
+        axes.set_ylabel("distance across")
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=True, facecolor="#BBBBBB")
@@ -173,10 +183,10 @@ def picture(
 
 
 def _contours(figure: Figure, axes: Axes, x: Any, y: Any, loss: NDArray[np.float64], label: str) -> None:
-    """[H, W] each; levels are evenly spaced in the logarithm of the loss."""
-    found = loss[np.isfinite(loss)].clip(TINY)
-    levels = np.geomspace(found.min(), max(found.max(), 1.01 * found.min()), 16)
-    levels[0] *= 1 - 1e-6  # not to lose the extremes to rounding
+    """Draw the loss [H, W] over x and y [H, W], with contours evenly spaced in its logarithm."""
+    finite = loss[np.isfinite(loss)].clip(TINY)
+    levels = np.geomspace(finite.min(), max(finite.max(), 1.01 * finite.min()), 16)
+    levels[0] *= 1 - 1e-6  # so that rounding does not exclude the extremes
     levels[-1] *= 1 + 1e-6
     shown = np.ma.masked_invalid(loss.clip(TINY))
     filled = axes.contourf(x, y, shown, levels, norm=LogNorm(levels[0], levels[-1]), cmap="cividis")

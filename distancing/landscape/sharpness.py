@@ -1,4 +1,4 @@
-"""How sharp is the loss at each place? By measures that a mere rescaling of the network can't change, and raw ones."""
+"""The sharpness of the loss at each checkpoint, by measures that rescaling a network can't change, and by raw ones."""
 
 import dataclasses
 import math
@@ -30,17 +30,17 @@ Row = dict[str, float | str]
 
 @component
 class Sharpness(Analysis):
-    """Of the training loss on the first `images` images, in evaluation mode, batch-norm statistics as they are at the
-    place.
+    """Sharpness of the training loss on the first `images` images, in evaluation mode, with batch-norm statistics
+    recomputed once for each checkpoint.
 
-    unit: in which a step is measured, `filter` or `element`; see units.py.
-    radii: of the steps. 0.1 moves every filter by a tenth of its norm in a random direction, and all of them together
-        by as much (‖u‖) in the worst one.
-    directions: random ones (Li et al. 2018).
-    ascent_steps: gradients to the worst place within each radius (Kwon et al. 2021).
-    eigenvalue_steps: products with the Hessian, at most, for its largest eigenvalue; fewer once it is known to
-    tolerance: relative.
-    probes: products for each trace.
+    unit: of a step's length, `filter` or `element`; see units.py.
+    radii: of the steps. A radius of 0.1 moves every filter by a tenth of its norm in a random direction; in the worst
+        direction it bounds the length ‖u‖ of all filters' moves together.
+    directions: number of random directions (Li et al. 2018).
+    ascent_steps: gradient steps towards the worst point within each radius (Kwon et al. 2021).
+    eigenvalue_steps: largest number of Hessian-vector products for the largest eigenvalue.
+    tolerance: relative error of the eigenvalue at which these products end early.
+    probes: number of Hessian-vector products for each trace.
     """
 
     least = 1
@@ -55,34 +55,37 @@ class Sharpness(Analysis):
     probes: Annotated[int, Ge(2)] = 20
 
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:
-        """Values PLACE/MEASURE. Raises LandscapeError where the loss is not finite."""
+        """Return the values CHECKPOINT/MEASURE. Raise LandscapeError if a checkpoint's loss is not finite."""
         passes = 1 + len(self.radii) * (self.directions + self.ascent_steps + 1)
         passes += 2 * (self.eigenvalue_steps + self.probes)
         loss = Loss(subject.network, subject.theta, subject.data, subject.data.train, lambda: next(ticks, None))
         total = len(subject.parameters) * passes * loss.batches
         ticks = iter(track(range(total), "sharpness", total))
         rows: list[Row] = []
-        for name, place in zip(subject.names, subject.parameters, strict=True):
-            with subject.standing(place):
-                rows += [{"place": name, **row} for row in self.of_place(loss, name)]
+        for name, theta in zip(subject.names, subject.parameters, strict=True):
+            with subject.at(theta):
+                rows += [{"place": name, **row} for row in self.measure(loss, name)]
         values = {f"{row['place']}/{_label(row)}": float(row["value"]) for row in rows}
         return Findings(values, rows, picture(rows, subject.names, self.unit))
 
-    def of_place(self, loss: Loss, name: str) -> list[Row]:
-        """Rows of measure, radius, value and error, of the network as it stands; at every place by the same noise."""
+    def measure(self, loss: Loss, name: str) -> list[Row]:
+        """Return rows of measure, radius, value and error at the network's current parameters.
+
+        All checkpoints are measured with the same random numbers. name: the checkpoint's, for error messages.
+        """
         theta, generator = loss.theta, torch.Generator().manual_seed(self.seed)
         scale = units.scale(theta, self.unit)
         rows = self._rises(loss, name, scale, generator)
-        for kind, product in (("", loss.product), ("_relative", relative(loss.product, scale))):
+        for suffix, product in (("", loss.product), ("_relative", relative(loss.product, scale))):
             start = units.random_step(theta, "element", generator)
             *_, largest = islice(largest_eigenvalue(product, start, self.tolerance), self.eigenvalue_steps)
             probes = (units.random_step(theta, "element", generator).sign() for _ in range(self.probes))
-            rows.append(_row(f"hessian_max{kind}", *largest))
-            rows.append(_row(f"hessian_trace{kind}", *_mean(list(trace_samples(product, probes)))))
+            rows.append(_row(f"hessian_max{suffix}", *largest))
+            rows.append(_row(f"hessian_trace{suffix}", *_mean_and_error(list(trace_samples(product, probes)))))
         return rows
 
     def _rises(self, loss: Loss, name: str, scale: Tensor, generator: torch.Generator) -> list[Row]:
-        """Of the loss within each radius: the mean in random directions, and the largest one found."""
+        """Return rows of the loss's rise at each radius: the mean in random directions, and the largest one reached."""
         theta, place = loss.theta, loss.theta.vector.clone()
         base = loss.value()
         if not math.isfinite(base):
@@ -97,10 +100,10 @@ class Sharpness(Analysis):
             for radius, rises in random.items():
                 go(radius * u)
                 rises.append(loss.value() - base)
-        rows = [_row("rise_random", *_mean(rises), radius) for radius, rises in random.items()]
+        rows = [_row("rise_random", *_mean_and_error(rises), radius) for radius, rises in random.items()]
         u = 1e-3 * min(random) * F.normalize(u, dim=0)  # not quite 0, where the loss may be stationary
         highest = -math.inf
-        for radius in random:  # each from near the place: from the last one's end fewer ways are found
+        for radius in random:  # each from the same start: continuing from the last end finds lower maxima
             highest = max(highest, worst(loss, go, u, scale, radius, self.ascent_steps))
             rows.append(_row("rise_worst", highest - base, 0.0, radius))
         theta.vector.copy_(place)
@@ -108,11 +111,11 @@ class Sharpness(Analysis):
 
 
 def worst(loss: Loss, go: Callable[[Tensor], None], u: Tensor, scale: Tensor, length: float, steps: int) -> float:
-    """The highest loss found in the ball ‖u‖ ≤ `length`, from the start u [P] in it: a lower bound of the highest.
+    """Return the highest loss reached in the ball ‖u‖ ≤ `length` from the start u [P], a lower bound of its maximum.
 
-    u ← length · ∂L/∂u / ‖∂L/∂u‖: what maximises the loss's linear part within the ball. The first step from u = 0 is
-    that of Kwon et al. (2021); on a quadratic loss it is the power iteration with the Hessian; where the loss is convex
-    no step goes down.
+    Each step u ← length · ∂L/∂u / ‖∂L/∂u‖ maximises the linearised loss within the ball. From u = 0 the first one is
+    that of Kwon et al. (2021). On a quadratic loss the steps are power iterations with the Hessian. On a convex loss no
+    step goes down.
     """
     highest = -math.inf
     for _ in range(steps):
@@ -131,10 +134,10 @@ def _row(measure: str, value: float, error: float, radius: float | str = "") -> 
     return {"measure": measure, "radius": radius, "value": value, "error": error}
 
 
-def _mean(samples: Sequence[float]) -> tuple[float, float]:
-    """…and its standard error."""
-    found = torch.tensor(samples, dtype=torch.float64)
-    return float(found.mean()), float(found.std() / len(samples) ** 0.5)
+def _mean_and_error(samples: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and its standard error."""
+    x = torch.tensor(samples, dtype=torch.float64)
+    return float(x.mean()), float(x.std() / len(samples) ** 0.5)
 
 
 def _label(row: Row) -> str:
@@ -142,28 +145,28 @@ def _label(row: Row) -> str:
 
 
 def picture(rows: Sequence[Row], names: Sequence[str], unit: str) -> Figure:
-    """The rises over the radius; eigenvalues and traces place by place."""
+    """Draw the rises over the radius, and each checkpoint's largest eigenvalues and traces."""
     figure = Figure(figsize=(12, 4.2), dpi=110, layout="constrained", facecolor="white")
     rises, *others = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
     lines = {"worst": "-", "random": ":"}
     fills = {"": ("white", "of θ"), "_relative": (None, f"relative to the {unit}s' norms")}
     for i, (name, label) in enumerate(zip(names, short(names), strict=True)):
-        of = {(row["measure"], row["radius"]): (float(row["value"]), float(row["error"]))
-              for row in rows if row["place"] == name}  # fmt: skip
-        for kind, line in lines.items():
-            points = [(float(radius), *found) for (measure, radius), found in of.items() if measure == f"rise_{kind}"]
-            radius, value, error = np.array(points).T
+        own = [row for row in rows if row["place"] == name]
+        for direction, line in lines.items():
+            points = [row for row in own if row["measure"] == f"rise_{direction}"]
+            radius, value, error = (np.array([row[key] for row in points]) for key in ("radius", "value", "error"))
             rises.errorbar(radius, value, error, **mark(i), ls=line, ms=5, label=label if line == "-" else None)
+        hessian = {row["measure"]: (row["value"], row["error"]) for row in own if not row["radius"]}
         for axes, measure in zip(others, ("hessian_max", "hessian_trace"), strict=True):
-            for kind, (colour, _) in fills.items():
-                axes.errorbar(i, *of[measure + kind, ""], **mark(i), ls="", ms=6, mfc=colour)
-    kinds = [Line2D([], [], color="black", ls=line, label=kind) for kind, line in lines.items()]
-    rises.legend(handles=[*rises.get_legend_handles_labels()[0], *kinds], frameon=False, fontsize=9)
+            for suffix, (colour, _) in fills.items():
+                axes.errorbar(i, *hessian[measure + suffix], **mark(i), ls="", ms=6, mfc=colour)
+    styles = [Line2D([], [], color="black", ls=line, label=direction) for direction, line in lines.items()]
+    rises.legend(handles=[*rises.get_legend_handles_labels()[0], *styles], frameon=False, fontsize=9)
     rises.set(xscale="log", xlabel=f"radius, relative to the {unit}s' norms", ylabel="rise of the training loss, nats")
-    rises.set_xticks(radius, [f"{each:g}" for each in radius])
+    rises.set_xticks(radius, [f"{r:g}" for r in radius])
     rises.minorticks_off()
-    for axes, what in zip(others, ("largest eigenvalue", "trace"), strict=True):
-        axes.set_ylabel(f"{what} of the Hessian, nats")
+    for axes, label in zip(others, ("largest eigenvalue", "trace"), strict=True):
+        axes.set_ylabel(f"{label} of the Hessian, nats")
         axes.set_xticks(range(len(names)), short(names), rotation=30, ha="right")
         axes.margins(x=0.15)
     squares = [Line2D([], [], ls="", marker="o", color="black", mfc=mfc, label=label) for mfc, label in fills.values()]

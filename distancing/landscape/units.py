@@ -1,12 +1,12 @@
-"""Steps in units of the network, so that a network that only writes the same function otherwise makes the same step.
+"""Steps measured in units of the network, so that two scalings of the same function make the same step.
 
-A step ε from θ is ε_i = t_i u_i, where t_i is
+A step ε from θ is ε_i = t_i u_i. The unit t_i is
 
-filter    the norm of the filter (the row, in a dense layer) that θ_i belongs to; |θ_i| for biases and batch norms
-          (Li et al. 2018; Kwon et al. 2021). A filter before a batch norm may be scaled, and so may a whole layer
-          before a ReLU, with its bias, and the next one inversely (Dinh et al. 2017): the step is the same function's.
-element   |θ_i|, which undoes the scaling of a single unit before a ReLU, too; but what is 0 stays 0, and a large
-          parameter among small ones moves most.
+filter    the norm of the filter (in a linear layer, of the row) that θ_i belongs to, or |θ_i| for biases and batch
+          norms (Li et al. 2018; Kwon et al. 2021). The step does not change if a filter before a batch norm is scaled,
+          nor if a layer with its bias is scaled before a ReLU and the next layer inversely (Dinh et al. 2017).
+element   |θ_i|. The step does not change either if a single unit before a ReLU is scaled. But a parameter that is 0
+          stays 0, and a large parameter among small ones moves most.
 """
 
 from typing import Literal
@@ -15,34 +15,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distancing.hills.theta import Theta
+from distancing.hills.theta import Theta, filter_noise, filter_norms
 
 Unit = Literal["filter", "element"]
 
 
 def scale(theta: Theta, unit: Unit) -> Tensor:
-    """t [P] of the parameters as they are."""
+    """Return the unit t_i of each parameter [P] at the current θ."""
     named = {}
     for name, value in theta.named(theta.vector).items():
-        if unit == "element" or value.dim() < 2:
-            named[name] = value.abs()
-        else:
-            norms = torch.linalg.vector_norm(value, dim=tuple(range(1, value.dim())), keepdim=True)
-            named[name] = norms.expand_as(value)
+        by_element = unit == "element" or value.dim() < 2
+        named[name] = value.abs() if by_element else filter_norms(value).expand_as(value)
     return theta.flatten(named)
 
 
 def random_step(theta: Theta, unit: Unit, generator: torch.Generator) -> Tensor:
-    """u [P], Gaussian noise of root mean square 1 over the filters, or elements: ‖u‖² is their number.
+    """Return Gaussian noise u [P], scaled so that ‖u‖² is the number of units.
 
-    By filters each has the length 1, and biases and batch norms stay. generator: on the CPU, so that all devices get
-    the same noise.
+    With `filter`, u has length 1 on each filter, and is 0 for biases and batch norms. generator: on the CPU, so that
+    all devices get the same noise.
     """
     named = {}
     for name, value in theta.named(theta.vector).items():
+        if unit == "filter" and value.dim() > 1:
+            named[name] = filter_noise(value, generator)
+            continue
         noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-        if unit == "filter":
-            noise = F.normalize(noise.flatten(1), dim=1).view(value.shape) if value.dim() > 1 else 0 * noise
-        named[name] = noise
+        named[name] = noise if unit == "element" else 0 * noise  # drawn all the same, to keep the sequence
     u = theta.flatten(named)
     return u if unit == "filter" else F.normalize(u, dim=0) * len(theta) ** 0.5

@@ -1,4 +1,4 @@
-"""A curve of low loss between two places, where the straight line may cross a barrier."""
+"""A curve of low loss between two checkpoints, where the straight line may cross a barrier."""
 
 import math
 from typing import Annotated, Any
@@ -20,14 +20,15 @@ from distancing.landscape.subject import Findings, Subject, Track
 
 @component
 class Valley(Analysis):
-    """Do two places lie in one valley (Draxler et al. 2018, Garipov et al. 2018)? A quadratic Bézier curve between
-    them, its bend trained to make the loss low all along it, beside the straight line.
+    """Loss and accuracy on a quadratic Bézier curve between two checkpoints, whose bend is trained for a low loss all
+    along it, and on the straight line: do both lie in one valley (Draxler et al. 2018; Garipov et al. 2018)?
 
-    One bend has as many parameters as a polygon of two pieces; the curve has no corner, its points are as dense
-    everywhere, and of the two Garipov et al. found it the slightly better one.
+    The curve has as many parameters as a chain of two line segments, but no corner, and its points are spread evenly.
+    Garipov et al. found it to be the slightly better of the two.
 
-    points: on the curve and on the line, the ends included. pairs: as of Barrier. epochs: over the training images, not
-    augmented, in batches of batch_size; SGD with this momentum, its learning rate from lr to 0 on a cosine.
+    points: on the curve and on the line, the ends included. pairs: as in Barrier. epochs: over the training images
+    without augmentation, in batches of `batch_size`. The optimiser is SGD with `momentum`; its learning rate falls from
+    `lr` to 0 on a cosine.
     """
 
     points: Annotated[int, Ge(3)] = 25
@@ -38,16 +39,15 @@ class Valley(Analysis):
     batch_size: Annotated[int, Ge(2)] = 128
 
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:
-        names, places = subject.names, subject.parameters
-        wanted, values, profiles = pairs(self.pairs, len(names)), dict[str, float](), {}
-        for i, j in wanted:
-            a, b = places[i], places[j]
+        names, theta = subject.names, subject.parameters
+        values, profiles = dict[str, float](), {}
+        for i, j in pairs(self.pairs, len(names)):
+            a, b = theta[i], theta[j]
             bend = self.trained(subject, a, b, track)
-            curve = bezier(a, bend, b)
             with subject.progress(track, "valley", 2 * passes(subject, self.points)):
-                along = {"line": profile(subject, lerp(a, b), self.points),
-                         "curve": profile(subject, curve, self.points)}  # fmt: skip
-            profiles[names[i], names[j]] = along
+                line = profile(subject, lerp(a, b), self.points)
+                curve = profile(subject, bezier(a, bend, b), self.points)
+            profiles[names[i], names[j]] = {"line": line, "curve": curve}
             distance = float((a - b).norm())
             pair = lines.tag(names[i], names[j])
             values[f"distance/{pair}"] = distance
@@ -55,17 +55,18 @@ class Valley(Analysis):
         return Findings(lines.heights(profiles) | values, lines.rows(profiles), lines.picture(profiles))
 
     def trained(self, subject: Subject, a: Tensor, b: Tensor, track: Track[Any]) -> Tensor:
-        """The bend [P] between a and b: at each step the cross entropy's gradient at a random point of the curve.
+        """Return the trained bend [P] between a and b.
 
-        Batch norm sees the batch, as in training. The order of the images and the points follow from the seed. Raises
-        LandscapeError if the learning rate is too large.
+        Each step takes the gradient of the cross entropy at a random point of the curve. Batch norms use the batch, as
+        in training. The order of the images and the points follow from the seed. Raises LandscapeError if the learning
+        rate is too large.
         """
         generator = torch.Generator().manual_seed(self.seed)
         bend, velocity = a.lerp(b, 0.5), torch.zeros_like(a)
         epochs = (Epoch(subject.data, self.batch_size, self.seed, epoch) for epoch in range(self.epochs))
         batches = (batch for epoch in epochs for batch in epoch.batches())
         steps = self.epochs * math.ceil(len(subject.data.train) / self.batch_size)
-        with subject.standing(a, refresh=False) as network:
+        with subject.at(a, refresh=False) as network:
             for step, (images, labels) in enumerate(track(batches, "valley: training", steps)):
                 t = float(torch.rand((), generator=generator))
                 subject.theta.vector.copy_(bezier(a, bend, b)(t))
@@ -78,18 +79,18 @@ class Valley(Analysis):
                 bend.sub_(velocity, alpha=self.lr * (1 + math.cos(math.pi * step / steps)) / 2)
             network.eval()
         if not bool(bend.isfinite().all()):
-            raise LandscapeError(f"valley.lr={self.lr}: the curve's bend is no longer finite; a smaller one may do")
+            raise LandscapeError(f"valley.lr={self.lr}: training the curve diverged; set a smaller learning rate")
         return bend
 
 
 def bezier(a: Tensor, bend: Tensor, b: Tensor) -> Path:
-    """(1 − t)² a + 2t(1 − t) bend + t² b."""
+    """Return the quadratic Bézier curve (1 − t)² a + 2t(1 − t) bend + t² b."""
     return lambda t: (1 - t) ** 2 * a + 2 * t * (1 - t) * bend + t**2 * b
 
 
 def length(a: Tensor, bend: Tensor, b: Tensor, pieces: int = 1000) -> float:
-    """Of the Bézier curve, by the trapezoidal rule: its derivative is a straight line, from `first` to `last`."""
-    first, last = 2 * (bend - a).double(), 2 * (b - bend).double()
+    """Return the length of the Bézier curve, by the trapezoidal rule with `pieces` pieces."""
+    first, last = 2 * (bend - a).double(), 2 * (b - bend).double()  # the derivative is linear between these
     t = torch.linspace(0, 1, pieces + 1, dtype=torch.float64)
     ff, fl, ll = (float(x @ y) for x, y in ((first, first), (first, last), (last, last)))
     speed = ((1 - t) ** 2 * ff + 2 * t * (1 - t) * fl + t**2 * ll).clamp(min=0).sqrt()
