@@ -53,7 +53,7 @@ class Folder:
 
     def add(self, name: str, *overrides: str, accuracy: float | None = None, rows: Sequence[Sequence[Any]] = (),
             **settings: Any) -> Path:  # fmt: skip
-        """Write a run; it is finished if it has an accuracy. rows: epoch, phase, test/accuracy, distance."""
+        """Write a run, finished if it has an accuracy. rows: epoch, phase, test/accuracy, distance."""
         run, typed = self.path / name, dict(override.split("=", 1) for override in overrides)
         penalty: dict[str, Any] | None = {**GAUSSIAN, "sigma": float(typed.get("penalty.sigma", 0.3))}
         config = {"seed": int(typed["seed"]), "penalty": None if typed.get("penalty") == "none" else penalty,

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -17,41 +18,32 @@ from distancing.report.tables import as_csv, latex, markdown, rich
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m distancing.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m distancing.report",
+        description=__doc__,
+        epilog="--metric, --by, --where and --baseline can be given several times.",
+    )
     add = parser.add_argument
+    repeated: dict[str, Any] = {"action": "append", "default": []}
     add("sources", nargs="+", metavar="SOURCE", help="a sweep, a run, a folder of runs, a glob, or a packed file")
-    add("--metric", action="append", default=[], metavar="NAME", help="a number in result.json, or a column of "
-        "metrics.csv; can be repeated (default: test.accuracy and test.loss)")  # fmt: skip
-    add("--by", action="append", default=[], metavar="KEY", help="sort by this setting, and plot against it")
     add(
-        "--where",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE[,VALUE]",
-        help="only the runs with one of these values",
+        "--metric",
+        **repeated,
+        metavar="NAME",
+        help="from result.json or metrics.csv (default: test.accuracy and test.loss)",
     )
+    add("--by", **repeated, metavar="KEY", help="sort by this setting, and plot against it")
+    add("--where", **repeated, metavar="KEY=VALUE[,VALUE]", help="only the runs with one of these values")
     add("--best", type=_positive, metavar="N", help="only the N groups that are best in the first metric")
-    add(
-        "--baseline",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="compare with the group that has this setting",
-    )
+    add("--baseline", **repeated, metavar="KEY=VALUE", help="compare with the group that has this setting")
     add("--csv", type=Path, metavar="FILE", help="the table with all digits")
-    add("--markdown", type=Path, metavar="FILE")
-    add("--latex", type=Path, metavar="FILE", help="the table for booktabs")
+    add("--markdown", type=Path, metavar="FILE", help="the table")
+    add("--latex", type=Path, metavar="FILE", help="the table, for the package booktabs")
     add("--figures", type=Path, metavar="DIR", help="every figure for which there is data, as PNG and PDF")
     add("--html", type=Path, metavar="FILE", help="table, figures and commands in one file")
     add("--all", type=Path, metavar="DIR", help="all of the above, in this folder")
-    add("--tensorboard", type=Path, metavar="DIR", help="links to the runs for TensorBoard, named by the "
-        "settings that vary")  # fmt: skip
-    add(
-        "--pack",
-        type=Path,
-        metavar="FILE",
-        help="the runs' results without weights, as a .zip file that is a SOURCE, too",
-    )
+    add("--tensorboard", type=Path, metavar="DIR", help="links to the runs, named by the settings that vary")
+    add("--pack", type=Path, metavar="FILE", help="the results without weights, as a .zip file that can be a SOURCE")
     add("--command", action="store_true", help="only print the command that repeats each run")
     args = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)

@@ -102,7 +102,7 @@ def learning_curves(curves: Mapping[str, Curve], columns: Mapping[str, str]) -> 
 
 
 def _look(i: int) -> dict[str, Any]:
-    """Return the colour and the marker of the group number i."""
+    """Return the colour and the marker of line i."""
     return {"color": COLOURS[i % MAX_GROUPS], "marker": MARKS[i % MAX_GROUPS]}
 
 
