@@ -86,7 +86,7 @@ def test_layers_that_are_not_safe_in_channels_last() -> None:
 def test_a_layout_that_is_not_safe_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert start(*TINY, "speed=default", f"runs={tmp_path}") == 0
     assert (
-        "contiguous layout, because oneDNN computes wrong gradients of layer2.0.downsample.0" in capsys.readouterr().err
+        "contiguous layout, because oneDNN computes wrong gradients of layer2.0.downsample.0" in capsys.readouterr().out
     )
     outcome = result(only_run(tmp_path))["gradient_check"]
     assert outcome["layout"] == "contiguous"
