@@ -84,6 +84,7 @@ def states() -> list[Status]:
     return [status(run, {}) for run in runs()]
 
 
+@pytest.mark.slow
 def test_runs_of_the_local_launcher_that_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                     capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     """The launcher and `status` say by which signal, where, and what to try; a retry goes on."""
@@ -114,6 +115,7 @@ def test_runs_of_the_local_launcher_that_are_killed(tmp_path: Path, monkeypatch:
     assert states()[0].log == ("one", "two")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_with_its_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a launcher's process of its own: the stack is printed and kept, and the runs after it never started."""
     monkeypatch.chdir(tmp_path)
@@ -139,6 +141,7 @@ def press_ctrl_c(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [0, 0.05, "in training"])
 def test_ctrl_c_stops_a_local_sweep(moment: float | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No further run starts, and those that never started are told apart from those that were stopped."""
@@ -160,6 +163,7 @@ def test_ctrl_c_stops_a_local_sweep(moment: float | str, tmp_path: Path, monkeyp
     assert moment != "in training" or all("the same command goes on from there" in log for log in logs)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher doesn't end before its runs, and notes how these ended."""
     monkeypatch.chdir(tmp_path)

@@ -109,6 +109,7 @@ def faults(folder: Path, fail: int = 0) -> Iterator[list[str]]:
         yield done
 
 
+@pytest.mark.slow
 def test_every_write_can_fail(cfg: DictConfig, expected: dict[str, Any], tmp_path: Path,
                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     """FAULTS_EVERY=1 for all of them. The same command then ends with the same bits."""
@@ -136,6 +137,7 @@ def test_every_write_can_fail(cfg: DictConfig, expected: dict[str, Any], tmp_pat
     assert refused > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before TensorBoard", "before result.json"])
 def test_an_analysis_is_told_once(when: str, cfg: DictConfig, expected: dict[str, Any], tmp_path: Path,
                                   monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -197,6 +199,7 @@ def damaged(path: Path, how: str) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut", "empty", "flipped"])
 def test_damaged_files_of_an_unfinished_run(how: str, stopped: Path, cfg: DictConfig, expected: dict[str, Any],
                                             capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
@@ -226,6 +229,7 @@ def test_damaged_files_of_an_unfinished_run(how: str, stopped: Path, cfg: DictCo
     assert outcome(stopped) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut", "empty", "flipped"])
 def test_damaged_files_of_an_ended_run(how: str, cfg: DictConfig, tmp_path: Path,
                                        capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
@@ -270,6 +274,7 @@ def test_the_state_of_another_run_is_refused(
     assert f"{other} holds the state of another run, {stopped.name[-8:]}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
 def test_a_clock_that_jumps(jump: float, stopped: Path, cfg: DictConfig, expected: dict[str, Any],
                             monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -289,6 +294,7 @@ def test_a_clock_that_jumps(jump: float, stopped: Path, cfg: DictConfig, expecte
     assert outcome(stopped) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
 def test_a_directory_that_moves(how: Callable[[Path, Path], Any], stopped: Path, cfg: DictConfig,
                                 expected: dict[str, Any], tmp_path: Path) -> None:  # fmt: skip
@@ -339,6 +345,7 @@ def test_a_file_system_that_does_not_lock_is_refused(cfg: DictConfig, tmp_path: 
 # the same, a second time
 
 
+@pytest.mark.slow
 def test_verify(cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str],
                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """Trained once more, to the same bits; and where one bit of one number is another, it is told."""
@@ -366,6 +373,7 @@ def test_verify(cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[s
         cfg.verify = False
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_cores")
 def test_threads_change_last_digits_only(tmp_path: Path) -> None:
     """The tolerance that the README states, for one epoch of a small network on digits: 1e-5 of ‖θ‖."""

@@ -310,6 +310,7 @@ def test_skipped_where_it_was_made_and_made_again_where_it_differs(
     assert len(calls) == 4
 
 
+@pytest.mark.slow
 def test_killed_between_training_and_analysis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     """The same command goes on with the analysis alone, and ends as if nothing had been."""
 

@@ -450,6 +450,7 @@ def _overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
+@pytest.mark.slow
 def test_a_real_sweep(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(sweep)
     wanted = (
@@ -486,6 +487,7 @@ def test_a_real_sweep(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert check(compose(*overrides)).hash == result(path)["config_hash"]
 
 
+@pytest.mark.slow
 def test_a_packed_sweep_says_the_same(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -527,6 +529,7 @@ def test_a_sweeps_file_is_not_part_of_the_command(tmp_path: Path) -> None:
     assert command(run) == "python train.py seed=0 +phases.settle.checkpoint=true"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not browser(), reason="needs a Chromium")
 def test_tensorboard_in_a_browser(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scalars, custom scalars and the table of hyperparameters of a finished sweep, as they are seen."""
@@ -575,6 +578,7 @@ def test_tensorboard_in_a_browser(sweep: Path, tmp_path: Path, monkeypatch: pyte
     assert len(list((tmp_path / "links").iterdir())) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not browser(), reason="needs a Chromium")
 def test_the_page_in_a_browser(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(sweep)

@@ -43,6 +43,7 @@ def redrawn(text: str) -> str:
     return BLOCK.sub(block, text)
 
 
+@pytest.mark.slow
 def test_every_table_is_what_its_command_makes_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     text = RESULTS.read_text()

@@ -174,6 +174,7 @@ def test_a_full_disk(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert runs(*TINY, "model.width=8") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", ["speed=plain", "speed=fast", "evaluate_every=3"])
 def test_the_fast_paths_learn_the_same(
     override: str, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -190,6 +191,7 @@ def test_the_fast_paths_learn_the_same(
         assert plain["metrics"] == other["metrics"]
 
 
+@pytest.mark.slow
 def test_real_images(real_data: Path, runs: Runs, tmp_path: Path) -> None:
     """A thousand images of MNIST and CIFAR-10 through the whole runner, from a folder that is only read."""
     for dataset in ("mnist", "cifar10"):
@@ -200,6 +202,7 @@ def test_real_images(real_data: Path, runs: Runs, tmp_path: Path) -> None:
         assert found["metrics"]["test"]["accuracy"] > {"mnist": 0.5, "cifar10": 0.15}[dataset]
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failed_run(tmp_path: Path) -> None:
     """`-m`: every run in its own directory, in one process, with the numbers of a run by itself."""
     sweep = [*TINY, "epochs=8", "seed=0,1", "optimizer.lr=1e30,0.1"]

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +151,7 @@ def test_what_is_wrong_is_said_in_one_line(arguments: str, tmp_path: Path, monke
 # started once each
 
 
+@pytest.mark.slow
 def test_a_local_sweep_is_its_runs(sweep: Sweep, runs: Callable[..., int], tmp_path: Path,
                                    capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     """Each run as by itself, bit for bit; once more only what is new; a failure is told, and what it was."""
@@ -179,6 +181,7 @@ def test_a_local_sweep_is_its_runs(sweep: Sweep, runs: Callable[..., int], tmp_p
     assert capfd.readouterr().out.count("run directory") >= 2
 
 
+@pytest.mark.slow
 def test_failed_runs_are_told_and_retried(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
     """A run that can't write its checkpoints fails, the other one doesn't; retry, and both have ended."""
     started = [*TINY, "epochs=8", "hydra/launcher=local", "seed=0,1"]
@@ -201,6 +204,7 @@ def test_failed_runs_are_told_and_retried(sweep: Sweep, capfd: pytest.CaptureFix
     assert not (bad / "error.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_code_runs(sweep: Sweep, tmp_path: Path) -> None:
     """…even where the current folder is a checkout, which `python -m` looks into first."""
     (tmp_path / "distancing").mkdir()
@@ -286,6 +290,7 @@ def test_how_a_local_run_ended(tmp_path: Path) -> None:
     assert of(exit=-signal.SIGBUS) == "finished"  # another process has ended it since
 
 
+@pytest.mark.slow
 def test_a_run_that_never_gets_further_is_given_up(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
     made = sweep(*TINY, "epochs=8", "hydra/launcher=local", "seed=0,1")
     run = made.runs()[0].path
@@ -331,6 +336,7 @@ def test_every_launcher_is_built(file: Path) -> None:
 # what it will cost
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,7 +347,8 @@ def test_the_cost_of_a_sweep(
     results = [result(run) for run in runs]
     seconds = sum(each["seconds"] for each in results) / 14
     disk = sum(file.stat().st_size for file in Path("runs").glob("digits-*/**/*") if file.is_file()) / 2
-    assert all(each["peak_memory"] > 1e7 for each in results)
+    peak_memory = statistics.median(each["peak_memory"] for each in results)
+    assert peak_memory > 1e7
     capsys.readouterr()
 
     sweep = [*TINY, "epochs=90000", "seed=range(10)", "penalty=gaussian,filter_direction", "hydra/launcher=cost"]
@@ -353,7 +360,7 @@ def test_the_cost_of_a_sweep(
     assert rows["Euclidean"][1:6] == ["10", "900000", f"{seconds:.3g}", "2", "runs"]
     hours, gigabytes, memory = map(float, rows["Euclidean"][6:])
     assert hours == pytest.approx(seconds * 900000 / 3600, abs=0.01)
-    assert (gigabytes, memory) == (round(10 * disk / 1e9, 2), round(results[0]["peak_memory"] / 1e9, 2))
+    assert (gigabytes, memory) == (round(10 * disk / 1e9, 2), round(peak_memory / 1e9, 2))
     assert "all but 10, 4 at a time" in said[-1]
     assert float(said[-1].split()[-2]) == pytest.approx(hours / 4, abs=0.01)
     assert sorted(Path("runs").glob("digits-*")) == runs
