@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from distancing.config import check
 from distancing.landscape.__main__ import main as landscape
 from distancing.runs import RunDirectory, provenance
-from distancing.sweep.job import go_on
+from distancing.sweep.job import resume
 
 Runs = Callable[..., int]
 BARE = """import json, sys, torch
@@ -113,14 +113,14 @@ def test_a_run_of_an_earlier_version(runs: Runs, tmp_path: Path, capsys: pytest.
     RunDirectory(run).write_result(ended)
     assert {*result(run)} == {*ended, "checksum"}
 
-    assert go_on(str(run)) == 0
+    assert resume(str(run)) == 0
     said = capsys.readouterr().out
     assert "already ended" in said
     assert said.endswith(table)
     assert landscape([str(run), "--only", "barrier", "--set", "barrier.points=3"]) == 0
     assert result(run)["analysis"]["barrier"]
     (run / "result.json").unlink()
-    assert go_on(str(run)) == 0
+    assert resume(str(run)) == 0
     assert result(run)["final"] == ended["final"]
 
 

@@ -30,8 +30,8 @@ from distancing.sweep.__main__ import main as cli
 from distancing.sweep.cost import Devices
 from distancing.sweep.freeze import freeze
 from distancing.sweep.grid import Grid
-from distancing.sweep.job import STARTS, go_on
-from distancing.sweep.launch import KINDS
+from distancing.sweep.job import STARTS, resume
+from distancing.sweep.launch import LAUNCHERS
 from distancing.sweep.status import status
 
 SWEEPS = sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml"))
@@ -238,7 +238,7 @@ def test_states(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("\n".join(rows))
     assert of({"7_1": "RUNNING"}) == ("running", 6, "")
     assert status(Listed(tmp_path, (), 10), {"7_1": "RUNNING"}).seconds_left == 4 * 2
-    assert of({"7_1": "PENDING"}) == ("queued", 6, "goes on after epoch 6")
+    assert of({"7_1": "PENDING"}) == ("queued", 6, "resumes after epoch 6")
     assert of() == ("failed", 6, "its process is gone")
     assert of({}, {"7_1": "OUT_OF_MEMORY"}) == ("failed", 6, "its process is gone: out of memory")
     (tmp_path / "error.txt").write_text("Traceback:\n  here\nValueError: no [such] thing\n")
@@ -296,14 +296,14 @@ def test_a_run_that_never_gets_further_is_given_up(sweep: Sweep, capfd: pytest.C
     run = made.runs()[0].path
     (run / "result.json").unlink()
     (run / "starts.json").write_text(json.dumps({"newest": "", "times": STARTS}))
-    assert go_on(str(run)) == 2
-    assert f"was started {STARTS} times and never came past its start" in (run / "error.txt").read_text()
+    assert resume(str(run)) == 2
+    assert f"was started {STARTS} times without progress after its start" in (run / "error.txt").read_text()
     (run / "starts.json").write_text(json.dumps({"newest": "000001-000000.pt", "times": STARTS}))
-    assert go_on(str(run)) == 0
+    assert resume(str(run)) == 0
     config = run / ".hydra/config.yaml"
     config.write_text(config.read_text().replace("seed: 0", "seed: 5"))
     (run / "result.json").unlink()
-    assert go_on(str(run)) == 2
+    assert resume(str(run)) == 2
     assert f"{config} is not the config that" in capfd.readouterr().err
 
 
@@ -329,7 +329,7 @@ def test_every_launcher_is_built(file: Path) -> None:
     settings = OmegaConf.to_container(cfg.hydra.launcher)
     assert isinstance(settings, dict)
     kind = str(settings.pop("_target_")).rpartition(".")[2].removesuffix("Launcher").lower()
-    place = construct({**KINDS, "cost": Devices}[kind], settings, "hydra.launcher")
+    place = construct({**LAUNCHERS, "cost": Devices}[kind], settings, "hydra.launcher")
     assert file.stem != "tcml" or (place.gres, place.partition, place.gpus_per_node) == ("gpu:1", "day", None)
 
 
