@@ -1,5 +1,7 @@
-"""Hydra's way to distancing.sweep: a sweeper and two launchers. Hydra finds plugins in this namespace only, and
-imports them at every start: what is slow to import is imported where it is needed."""
+"""Hydra plugins for sweeps: a sweeper and three launchers, which call distancing.sweep.
+
+Hydra finds plugins in this namespace only and imports them at every start, so slow imports stand inside functions.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class GridSweeper(Sweeper):
-    """The runs of a `distancing.sweep.grid.Grid`, all of them checked before the first one is started."""
+    """Launch the runs of a `distancing.sweep.grid.Grid` after all of them have been checked."""
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
@@ -27,7 +29,7 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
-        """Raises SweepError or ConfigError before anything is started, and the first failed run's error after all."""
+        """Launch the runs. Raise SweepError or ConfigError before any starts, and a failed run's error after all."""
         from distancing.runs import SweepDirectory
         from distancing.sweep.freeze import freeze
         from distancing.sweep.grid import Grid
@@ -35,49 +37,49 @@ class GridSweeper(Sweeper):
 
         grid: Grid = _component(Grid, self._settings, "hydra.sweeper")
         jobs = grid.expand(arguments, OverridesParser.create(config_loader=self._loader).parse_overrides)
-        if not isinstance(self._launcher, DistancingLauncher):  # ours check for themselves, whatever the sweeper
+        if not isinstance(self._launcher, DistancingLauncher):  # which checks the runs of any sweeper itself
             frozen = freeze(self._loader, self._master, jobs)
             if not isinstance(self._launcher, CostLauncher):
                 list_runs(frozen, SweepDirectory(self._master.hydra.sweep.dir))
         returned = self._launcher.launch(jobs, initial_job_idx=0)
-        for each in returned:
-            if each.status == JobStatus.FAILED:
-                raise each._return_value
+        for job in returned:
+            if job.status == JobStatus.FAILED:
+                raise job._return_value
         return returned
 
 
 class DistancingLauncher(Launcher):
-    """Runs that are frozen here and started elsewhere."""
+    """Freeze the runs and start them in other processes. name: of the launcher in distancing.sweep."""
 
-    kind: str
+    name: str
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:  # noqa: ARG002
-        from distancing.sweep.launch import KINDS
+        from distancing.sweep.launch import LAUNCHERS
 
         self._loader, self._master = hydra_context.config_loader, config
-        self._place = _component(KINDS[self.kind], self._settings, "hydra.launcher")
+        self._launcher = _component(LAUNCHERS[self.name], self._settings, "hydra.launcher")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:  # noqa: ARG002
-        """The runs' objectives if they are waited for, else nothing. Raises SweepError or ConfigError."""
+        """Start the runs; return their objectives if the launcher waits for them. Raise SweepError or ConfigError."""
         from distancing.runs import SweepDirectory
         from distancing.sweep.freeze import freeze
         from distancing.sweep.launch import launch, wait
 
-        self._place.check()
+        self._launcher.check()
         frozen = freeze(self._loader, self._master, job_overrides)
-        for line in launch(frozen, SweepDirectory(self._master.hydra.sweep.dir), self._place):
+        for line in launch(frozen, SweepDirectory(self._master.hydra.sweep.dir), self._launcher):
             print(line, flush=True)
-        if not self._place.wait:
+        if not self._launcher.wait:
             return []
         wait([run.listed for run in frozen])
         return [_returned(run.directory, run.overrides) for run in frozen]
 
 
 class CostLauncher(Launcher):
-    """Starts nothing, and says what the runs would cost."""
+    """Print what the runs would cost, and start none."""
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
@@ -86,39 +88,41 @@ class CostLauncher(Launcher):
         self._loader, self._master = hydra_context.config_loader, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:  # noqa: ARG002
-        """Raises ConfigError."""
-        from distancing.sweep.cost import Devices, said
+        """Print the estimated cost of the runs. Raise ConfigError for a wrong run."""
+        from distancing.sweep.cost import Devices, estimate
         from distancing.sweep.freeze import freeze
 
         devices: Devices = _component(Devices, self._settings, "hydra.launcher")
         runs = freeze(self._loader, self._master, job_overrides)
-        print(said([run.flat for run in runs], runs[0].directory.parent, devices.at_a_time))
+        print(estimate([run.flat for run in runs], runs[0].directory.parent, devices.at_a_time))
         return []
 
 
 class SlurmLauncher(DistancingLauncher):
-    """Job arrays on a Slurm cluster."""
+    """Start runs in job arrays on a Slurm cluster."""
 
-    kind = "slurm"
+    name = "slurm"
 
 
 class LocalLauncher(DistancingLauncher):
-    """Several processes on this machine."""
+    """Start runs in several processes on this machine."""
 
-    kind = "local"
+    name = "local"
 
 
 def _component(cls: type, settings: dict[str, Any], path: str) -> Any:
-    """Raises ConfigError for a wrong setting."""
+    """Return a component with these settings. Raise ConfigError for a wrong setting."""
     from distancing.config import construct
 
-    # not resolved: `${seed}` in a sweep is each run's
-    plain = {name: OmegaConf.to_container(each) if OmegaConf.is_config(each) else each
-             for name, each in settings.items()}  # fmt: skip
+    # not resolved, because each run of a sweep has its own `${seed}`
+    plain = {
+        name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for name, value in settings.items()
+    }
     return construct(cls, plain, path)
 
 
 def _returned(directory: Path, overrides: Sequence[str]) -> JobReturn:
+    """Return the objective of a run that has ended, or the error of one that has not."""
     from distancing.errors import SweepError
     from distancing.runs import Listed, RunDirectory
     from distancing.runs.result import read_result
@@ -126,6 +130,6 @@ def _returned(directory: Path, overrides: Sequence[str]) -> JobReturn:
 
     if result := read_result(RunDirectory(directory)):
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=result.objective)
-    ended = status(Listed(directory, tuple(overrides), 0), {})
-    why = SweepError(f"{directory} has not ended ({ended}): python -m distancing.sweep status says more")
-    return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=why)
+    run_status = status(Listed(directory, tuple(overrides), 0), {})
+    error = SweepError(f"{directory} has not ended ({run_status}): python -m distancing.sweep status says more")
+    return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)

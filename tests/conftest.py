@@ -7,13 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import hydra
 import pytest
 import torch
-from hydra import version
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -25,9 +23,10 @@ from distancing.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 TINY = ["experiment=smoke", "model.width=2", "dataset.train_images=60", "batch_size=16"]
-# the tests' networks are too small to share out, here and in the processes that they start
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"
+# One thread, unless the environment asks for more: the tests' networks are too small to gain from a second one. The
+# processes that the tests start inherit the number.
+THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
+torch.set_num_threads(THREADS)
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -59,18 +58,13 @@ def multirun(*overrides: str) -> SweepDirectory:
     return SweepDirectory(next(path for path in Path("runs/sweeps").iterdir() if path.is_dir()))
 
 
-def launched(*overrides: str, task: Callable[[DictConfig], float] = lambda _: 0.0) -> Any:
-    """Sweep as `multirun` does; return what the launcher returns. task: what Hydra's own launcher calls."""
+def launched(*overrides: str, task: Callable[[DictConfig], float] = lambda _: 0.0) -> None:
+    """Start a sweep as `python train.py -m OVERRIDES` does. task: what Hydra's own launcher runs instead of a run."""
     GlobalHydra.instance().clear()
-    version.setbase("1.3")  # as train.py does: nobody changes the working directory
-    search_path = create_config_search_path(str(ROOT / "conf"))
-    app = Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
     named = any(override.startswith("+sweep=") for override in overrides)
-    try:
-        directory = [] if named else ["hydra.sweep.dir=runs/sweeps/it"]
-        return app.multirun("config", task, [*overrides, *directory])
-    finally:
-        GlobalHydra.instance().clear()
+    arguments = ["train.py", "-m", *overrides, *([] if named else ["hydra.sweep.dir=runs/sweeps/it"])]
+    with patch.object(sys, "argv", arguments), patch.dict(os.environ, HYDRA_FULL_ERROR="1"):
+        hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")(task)()
 
 
 def command_line(*arguments: str) -> int:
@@ -111,7 +105,7 @@ def two_cores() -> Iterator[None]:
     if usable() < 2:
         pytest.skip("this process may use one core only")
     yield
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

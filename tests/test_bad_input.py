@@ -229,6 +229,7 @@ def test_every_setting_is_here() -> None:
     assert len(SETTINGS) > 200
 
 
+@pytest.mark.slow
 def test_wrong_values(refused: Callable[..., str]) -> None:
     def check(drawn: tuple[Setting, str]) -> None:
         setting, value = drawn

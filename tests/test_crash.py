@@ -84,6 +84,7 @@ def states() -> list[Status]:
     return [status(run, {}) for run in runs()]
 
 
+@pytest.mark.slow
 def test_runs_of_the_local_launcher_that_are_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +116,7 @@ def test_runs_of_the_local_launcher_that_are_killed(
     assert states()[0].log == ("one", "two")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_with_its_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a launcher's process of its own: the stack is printed and kept, and the runs after it never started."""
     monkeypatch.chdir(tmp_path)
@@ -140,6 +142,7 @@ def press_ctrl_c(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [0, 0.05, "in training"])
 def test_ctrl_c_stops_a_local_sweep(moment: float | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No further run starts, and those that never started are told apart from those that were stopped."""
@@ -161,6 +164,7 @@ def test_ctrl_c_stops_a_local_sweep(moment: float | str, tmp_path: Path, monkeyp
     assert moment != "in training" or all("run the same command to resume" in log for log in logs)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher doesn't end before its runs, and notes how these ended."""
     monkeypatch.chdir(tmp_path)

@@ -177,6 +177,7 @@ def test_the_command(runs: dict[str, Path], tmp_path: Path, capsys: pytest.Captu
     assert json.loads(numbers.read_text())["splits"]["test"]["correlation"] is None
 
 
+@pytest.mark.slow
 def test_kinds_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,7 @@ def faults(folder: Path, fail: int = 0) -> Iterator[list[str]]:
         yield done
 
 
+@pytest.mark.slow
 def test_every_write_can_fail(
     cfg: DictConfig, expected: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +139,7 @@ def test_every_write_can_fail(
     assert refused > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before TensorBoard", "before result.json"])
 def test_an_analysis_is_told_once(
     when: str, cfg: DictConfig, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -200,6 +202,7 @@ def damaged(path: Path, how: str) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut", "empty", "flipped"])
 def test_damaged_files_of_an_unfinished_run(
     how: str, stopped: Path, cfg: DictConfig, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
@@ -230,6 +233,7 @@ def test_damaged_files_of_an_unfinished_run(
     assert outcome(stopped) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut", "empty", "flipped"])
 def test_damaged_files_of_an_ended_run(
     how: str, cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -275,6 +279,7 @@ def test_the_state_of_another_run_is_refused(
     assert f"{other} holds the state of another run, {stopped.name[-8:]}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
 def test_a_clock_that_jumps(
     jump: float, stopped: Path, cfg: DictConfig, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -295,6 +300,7 @@ def test_a_clock_that_jumps(
     assert outcome(stopped) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
 def test_a_directory_that_moves(
     how: Callable[[Path, Path], Any], stopped: Path, cfg: DictConfig, expected: dict[str, Any], tmp_path: Path
@@ -347,6 +353,7 @@ def test_a_file_system_that_does_not_lock_is_refused(
 # the same, a second time
 
 
+@pytest.mark.slow
 def test_verify(
     cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +382,7 @@ def test_verify(
         cfg.verify = False
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_cores")
 def test_threads_change_last_digits_only(tmp_path: Path) -> None:
     """The tolerance that the README states, for one epoch of a small network on digits: 1e-5 of ‖θ‖."""

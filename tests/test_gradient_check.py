@@ -52,6 +52,7 @@ def check_all() -> None:
                 print(json.dumps({"network": str(model), "threads": threads, **outcome}), flush=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["SSE41", "AVX", "AVX2", None])
 @pytest.mark.parametrize("capability", ["default", "avx2", None])
 def test_every_network_with_every_instruction_set(isa: str | None, capability: str | None) -> None:

@@ -18,7 +18,7 @@ from distancing.landscape.__main__ import main as landscape_cli
 from distancing.runs import Listed, RunDirectory, SweepDirectory
 from distancing.runs.files import sealed
 from distancing.sweep.__main__ import main as sweep_cli
-from distancing.sweep.job import go_on
+from distancing.sweep.job import resume
 
 RUN = [*TINY, "phases=distancing", "epochs=2"]
 
@@ -90,7 +90,7 @@ def test_a_config_constructs_nothing_of_others(
     (ended / "result.json").unlink()
     before = sorted(path for path in tmp_path.rglob("*") if path.parent != ended)
     assert ensemble_cli([str(ended)]) == 2
-    assert go_on(str(ended)) == 2
+    assert resume(str(ended)) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("error: ") and "config.yaml" in line for line in lines)

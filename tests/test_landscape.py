@@ -311,6 +311,7 @@ def test_stored_analyses_are_reused_unless_their_inputs_change(
     assert len(calls) == 4
 
 
+@pytest.mark.slow
 def test_killed_between_training_and_analysis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     """The same command resumes with the missing analysis alone and ends with the same result."""
 

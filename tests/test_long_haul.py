@@ -8,6 +8,7 @@ from long_haul import many_runs
 RUNS = 12
 
 
+@pytest.mark.slow
 def test_many_runs_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = many_runs(RUNS)

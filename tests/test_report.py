@@ -460,6 +460,7 @@ def _overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
+@pytest.mark.slow
 def test_a_real_sweep(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(sweep)
     wanted = (
@@ -496,6 +497,7 @@ def test_a_real_sweep(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert check(compose(*overrides)).hash == result(path)["config_hash"]
 
 
+@pytest.mark.slow
 def test_a_packed_sweep_gives_the_same_report(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -537,6 +539,7 @@ def test_the_command_leaves_out_the_sweep(tmp_path: Path) -> None:
     assert command(run) == "python train.py seed=0 +phases.settle.checkpoint=true"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not browser(), reason="needs a Chromium")
 def test_tensorboard_in_a_browser(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A browser shows the scalars, custom scalars and hyperparameters of a finished sweep."""
@@ -585,6 +588,7 @@ def test_tensorboard_in_a_browser(sweep: Path, tmp_path: Path, monkeypatch: pyte
     assert len(list((tmp_path / "links").iterdir())) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not browser(), reason="needs a Chromium")
 def test_the_page_in_a_browser(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(sweep)

@@ -45,6 +45,7 @@ def updated(text: str) -> str:
     return BLOCK.sub(block, text)
 
 
+@pytest.mark.slow
 def test_every_table_equals_the_output_of_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     text = RESULTS.read_text()

@@ -33,6 +33,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return crash.undisturbed(tmp_path_factory.mktemp("undisturbed"), RUN)[0]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """`python tools/crash.py` in short."""
     expected, seconds = crash.undisturbed(tmp_path, crash.RUN)
@@ -45,6 +46,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     assert kills >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_stopped_by_a_signal(number: signal.Signals, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     """The state after the current step is saved; the exit code says that the run hasn't ended."""
@@ -64,6 +66,7 @@ def test_stopped_by_a_signal(number: signal.Signals, undisturbed: dict[str, Any]
     assert outcome(only_run(tmp_path / "runs")) == expected
 
 
+@pytest.mark.slow
 def test_every_single_step_can_be_the_last(
     undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from distancing.errors import StorageError
 from distancing.landscape.__main__ import main as landscape
 from distancing.runs import RunDirectory, provenance
 from distancing.runs.result import read_result
-from distancing.sweep.job import go_on
+from distancing.sweep.job import resume
 
 Runs = Callable[..., int]
 BARE = """import json, sys, torch
@@ -117,7 +117,7 @@ def test_a_run_of_an_earlier_version(runs: Runs, tmp_path: Path, capsys: pytest.
     RunDirectory(run).write_result(ended)
     assert {*result(run)} == {*ended, "checksum"}
 
-    assert go_on(str(run)) == 0
+    assert resume(str(run)) == 0
     output = capsys.readouterr().out
     assert "already ended" in output
     assert output.endswith(table)
@@ -125,7 +125,7 @@ def test_a_run_of_an_earlier_version(runs: Runs, tmp_path: Path, capsys: pytest.
     assert result(run)["analysis"]["barrier"]
     assert result(run)["field_of_a_newer_version"] == 1
     (run / "result.json").unlink()
-    assert go_on(str(run)) == 0
+    assert resume(str(run)) == 0
     assert result(run)["final"] == ended["final"]
 
 
@@ -186,6 +186,7 @@ def test_a_full_disk(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert runs(*TINY, "model.width=8") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", ["speed=plain", "speed=fast", "evaluate_every=3"])
 def test_the_fast_paths_learn_the_same(
     override: str, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -202,6 +203,7 @@ def test_the_fast_paths_learn_the_same(
         assert plain["metrics"] == other["metrics"]
 
 
+@pytest.mark.slow
 def test_real_images(real_data: Path, runs: Runs, tmp_path: Path) -> None:
     """A thousand images of MNIST and CIFAR-10 through the whole runner, from a folder that is only read."""
     for dataset in ("mnist", "cifar10"):
@@ -212,6 +214,7 @@ def test_real_images(real_data: Path, runs: Runs, tmp_path: Path) -> None:
         assert run_result["metrics"]["test"]["accuracy"] > {"mnist": 0.5, "cifar10": 0.15}[dataset]
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failed_run(tmp_path: Path) -> None:
     """`-m`: every run in its own directory, in one process, with the numbers of a run by itself."""
     sweep = [*TINY, "epochs=8", "seed=0,1", "optimizer.lr=1e30,0.1"]

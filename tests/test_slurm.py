@@ -10,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, TINY, launched, multirun, result, start
+from hydra.core.utils import JobReturn
 from slurm_cluster import Cluster
 from test_resume import outcome
 
@@ -22,8 +24,13 @@ from distancing.runs import SweepDirectory
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.slurm import queue
 from distancing.sweep.status import status
+from hydra_plugins.distancing_sweep import DistancingLauncher
 
-pytestmark = [pytest.mark.slurm, pytest.mark.skipif(Cluster.missing() is not None, reason=str(Cluster.missing()))]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.slurm,
+    pytest.mark.skipif(Cluster.missing() is not None, reason=str(Cluster.missing())),
+]
 SMALL = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null"]
 LONG = [*TINY, "phases=distancing", "epochs=300", "save_every=50"]  # long enough to be disturbed
 
@@ -159,7 +166,15 @@ def test_waits_in_a_container_and_returns_the_results(
     singularity.write_text('#!/bin/bash\necho "$1 $2 $3 $AFTER_SETUP"\nshift 3\nexec "$@"\n')
     singularity.chmod(0o755)
     monkeypatch.setenv("PATH", f"{singularity.parent}:{os.environ['PATH']}")
-    returned = launched(
+    returned: list[JobReturn] = []
+    launch = DistancingLauncher.launch
+
+    def record(launcher: DistancingLauncher, *arguments: Any, **settings: Any) -> Any:
+        returned.extend(launch(launcher, *arguments, **settings))
+        return returned
+
+    monkeypatch.setattr(DistancingLauncher, "launch", record)
+    launched(
         "hydra/launcher=tcml", "hydra.launcher.partition=gpu", "hydra.launcher.mem_gb=null", "hydra.launcher.wait=true",
         f"hydra.launcher.python='singularity exec --nv image.sif {sys.executable}'",
         "hydra.launcher.setup=['export AFTER_SETUP=done']", "+hydra.launcher.additional_parameters.comment=hello",

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +30,8 @@ from distancing.sweep.__main__ import main as cli
 from distancing.sweep.cost import Devices
 from distancing.sweep.freeze import freeze
 from distancing.sweep.grid import Grid
-from distancing.sweep.job import STARTS, go_on
-from distancing.sweep.launch import KINDS
+from distancing.sweep.job import STARTS, resume
+from distancing.sweep.launch import LAUNCHERS
 from distancing.sweep.status import status
 
 SWEEPS = sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml"))
@@ -150,6 +151,7 @@ def test_what_is_wrong_is_said_in_one_line(arguments: str, tmp_path: Path, monke
 # started once each
 
 
+@pytest.mark.slow
 def test_a_local_sweep_is_its_runs(sweep: Sweep, runs: Callable[..., int], tmp_path: Path,
                                    capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     """Each run as by itself, bit for bit; once more only what is new; a failure is told, and what it was."""
@@ -179,6 +181,7 @@ def test_a_local_sweep_is_its_runs(sweep: Sweep, runs: Callable[..., int], tmp_p
     assert capfd.readouterr().out.count("run directory") >= 2
 
 
+@pytest.mark.slow
 def test_failed_runs_are_told_and_retried(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
     """A run that can't write its checkpoints fails, the other one doesn't; retry, and both have ended."""
     started = [*TINY, "epochs=8", "hydra/launcher=local", "seed=0,1"]
@@ -201,6 +204,7 @@ def test_failed_runs_are_told_and_retried(sweep: Sweep, capfd: pytest.CaptureFix
     assert not (bad / "error.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_code_runs(sweep: Sweep, tmp_path: Path) -> None:
     """…even where the current folder is a checkout, which `python -m` looks into first."""
     (tmp_path / "distancing").mkdir()
@@ -234,7 +238,7 @@ def test_states(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("\n".join(rows))
     assert of({"7_1": "RUNNING"}) == ("running", 6, "")
     assert status(Listed(tmp_path, (), 10), {"7_1": "RUNNING"}).seconds_left == 4 * 2
-    assert of({"7_1": "PENDING"}) == ("queued", 6, "goes on after epoch 6")
+    assert of({"7_1": "PENDING"}) == ("queued", 6, "resumes after epoch 6")
     assert of() == ("failed", 6, "its process is gone")
     assert of({}, {"7_1": "OUT_OF_MEMORY"}) == ("failed", 6, "its process is gone: out of memory")
     (tmp_path / "error.txt").write_text("Traceback:\n  here\nValueError: no [such] thing\n")
@@ -286,19 +290,20 @@ def test_how_a_local_run_ended(tmp_path: Path) -> None:
     assert of(exit=-signal.SIGBUS) == "finished"  # another process has ended it since
 
 
+@pytest.mark.slow
 def test_a_run_that_never_gets_further_is_given_up(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
     made = sweep(*TINY, "epochs=8", "hydra/launcher=local", "seed=0,1")
     run = made.runs()[0].path
     (run / "result.json").unlink()
     (run / "starts.json").write_text(json.dumps({"newest": "", "times": STARTS}))
-    assert go_on(str(run)) == 2
-    assert f"was started {STARTS} times and never came past its start" in (run / "error.txt").read_text()
+    assert resume(str(run)) == 2
+    assert f"was started {STARTS} times without progress after its start" in (run / "error.txt").read_text()
     (run / "starts.json").write_text(json.dumps({"newest": "000001-000000.pt", "times": STARTS}))
-    assert go_on(str(run)) == 0
+    assert resume(str(run)) == 0
     config = run / ".hydra/config.yaml"
     config.write_text(config.read_text().replace("seed: 0", "seed: 5"))
     (run / "result.json").unlink()
-    assert go_on(str(run)) == 2
+    assert resume(str(run)) == 2
     assert f"{config} is not the config that" in capfd.readouterr().err
 
 
@@ -324,13 +329,14 @@ def test_every_launcher_is_built(file: Path) -> None:
     settings = OmegaConf.to_container(cfg.hydra.launcher)
     assert isinstance(settings, dict)
     kind = str(settings.pop("_target_")).rpartition(".")[2].removesuffix("Launcher").lower()
-    place = construct({**KINDS, "cost": Devices}[kind], settings, "hydra.launcher")
+    place = construct({**LAUNCHERS, "cost": Devices}[kind], settings, "hydra.launcher")
     assert file.stem != "tcml" or (place.gres, place.partition, place.gpus_per_node) == ("gpu:1", "day", None)
 
 
 # what it will cost
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,7 +347,8 @@ def test_the_cost_of_a_sweep(
     results = [result(run) for run in runs]
     seconds = sum(each["seconds"] for each in results) / 14
     disk = sum(file.stat().st_size for file in Path("runs").glob("digits-*/**/*") if file.is_file()) / 2
-    assert all(each["peak_memory"] > 1e7 for each in results)
+    peak_memory = statistics.median(each["peak_memory"] for each in results)
+    assert peak_memory > 1e7
     capsys.readouterr()
 
     sweep = [*TINY, "epochs=90000", "seed=range(10)", "penalty=gaussian,filter_direction", "hydra/launcher=cost"]
@@ -353,7 +360,7 @@ def test_the_cost_of_a_sweep(
     assert rows["Euclidean"][1:6] == ["10", "900000", f"{seconds:.3g}", "2", "runs"]
     hours, gigabytes, memory = map(float, rows["Euclidean"][6:])
     assert hours == pytest.approx(seconds * 900000 / 3600, abs=0.01)
-    assert (gigabytes, memory) == (round(10 * disk / 1e9, 2), round(results[0]["peak_memory"] / 1e9, 2))
+    assert (gigabytes, memory) == (round(10 * disk / 1e9, 2), round(peak_memory / 1e9, 2))
     assert "all but 10, 4 at a time" in said[-1]
     assert float(said[-1].split()[-2]) == pytest.approx(hours / 4, abs=0.01)
     assert sorted(Path("runs").glob("digits-*")) == runs

@@ -126,6 +126,7 @@ def test_the_spin_is_bounded_unless_the_user_says_otherwise() -> None:
     assert printed.stdout.split() == [str(threads.SPIN).encode(), b"False"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_cores")
 def test_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     """One for a small network, whatever is free; and fewer than the cores where each of them has another process."""
@@ -153,6 +154,7 @@ def test_auto(monkeypatch: pytest.MonkeyPatch) -> None:
 RUN = ["experiment=smoke", "model.width=8", "dataset.train_images=600", "batch_size=128", "analysis=[]"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_cores")
 def test_a_run_keeps_its_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

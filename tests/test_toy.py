@@ -78,6 +78,7 @@ def test_in_a_ring_it_goes_all_along_before_it_leaves():
     assert torch.remainder(turned + torch.pi, 2 * torch.pi).sub(torch.pi).sum().abs() > 2 * torch.pi * 0.85
 
 
+@pytest.mark.slow
 def test_main_writes_the_pictures(tmp_path):
     main([str(tmp_path / "new")])
     for name in ("hill", "start", "kernels", "valleys"):

@@ -1,1 +1,1 @@
-"""Many runs: which ones a sweep has, freezing their configs, and the places where they run."""
+"""Sweeps: list the runs, check and freeze their configs, and start them on this machine or a Slurm cluster."""

@@ -1,4 +1,4 @@
-"""`python -m distancing.sweep status|cost|retry|cancel|logs`: looking after a sweep."""
+"""`python -m distancing.sweep status|cost|retry|cancel|logs`: watch and control the runs of a sweep."""
 
 import argparse
 import sys
@@ -30,13 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     sweep = argparse.ArgumentParser(add_help=False)
     sweep.add_argument("sweep", metavar="SWEEP", help="its directory, or its name in runs/sweeps")
-    look = commands.add_parser("status", parents=[sweep], help="where its runs are")
-    look.add_argument("--watch", nargs="?", const=5.0, type=float, metavar="SECONDS", help="again and again")
-    price = commands.add_parser("cost", parents=[sweep], help="hours, disk and memory, as finished runs had them")
-    price.add_argument("--at-a-time", type=int, default=1, metavar="N", help="devices that its runs have")
-    commands.add_parser("retry", parents=[sweep], help="start what failed, was killed or stopped, or never started")
-    commands.add_parser("cancel", parents=[sweep], help="stop what waits or runs; its saved states are kept")
-    logs = commands.add_parser("logs", help="what a run said")
+    show = commands.add_parser("status", parents=[sweep], help="show the state of each run")
+    show.add_argument("--watch", nargs="?", const=5.0, type=float, metavar="SECONDS", help="refresh until all end")
+    estimate = commands.add_parser("cost", parents=[sweep], help="estimate hours, disk and memory from finished runs")
+    estimate.add_argument("--at-a-time", type=int, default=1, metavar="N", help="number of runs that train at a time")
+    commands.add_parser("retry", parents=[sweep], help="start runs that failed, stopped, or never started")
+    commands.add_parser("cancel", parents=[sweep], help="stop queued and running jobs; saved states are kept")
+    logs = commands.add_parser("logs", help="print the log of a run")
     logs.add_argument("run", metavar="RUN", help="its directory, or its hash")
     args = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)  # no line broken in a pipe
@@ -54,76 +54,79 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def statuses(sweep: SweepDirectory) -> dict[Listed, Status]:
-    """Of each of the sweep's runs; Slurm is asked once."""
+    """Return the status of each run of the sweep. Slurm is queried once for all of them."""
     runs = sweep.runs()
     queue = slurm.queue(run.path for run in runs)
-    found = {run: status(run, queue) for run in runs}
-    gone = {
+    status_by_run = {run: status(run, queue) for run in runs}
+    dead_jobs = {
         run: RunDirectory(run.path).read_json("job.json").get("job")
-        for run, each in found.items()
-        if each.state in ("failed", "killed")
+        for run, run_status in status_by_run.items()
+        if run_status.state in ("failed", "killed")
     }
-    ended = slurm.ended([job for job in gone.values() if job])
-    return {run: status(run, queue, ended) if run in gone else found[run] for run in runs}
+    ended = slurm.ended([job for job in dead_jobs.values() if job])
+    return {run: status(run, queue, ended) if run in dead_jobs else status_by_run[run] for run in runs}
 
 
-def _show(sweep: SweepDirectory, every: float | None, console: Console) -> None:
-    if every is None:
+def _show(sweep: SweepDirectory, interval: float | None, console: Console) -> None:
+    """Print the table of runs, or refresh it every `interval` seconds until all have ended."""
+    if interval is None:
         console.print(table(sweep, statuses(sweep)))
         return
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
             try:
-                found = statuses(sweep)
-                live.update(table(sweep, found), refresh=True)
-                if not any(each.state in (*ACTIVE, "waiting") for each in found.values()):
+                status_by_run = statuses(sweep)
+                live.update(table(sweep, status_by_run), refresh=True)
+                if not any(run_status.state in (*ACTIVE, "waiting") for run_status in status_by_run.values()):
                     return
-            except SweepError as error:  # a controller that is restarted, say: the table stays as it was
+            except SweepError as error:  # for example while Slurm's controller restarts: keep the last table
                 live.console.print(str(error), markup=False)
-            time.sleep(every)
+            time.sleep(interval)
 
 
 def _cost(sweep: SweepDirectory, at_a_time: int) -> str:
-    """Raises SweepError if no run is frozen yet."""
+    """Return the estimated cost of the sweep. Raise SweepError if none of its runs is frozen yet."""
     runs = sweep.runs()
     planned = cost.configs(sweep)
-    if not planned or at_a_time < 1:
-        raise SweepError(f"{sweep.path}: none of its runs is frozen yet" if not planned else
-                         f"--at-a-time={at_a_time} is below 1")  # fmt: skip
-    found = cost.said(planned, runs[0].path.parent, at_a_time)
-    waiting = len(runs) - len(planned)
-    return f"{found}\nand {waiting} runs that are not frozen yet" if waiting else found
+    if not planned:
+        raise SweepError(f"{sweep.path}: none of its runs is frozen yet")
+    if at_a_time < 1:
+        raise SweepError(f"--at-a-time={at_a_time} is below 1")
+    tables = cost.estimate(planned, runs[0].path.parent, at_a_time)
+    unfrozen = len(runs) - len(planned)
+    return f"{tables}\nand {unfrozen} runs that are not frozen yet" if unfrozen else tables
 
 
-def table(sweep: SweepDirectory, found: dict[Listed, Status]) -> RenderableType:
-    """A row for each run: what makes it this one, and where it is."""
-    common = set.intersection(*(set(run.overrides) for run in found)) if found else set()
+def table(sweep: SweepDirectory, status_by_run: dict[Listed, Status]) -> RenderableType:
+    """Return a table with a row for each run: the overrides that distinguish it, and its status."""
+    common = set.intersection(*(set(run.overrides) for run in status_by_run)) if status_by_run else set()
     rows = Table(box=None, pad_edge=False)
     for column, justify in (("run", "left"), ("hash", "left"), ("state", "left"), ("epoch", "right"), ("left", "right"),
                             ("test acc.", "right"), ("", "left")):  # fmt: skip
         rows.add_column(column, justify=justify, no_wrap=column != "")  # type: ignore[arg-type]  # a literal
-    for run, each in found.items():
+    for run, run_status in status_by_run.items():
         rows.add_row(
-            Text(" ".join(o for o in run.overrides if o not in common) or "the only one"),
+            Text(" ".join(override for override in run.overrides if override not in common) or "the only one"),
             run.path.name.rpartition("-")[2],
-            Text(each.state, STYLES[each.state]),
-            f"{each.epoch}/{run.epochs}",
-            _duration(each.seconds_left),
-            "" if each.test_accuracy is None else f"{each.test_accuracy:.2%}",
-            Text(each.note),
+            Text(run_status.state, STYLES[run_status.state]),
+            f"{run_status.epoch}/{run.epochs}",
+            _duration(run_status.seconds_left),
+            "" if run_status.test_accuracy is None else f"{run_status.test_accuracy:.2%}",
+            Text(run_status.note),
         )
-    counts = Counter(each.state for each in found.values())
-    said = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
-    return Group(Text(f"{sweep.path}: {len(found)} runs: {said}", "bold"), rows, *_deaths(found))
+    counts = Counter(run_status.state for run_status in status_by_run.values())
+    summary = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
+    return Group(Text(f"{sweep.path}: {len(status_by_run)} runs: {summary}", "bold"), rows, *_deaths(status_by_run))
 
 
-def _deaths(found: dict[Listed, Status]) -> Iterator[RenderableType]:
-    """The last lines of the logs of runs whose processes died, and settings to try."""
-    for run, each in found.items():
-        if each.log:
+def _deaths(status_by_run: dict[Listed, Status]) -> Iterator[RenderableType]:
+    """Yield the last log lines of each run whose process died, then settings to try."""
+    for run, run_status in status_by_run.items():
+        if run_status.log:
             yield Text(f"the log of {run.path.name} ends with")
-            yield from (Text(f"  {line}") for line in each.log)
-    yield from map(Text, dict.fromkeys(each.advice for each in found.values() if each.advice))
+            yield from (Text(f"  {line}") for line in run_status.log)
+    advice = (run_status.advice for run_status in status_by_run.values() if run_status.advice)
+    yield from map(Text, dict.fromkeys(advice))
 
 
 def _duration(seconds: float | None) -> str:
@@ -135,34 +138,34 @@ def _duration(seconds: float | None) -> str:
 
 
 def retry(sweep: SweepDirectory, console: Console) -> None:
-    """Start again, in the way of the sweep's last start, all runs that neither end nor wait nor run."""
+    """Start all runs that have not ended and are neither queued nor running, with the sweep's last launcher."""
     from distancing.config import construct
     from distancing.errors import ConfigError
-    from distancing.sweep.launch import KINDS, start
+    from distancing.sweep.launch import LAUNCHERS, start
 
     sweep.check_trust()
-    kind, settings = sweep.read_launcher()
+    name, settings = sweep.read_launcher()
     settings.pop("threads", None)  # of an older version's local launcher; each run has its own now
     try:
-        place = construct(KINDS[kind], settings, "launcher")
+        launcher = construct(LAUNCHERS[name], settings, "launcher")
     except (ConfigError, KeyError) as error:
         raise SweepError(f"{sweep.path}/launcher.json: {error}") from error
-    place.check()
+    launcher.check()
     with sweep.lock():
-        todo = [run.path for run, each in statuses(sweep).items() if each.state not in (*ACTIVE, *ENDED)]
+        todo = [run.path for run, run_status in statuses(sweep).items() if run_status.state not in (*ACTIVE, *ENDED)]
         console.print(f"{len(todo)} to start", markup=False)
-        said = start(todo, sweep, place)
-    for line in said:
+        messages = start(todo, sweep, launcher)
+    for line in messages:
         console.print(line, markup=False)
 
 
 def cancel(sweep: SweepDirectory, console: Console) -> None:
-    """Stop what waits or runs in Slurm."""
+    """Cancel the sweep's queued and running Slurm jobs."""
     jobs = []
-    for run, each in statuses(sweep).items():
+    for run, run_status in statuses(sweep).items():
         directory = RunDirectory(run.path)
         job = directory.read_json("job.json")
-        if each.state in ACTIVE and job.get("launcher") == "slurm":
+        if run_status.state in ACTIVE and job.get("launcher") == "slurm":
             jobs.append(str(job["job"]))
             directory.write_json("job.json", {**job, "cancelled": True})
     slurm.cancel(jobs)
@@ -170,7 +173,7 @@ def cancel(sweep: SweepDirectory, console: Console) -> None:
 
 
 def _logs(run: str) -> str:
-    """Raises SweepError if there is no such run, or none of its output."""
+    """Return the log of a run. Raise SweepError if there is no such run, or no log of it."""
     paths = [Path(run), *Path("runs").glob(f"*-{run}")] if "/" not in run else [Path(run)]
     path = next((path for path in paths if path.is_dir()), None)
     if path is None:
@@ -179,7 +182,7 @@ def _logs(run: str) -> str:
     if not log:
         raise SweepError(f"{path} was not started by a launcher")
     if not (path / log).is_file():
-        raise SweepError(f"{path}: its job has not said anything yet")
+        raise SweepError(f"{path}: its job has not printed anything yet")
     return (path / log).read_text(errors="replace")
 
 

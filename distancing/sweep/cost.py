@@ -1,4 +1,4 @@
-"""What a sweep will cost, from what finished runs of the same networks have cost."""
+"""Estimate the cost of a sweep from finished runs of the same networks, data and settings."""
 
 import io
 import statistics
@@ -18,7 +18,7 @@ from distancing.flat import Leaf, flat
 from distancing.runs import RunDirectory, SweepDirectory
 
 Config = Mapping[str, Leaf]  # setting → value
-Kind = tuple[tuple[str, Leaf], ...]  # the settings that an epoch's time depends on
+Workload = tuple[tuple[str, Leaf], ...]  # the settings that the time of an epoch depends on
 TIMED = (
     "model.",
     "dataset.",
@@ -34,15 +34,18 @@ NOT_TIMED = ("dataset.root", "dataset.download", "dataset.seed", "dataset.bootst
 
 @component
 class Devices:
-    """at_a_time: how many runs have one at the same time."""
+    """The devices of a sweep. at_a_time: number of runs that train at the same time."""
 
     at_a_time: PositiveInt = 1
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one kind of run on one device, medians over so many runs: seconds of an epoch, evaluations and all; bytes on
-    disk; bytes of memory at the most, None where that was not measured."""
+    """The measured cost of a workload on one device, as medians over finished runs.
+
+    runs: their number. seconds: of an epoch, evaluations included. disk: bytes. memory: peak in bytes, or None if it
+    was not measured.
+    """
 
     runs: int
     seconds: float
@@ -50,12 +53,13 @@ class Measured:
     memory: float | None
 
 
-def kind(config: Config) -> Kind:
+def workload(config: Config) -> Workload:
+    """Return the settings of a run that the time of its epochs depends on."""
     return tuple(sorted((k, v) for k, v in config.items() if k.startswith(TIMED) and k not in NOT_TIMED))
 
 
 def configs(sweep: SweepDirectory) -> list[Config]:
-    """Of those of the sweep's runs that are frozen."""
+    """Return the configs of the sweep's frozen runs."""
     return [config for run in sweep.runs() if (config := _config(run.path))]
 
 
@@ -67,9 +71,9 @@ def _config(run: Path) -> Config | None:
     return flat(tree) if isinstance(tree, dict) else None
 
 
-def measured(folder: Path) -> dict[str, dict[Kind, Measured]]:
-    """Device → kind → what finished runs in the folder have taken. Files that can't be read are passed over."""
-    found: dict[tuple[str, Kind], list[tuple[float, float, float | None]]] = defaultdict(list)
+def measured(folder: Path) -> dict[str, dict[Workload, Measured]]:
+    """Return device → workload → the cost of finished runs in the folder. Skip files that can't be read."""
+    samples: dict[tuple[str, Workload], list[tuple[float, float, float | None]]] = defaultdict(list)
     for path in sorted(folder.glob("*/result.json")):
         try:
             result, config = RunDirectory(path.parent).read_result(), _config(path.parent)
@@ -77,13 +81,13 @@ def measured(folder: Path) -> dict[str, dict[Kind, Measured]]:
             continue
         if config and result and result.get("status") == "finished" and result["epochs"]:
             disk = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-            each = (result["seconds"] / result["epochs"], float(disk), result.get("peak_memory"))
-            found[str(result["device"]), kind(config)].append(each)
-    devices: dict[str, dict[Kind, Measured]] = defaultdict(dict)
-    for (device, of), runs in found.items():
+            sample = (result["seconds"] / result["epochs"], float(disk), result.get("peak_memory"))
+            samples[str(result["device"]), workload(config)].append(sample)
+    devices: dict[str, dict[Workload, Measured]] = defaultdict(dict)
+    for (device, load), runs in samples.items():
         seconds, disks, memories = zip(*runs, strict=True)
-        memory = [each for each in memories if each is not None]
-        devices[device][of] = Measured(
+        memory = [peak for peak in memories if peak is not None]
+        devices[device][load] = Measured(
             len(runs),
             statistics.median(seconds),
             statistics.median(disks),
@@ -92,31 +96,33 @@ def measured(folder: Path) -> dict[str, dict[Kind, Measured]]:
     return devices
 
 
-def said(planned: Sequence[Config], folder: Path, at_a_time: int = 1) -> str:
-    """A table for each device on which some of it was measured, by finished runs in the folder: hours of one device, or
-    with so many at a time."""
-    epochs: dict[Kind, list[int]] = defaultdict(list)
+def estimate(planned: Sequence[Config], folder: Path, at_a_time: int = 1) -> str:
+    """Return a table for each device on which finished runs in the folder have measured a planned workload.
+
+    Total hours are divided by `at_a_time`, the number of runs that train at the same time.
+    """
+    epochs: dict[Workload, list[int]] = defaultdict(list)
     for config in planned:
-        epochs[kind(config)].append(int(config["epochs"] or 0))
+        epochs[workload(config)].append(int(config["epochs"] or 0))
     names = _names(epochs)
     tables: list[Table] = []
     for device, known in measured(folder).items():
-        if any(each in known for each in epochs):
-            tables.append(_of_device(device, known, epochs, names, at_a_time))
+        if any(load in known for load in epochs):
+            tables.append(_device_table(device, known, epochs, names, at_a_time))
     if not tables:
         which = f" ({'; '.join(list(names.values())[:3])}{'; …' if len(names) > 3 else ''})" if len(names) > 1 else ""
         return f"nothing in {folder} says what {len(planned)} runs will cost{which}: a run with epochs=2 would"
     console = Console(highlight=False, width=200, file=io.StringIO(), color_system=None)
-    with console.capture() as shown:
+    with console.capture() as capture:
         console.print(*tables)
-    return "\n".join(line.rstrip() for line in shown.get().splitlines())
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def _of_device(
+def _device_table(
     device: str,
-    known: Mapping[Kind, Measured],
-    epochs: Mapping[Kind, list[int]],
-    names: Mapping[Kind, str],
+    known: Mapping[Workload, Measured],
+    epochs: Mapping[Workload, list[int]],
+    names: Mapping[Workload, str],
     parallel: int,
 ) -> Table:
     rows = Table(title=f"cost on {device}", title_justify="left", box=None, pad_edge=False)
@@ -124,9 +130,9 @@ def _of_device(
         rows.add_column(column, justify="right" if column else "left", no_wrap=bool(column))
     hours = disk = 0.0
     counts, unknown = 0, 0
-    for each, runs in epochs.items():
-        start = [names[each], str(len(runs)), str(sum(runs))]
-        if not (cost := known.get(each)):
+    for load, runs in epochs.items():
+        start = [names[load], str(len(runs)), str(sum(runs))]
+        if not (cost := known.get(load)):
             rows.add_row(*start, "?", "no run")
             unknown += len(runs)
             continue
@@ -139,13 +145,14 @@ def _of_device(
     return rows
 
 
-def _names(kinds: Iterable[Kind]) -> dict[Kind, str]:
-    """By the settings in which they differ: their last names, and of a class its own."""
-    found = list(kinds)
-    common = set.intersection(*(set(each) for each in found)) if found else set()
-    return {each: " ".join(_name(k, v) for k, v in each if (k, v) not in common) or "each" for each in found}
+def _names(workloads: Iterable[Workload]) -> dict[Workload, str]:
+    """Return a name for each workload, made of the settings in which the workloads differ."""
+    loads = list(workloads)
+    common = set.intersection(*map(set, loads)) if loads else set()
+    return {load: " ".join(_name(k, v) for k, v in load if (k, v) not in common) or "each" for load in loads}
 
 
 def _name(key: str, value: Leaf) -> str:
+    """Return a setting's short name and value, or only the name of a class."""
     name = key.rpartition(".")[2]
     return str(value).rpartition(".")[2] if name == "_target_" else f"{name}={value}"

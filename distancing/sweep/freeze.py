@@ -1,4 +1,4 @@
-"""The runs of a sweep, frozen: each config composed, checked and resolved before the first one runs."""
+"""Compose, check and resolve the config of every run of a sweep before the first run starts."""
 
 import copy
 import functools
@@ -26,7 +26,10 @@ Compose = Callable[[Sequence[str]], DictConfig]
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """A run that may start: its settings, and as YAML its resolved config and what was typed."""
+    """A run that may start.
+
+    config: its checked settings. overrides: as typed. texts: the resolved config and the overrides, as YAML.
+    """
 
     config: Config
     overrides: Sequence[str]
@@ -38,7 +41,7 @@ class Frozen:
 
     @property
     def flat(self) -> dict[str, Leaf]:
-        """The resolved config's settings by their dotted names."""
+        """Return the settings of the resolved config by their dotted names."""
         return flat(yaml.load(self.texts[0], yaml.CSafeLoader))
 
     @property
@@ -47,9 +50,9 @@ class Frozen:
 
 
 def freeze(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Frozen]:
-    """All runs of the sweep `master`, each given by its overrides; a run that is given twice is there once.
+    """Return the runs of the sweep `master`, without duplicates. jobs: the overrides of each run.
 
-    Raises ConfigError for the first one whose config is wrong: none may start then.
+    Raise ConfigError for the first run whose config is wrong, so that none starts.
     """
     frozen: dict[str, Frozen] = {}
     before, compose = HydraConfig.instance().cfg, composer(loader, master)
@@ -62,7 +65,7 @@ def freeze(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str
                 raise ConfigError(f"{error}; in the run {' '.join(overrides)}") from None
             except Exception as error:
                 raise ConfigError(f"{composition_error(error)}; in the run {' '.join(overrides)}") from error
-            cfg.overwrite = False  # once, at the start of the sweep, and not each time that a job is started
+            cfg.overwrite = False  # only at the start of the sweep, not whenever a job starts
             texts = OmegaConf.to_yaml(cfg, resolve=True), OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
             frozen.setdefault(config.directory, Frozen(config, overrides, texts))
     finally:
@@ -71,10 +74,10 @@ def freeze(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str
 
 
 def composer(loader: ConfigLoader, master: DictConfig) -> Compose:
-    """The config of a run from its overrides, as Hydra composes it; where `${hydra:…}` in it finds what it asks for.
+    """Return a function that composes the config of a run from its overrides, as Hydra does.
 
-    Hydra takes 0.07 s for one. Runs that differ in plain values alone, as hundreds in a sweep do,
-    share a composition, and their values are set as Hydra would set them.
+    Hydra takes 0.07 s for one config. Runs that differ in plain values only share a composition, and their values are
+    set as Hydra would set them. The function also sets HydraConfig, in which `${hydra:…}` is looked up.
     """
     parse = OverridesParser.create(config_loader=loader).parse_override
 
@@ -93,11 +96,11 @@ def composer(loader: ConfigLoader, master: DictConfig) -> Compose:
         return cfg, without_hydra
 
     def compose(overrides: Sequence[str]) -> DictConfig:
-        each = [(text, *parsed(text)) for text in overrides]
-        cfg, without_hydra = composed(tuple(text for text, _, plain in each if not plain))
+        parts = [(text, *parsed(text)) for text in overrides]
+        cfg, without_hydra = composed(tuple(text for text, _, plain in parts if not plain))
         HydraConfig.instance().set_config(cfg)
         run = copy.deepcopy(without_hydra)
-        for text, override, plain in each:
+        for text, override, plain in parts:
             if plain:
                 try:
                     OmegaConf.update(run, override.key_or_group, override.value(), merge=True)

@@ -1,4 +1,4 @@
-"""Which runs a sweep has: from its settings to the overrides of each run."""
+"""Expand the settings of a sweep to the overrides of each run."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,17 +10,18 @@ from distancing.component import component
 from distancing.errors import SweepError
 
 Parse = Callable[[list[str]], list[Override]]
-Choice = tuple[str, Any]  # an override as it is typed, and its value
+Choice = tuple[str, Any]  # an override as typed, and its value
 
 
 @component
 class Grid:
-    """params: the runs are the product of these settings' values, and
-    cases: of each of these sets of settings in turn, which are joined with `params` and stand above them:
-        values that belong together (zipped), or a part with a product of its own. None: `params` alone.
-    exclude: runs that have all the settings of one of these sets are left out.
+    """The settings of a sweep.
 
-    A setting's value is a list of values, or what Hydra's own sweeper understands: `1,2`, `range(3)`.
+    params: values of each setting; the runs are their product.
+    cases: named sets of settings. Each set overrides `params` and has a product of its own. Empty: `params` alone.
+    exclude: named sets of settings. Runs that match every setting of one of these sets are dropped.
+
+    A value is a list of values, or what Hydra's own sweeper understands: `1,2`, `range(3)`.
     """
 
     params: dict[str, Any]
@@ -28,30 +29,31 @@ class Grid:
     exclude: dict[str, dict[str, Any]]
 
     def expand(self, typed: Sequence[str], parse: Parse) -> list[list[str]]:
-        """The overrides of each run, every run once, case by case.
+        """Return the overrides of each run, without duplicates, in the order of the cases.
 
-        typed: the command line's overrides. One of a setting that the sweep names replaces it wherever it is
-        named; the others are for all runs. Raises SweepError if no run is left, or if a set in `exclude` has a
-        setting that no run has.
+        typed: the overrides of the command line. They replace the sweep's values of the same settings, and hold for
+        all runs. Raise SweepError if no run is left, or if a set in `exclude` has a setting that no run has.
         """
-        on_top = {override.key_or_group: override.input_line or "" for override in parse(list(typed))}
+        from_command_line = {override.key_or_group: override.input_line or "" for override in parse(list(typed))}
         cases = [{**self.params, **case} for case in self.cases.values()] or [self.params]
         cases = [{key.lstrip("+~"): _typed(key, value) for key, value in case.items()} for case in cases]
         named = {key for case in cases for key in case}
-        everywhere = {key: text for key, text in on_top.items() if key not in named}
+        common = {key: text for key, text in from_command_line.items() if key not in named}
         for name, settings in self.exclude.items():
-            if unknown := [key for key in settings if key not in named | set(on_top)]:
+            if unknown := [key for key in settings if key not in named | set(from_command_line)]:
                 raise SweepError(f"hydra.sweeper.exclude.{name}: {unknown[0]} is not a setting of this sweep")
-        left_out = [dict(_choices(parse([_typed(key, value) for key, value in settings.items()])))
-                    for settings in self.exclude.values()]  # fmt: skip
+        excluded = [
+            dict(_choices(parse([_typed(key, value) for key, value in settings.items()])))
+            for settings in self.exclude.values()
+        ]
 
         runs: dict[tuple[str, ...], None] = {}
         for case in cases:
-            chosen = {key: on_top.get(key, text) for key, text in case.items()}
-            choices = dict(_choices(parse([*everywhere.values(), *chosen.values()])))
+            chosen = {key: from_command_line.get(key, text) for key, text in case.items()}
+            choices = dict(_choices(parse([*common.values(), *chosen.values()])))
             for run in itertools.product(*choices.values()):
                 values = {key: value for key, (_, value) in zip(choices, run, strict=True)}
-                if not any(_has(values, settings) for settings in left_out):
+                if not any(_matches(values, settings) for settings in excluded):
                     runs[tuple(text for text, _ in run)] = None
         if not runs:
             raise SweepError("hydra.sweeper.exclude leaves no run of the sweep")
@@ -59,7 +61,7 @@ class Grid:
 
 
 def _typed(key: str, value: Any) -> str:
-    """key=value as one would type it."""
+    """Return key=value as one would type it."""
     return f"{key}={','.join(map(_text, value)) if isinstance(value, list) else _text(value)}"
 
 
@@ -68,7 +70,7 @@ def _text(value: Any) -> str:
 
 
 def _choices(overrides: Sequence[Override]) -> Iterator[tuple[str, list[Choice]]]:
-    """The setting that each override is of, and the values that it takes. Raises SweepError for a range of reals."""
+    """Yield the setting of each override and its values. Raise SweepError for an interval of real numbers."""
     for override in overrides:
         if not override.is_sweep_override():
             yield override.key_or_group, [(override.input_line or "", override.value())]
@@ -79,5 +81,6 @@ def _choices(overrides: Sequence[Override]) -> Iterator[tuple[str, list[Choice]]
             raise SweepError(f"{override.input_line}: only an optimising sweeper can choose from an interval")
 
 
-def _has(values: Mapping[str, Any], settings: Mapping[str, list[Choice]]) -> bool:
+def _matches(values: Mapping[str, Any], settings: Mapping[str, list[Choice]]) -> bool:
+    """Return True if the run with these values matches every one of the settings."""
     return all(key in values and values[key] in [v for _, v in allowed] for key, allowed in settings.items())

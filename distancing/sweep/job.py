@@ -1,4 +1,4 @@
-"""What a job of a sweep does: go on with the frozen run in a directory, wherever it is started."""
+"""The job of a sweep: start or resume the frozen run in a directory."""
 
 import os
 import signal
@@ -9,33 +9,33 @@ from collections.abc import Sequence
 from distancing.errors import ConfigError, DistancingError, StorageError, message, print_error
 from distancing.runs import RunDirectory
 
-REQUEUE = 128 + signal.SIGUSR2  # the exit code of a run that Slurm shall start again
-WAIT = 300.0  # seconds for another process to leave the run's directory
-STARTS = 5  # without getting any further
+REQUEUE = 128 + signal.SIGUSR2  # the exit code of a run that Slurm must requeue
+WAIT = 300.0  # seconds to wait for another process to release the run's directory
+STARTS = 5  # without progress, until a run is given up
 
 
 class Job:
-    """A Slurm job: each of its tasks goes on with one run. submitit keeps it as a pickle."""
+    """A Slurm job, each task of which resumes one run. submitit stores it as a pickle."""
 
     def __init__(self, runs: Sequence[str]) -> None:
         self.runs = list(runs)
 
     def __call__(self) -> None:
-        """Raises SystemExit with the run's exit code, unless it has ended."""
-        # submitit's handlers would requeue or fail the job on their own. Before training there is nothing to save.
+        """Resume the run of this task. Raise SystemExit with its exit code unless it is 0."""
+        # submitit's handlers would requeue or fail the job by themselves. Before training there is nothing to save.
         signal.signal(signal.SIGUSR2, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         task = int(os.environ.get("SLURM_PROCID", "0"))
-        if task < len(self.runs) and (code := go_on(self.runs[task], in_slurm=True)):
+        if task < len(self.runs) and (code := resume(self.runs[task], in_slurm=True)):
             raise SystemExit(code)
 
 
-def go_on(path: str, in_slurm: bool = False) -> int:
-    """Go on with the run in `path`; the exit code: 0 if it has ended, and that a run diverged is a result.
+def resume(path: str, in_slurm: bool = False) -> int:
+    """Start or resume the run in `path`; return its exit code: 0 if it finished or diverged.
 
-    What goes wrong is left in the directory's error.txt. In Slurm, SIGTERM only saves the state, since it comes
-    before a kill and nobody knows how long before; and where another process holds the directory, an orphan on a
-    node that was lost, the job is to be queued again.
+    An error is written to the directory's error.txt. In Slurm, SIGTERM only saves the state, because it precedes a
+    kill by an unknown time. If another process holds the directory there, such as an orphan on a lost node, the exit
+    code asks for a requeue.
     """
     from distancing.config import read_config
     from distancing.experiment import run
@@ -64,23 +64,24 @@ def go_on(path: str, in_slurm: bool = False) -> int:
         raise
 
 
-def _failed(directory: RunDirectory, why: Exception | str) -> int:
-    directory.error.write_text(f"{message(why, resumable=True)}\n")
-    return print_error(why, resumable=True)
+def _failed(directory: RunDirectory, error: Exception | str) -> int:
+    """Write the error to the directory's error.txt and to stderr; return the exit code."""
+    directory.error.write_text(f"{message(error, resumable=True)}\n")
+    return print_error(error, resumable=True)
 
 
 def _count_start(directory: RunDirectory) -> None:
-    """Raises StorageError if the run was started again and again and never saved anything new."""
+    """Count this start. Raise StorageError after too many starts without a new saved state."""
     newest = next((state.name for state in directory.states()), "")
     before = directory.read_json("starts.json")
     times = int(before.get("times", 0)) + 1 if before.get("newest") == newest else 1
     directory.write_json("starts.json", {"newest": newest, "times": times})
     if times > STARTS:
         raise StorageError(
-            f"{directory.path} was started {STARTS} times and never came past {newest or 'its start'}: is there "
-            "enough memory, and time until the limit?"
+            f"{directory.path} was started {STARTS} times without progress after {newest or 'its start'}: does it have "
+            "enough memory, and enough time until the limit?"
         )
 
 
 if __name__ == "__main__":
-    sys.exit(go_on(sys.argv[1]))
+    sys.exit(resume(sys.argv[1]))

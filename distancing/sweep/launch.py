@@ -1,4 +1,4 @@
-"""Starting a sweep's runs: those that have ended or wait already are left out, and nothing is started twice."""
+"""Start the runs of a sweep, except those that have ended, are queued or are running."""
 
 import contextlib
 import shutil
@@ -18,9 +18,9 @@ from distancing.sweep.local import Local
 from distancing.sweep.slurm import Slurm
 from distancing.sweep.status import ACTIVE, ENDED, State, status
 
-KINDS: dict[str, type[Slurm] | type[Local]] = {"slurm": Slurm, "local": Local}
+LAUNCHERS: dict[str, type[Slurm] | type[Local]] = {"slurm": Slurm, "local": Local}
 POLL = 2.0  # seconds
-PIN = """'''Python imports this first: `python -m` would take a package in the current folder before this one.'''
+PIN = """'''Python imports this first. Otherwise `python -m` would prefer a package in the current folder.'''
 import distancing
 """
 
@@ -31,12 +31,12 @@ def list_runs(frozen: Sequence[Frozen], sweep: SweepDirectory) -> None:
         sweep.add(run.listed for run in frozen)
 
 
-def launch(frozen: Sequence[Frozen], sweep: SweepDirectory, place: Slurm | Local) -> Iterator[str]:
-    """Freeze these runs in their directories and start them at `place`; what is to be said of it, line by line.
+def launch(frozen: Sequence[Frozen], sweep: SweepDirectory, launcher: Slurm | Local) -> Iterator[str]:
+    """Freeze these runs in their directories and start them; yield lines that tell the user what was started.
 
-    Raises SweepError if there is no such place, DatasetError for images that can't be read.
+    Raise SweepError if this machine lacks the launcher's commands, DatasetError for images that can't be read.
     """
-    place.check()
+    launcher.check()
     read_images(frozen)
     with sweep.lock():
         queue = slurm.queue(run.directory for run in frozen)
@@ -49,25 +49,26 @@ def launch(frozen: Sequence[Frozen], sweep: SweepDirectory, place: Slurm | Local
                 directory.clear()
             directory.freeze(*run.texts)
         sweep.add(run.listed for run in frozen)
-        yield f"{sweep.path}: {len(frozen)} runs, " + ", ".join(_counts(len(todo), Counter(
-            state for run, state in states.items() if run not in again)))  # fmt: skip
+        counts = Counter(state for run, state in states.items() if run not in again)
+        yield f"{sweep.path}: {len(frozen)} runs, {', '.join(_counts(len(todo), counts))}"
         if todo:
-            yield cost.said([run.flat for run in todo], todo[0].directory.parent)
-        said = start([run.directory for run in todo], sweep, place)
-    yield from said
+            yield cost.estimate([run.flat for run in todo], todo[0].directory.parent)
+        messages = start([run.directory for run in todo], sweep, launcher)
+    yield from messages
     yield f"follow with  python -m distancing.sweep status {sweep.path}"
 
 
-def start(runs: Sequence[Path], sweep: SweepDirectory, place: Slurm | Local) -> Iterator[str]:
-    """Start frozen runs; what is to be said of it. The sweep's lock must be held."""
-    kind = next(name for name, cls in KINDS.items() if isinstance(place, cls))
-    sweep.write_launcher(kind, asdict(place))
+def start(runs: Sequence[Path], sweep: SweepDirectory, launcher: Slurm | Local) -> Iterator[str]:
+    """Start frozen runs; return lines that tell the user about it. The caller must hold the sweep's lock."""
+    name = next(name for name, cls in LAUNCHERS.items() if isinstance(launcher, cls))
+    sweep.write_launcher(name, asdict(launcher))
     for run in runs:
         RunDirectory(run).forget_failures()
-    return place.start(runs, sweep, snapshot(sweep) if place.snapshot else None) if runs else iter(())
+    return launcher.start(runs, sweep, snapshot(sweep) if launcher.snapshot else None) if runs else iter(())
 
 
 def _counts(started: int, states: Counter[State]) -> Iterator[str]:
+    """Yield how many runs are started, and how many are not because of their state."""
     yield f"{started} to start"
     for state in (*ENDED, *ACTIVE):
         if states[state]:
@@ -75,31 +76,34 @@ def _counts(started: int, states: Counter[State]) -> Iterator[str]:
 
 
 def read_images(frozen: Sequence[Frozen]) -> None:
-    """Read, and where it is missing download, each data set once: not on every node at the same time.
+    """Read each data set once, and download it if it is missing, so that not every node does so at the same time.
 
-    Raises DatasetError for the first that can't be had.
+    Raise DatasetError for the first data set that can't be read.
     """
-    datasets = {(type(run.config.dataset), run.config.dataset.root): run.config.dataset
-                for run in frozen if isinstance(run.config.dataset, Torchvision)}  # fmt: skip
+    datasets = {
+        (type(run.config.dataset), run.config.dataset.root): run.config.dataset
+        for run in frozen
+        if isinstance(run.config.dataset, Torchvision)
+    }
     for dataset in datasets.values():
         dataset.read()
 
 
 def snapshot(sweep: SweepDirectory) -> Path:
-    """A copy of this package's code as it is now, named by its hash: the folder that holds it."""
+    """Copy the code of this package to a folder named by its hash; return the folder."""
     folder = sweep.code / source()
     if not folder.exists():
-        making = folder.with_name(f"{folder.name}.tmp")
-        shutil.rmtree(making, ignore_errors=True)
-        shutil.copytree(PACKAGE, making / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-        (making / PACKAGE.name / COMMIT_FILE).write_text(git_commit() or "")
-        (making / "sitecustomize.py").write_text(PIN)
-        making.rename(folder)
+        partial = folder.with_name(f"{folder.name}.tmp")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(PACKAGE, partial / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+        (partial / PACKAGE.name / COMMIT_FILE).write_text(git_commit() or "")
+        (partial / "sitecustomize.py").write_text(PIN)
+        partial.rename(folder)
     return folder
 
 
 def wait(runs: Sequence[Listed]) -> None:
-    """Return once none of these runs waits or runs any more. A controller that doesn't answer is asked again."""
+    """Wait until none of these runs is queued or running. Ask again if Slurm's controller doesn't answer."""
     while True:
         with contextlib.suppress(SweepError):
             queue = slurm.queue(run.path for run in runs)

@@ -1,4 +1,4 @@
-"""Several processes on this machine, its devices and cores shared out among them."""
+"""Train runs in several processes on this machine, which share its devices and cores."""
 
 import os
 import socket
@@ -23,8 +23,10 @@ POLL = 0.05  # seconds
 
 @component
 class Local:
-    """processes: runs at a time, each with an equal share of the cores; None: one for each GPU, or without a GPU for
-    each core.
+    """The launcher for this machine.
+
+    processes: number of runs at a time, each with an equal share of the cores. None: one for each GPU, or without a
+    GPU one for each core. snapshot: run a copy of the code.
     """
 
     processes: PositiveInt | None = None
@@ -32,12 +34,12 @@ class Local:
     wait: ClassVar[bool] = True
 
     def check(self) -> None:
-        """Every machine can do this."""
+        """Accept every machine."""
 
     def start(self, runs: Sequence[Path], sweep: SweepDirectory, code: Path | None) -> Iterator[str]:
-        """Note that these runs are to start here; they do, so many at a time, as the lines that it gives are taken.
+        """Mark these runs as queued on this machine; return an iterator that trains them and yields a line for each.
 
-        code: of which copy of the package. Ctrl-C stops the runs too, after their current step.
+        code: the folder of a copy of the package, or None. Ctrl-C stops the runs after their current step.
         """
         sweep.make_jobs()
         here = {"launcher": "local", "host": socket.gethostname(), "pid": os.getpid()}
@@ -47,18 +49,18 @@ class Local:
         return self._start(logs, code)
 
     def _start(self, logs: Mapping[Path, Path], code: Path | None) -> Iterator[str]:
-        """Raises SystemExit when a signal stopped the sweep."""
+        """Train the runs. Raise SystemExit if a signal stopped the sweep."""
         free, waiting = deque(self._environments(len(logs), code)), deque(logs)
         running: dict[Path, tuple[subprocess.Popen[bytes], dict[str, str]]] = {}
-        asked = False  # the runs to stop
+        stopping = False
         with StopSignal() as stop:
             try:
                 while running or (waiting and not stop.received):
                     while free and waiting and not stop.received:
                         run, environment = waiting.popleft(), free.popleft()
                         running[run] = _process(run, logs[run], environment), environment
-                    if stop.received and not asked:
-                        asked = True
+                    if stop.received and not stopping:
+                        stopping = True
                         _terminate(running)
                     for run in [run for run, (process, _) in running.items() if process.poll() is not None]:
                         process, environment = running.pop(run)
@@ -66,7 +68,7 @@ class Local:
                         ended = len(logs) - len(waiting) - len(running)
                         yield f"{ended}/{len(logs)}  {run.name}: {_end(run, process)}"
                     time.sleep(POLL)
-            finally:  # after a second Ctrl-C, or an error of the one who takes the lines
+            finally:  # after a second Ctrl-C, or an error in the caller
                 _terminate(running)
                 for run, (process, _) in running.items():
                     _end(run, process)
@@ -75,7 +77,7 @@ class Local:
             raise SystemExit(128 + stop.received)
 
     def _environments(self, runs: int, code: Path | None) -> Iterator[dict[str, str]]:
-        """The environment of each process that trains at a time."""
+        """Yield the environment of each of the processes that train at the same time."""
         devices, cores = _devices(), threads.usable()
         processes = min(self.processes or len(devices) or cores, runs)
         share = min(threads.share(), max(1, cores // processes))
@@ -91,7 +93,7 @@ class Local:
 
 
 def _process(run: Path, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Go on with a run in a process, and in a session, so that only this process sends it what Ctrl-C asks for."""
+    """Start the process of a run, in its own session, so that Ctrl-C reaches it only through this process."""
     command = [sys.executable, "-m", "distancing.sweep.job", str(run)]
     with open(log, "ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
@@ -112,7 +114,7 @@ def _end(run: Path, process: subprocess.Popen[bytes]) -> str:
 
 
 def _devices() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
     import torch
 
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):

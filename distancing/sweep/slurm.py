@@ -1,4 +1,4 @@
-"""Jobs on a Slurm cluster: submitted through submitit, requeued until their runs have ended."""
+"""Submit jobs to a Slurm cluster through submitit; they are requeued until their runs have ended."""
 
 import getpass
 import os
@@ -19,10 +19,10 @@ from distancing.sweep.job import REQUEUE, Job
 from distancing.sweep.status import Jobs
 
 COMMANDS = ("sbatch", "squeue", "scontrol", "scancel")
-KILLED = 128 + 9  # srun's exit code when a task of its was
+KILLED = 128 + 9  # srun's exit code if one of its tasks was killed
 SETUP = ["trap : TERM  # so that the shell outlives a preemption", "export PYTHONFAULTHANDLER=1"]
-# After srun: a job whose run was killed, or has saved its state in time, goes on later; not one that was cancelled.
-# Here and not in Python, since this is outside of a container, and alive when Python was killed.
+# After srun, requeue a job whose run was killed or has saved its state in time, but not one that was cancelled. This is
+# shell code because it runs outside of a container, and still runs when Python was killed.
 TEARDOWN = [
     "code=$?",
     "trap '' TERM  # which Slurm sends when it requeues",
@@ -37,7 +37,7 @@ TEARDOWN = [
 
 @component
 class Slurm:
-    """What a job asks Slurm for; the names are submitit's, and conf/hydra/launcher/slurm.yaml explains them."""
+    """The launcher for a Slurm cluster. conf/hydra/launcher/slurm.yaml explains the fields, named as in submitit."""
 
     timeout_min: PositiveInt
     partition: str | None = None
@@ -60,16 +60,17 @@ class Slurm:
     wait: bool = False
 
     def check(self) -> None:
-        """Raises SweepError if this machine belongs to no cluster."""
+        """Raise SweepError if this machine lacks Slurm's commands."""
         if missing := [command for command in COMMANDS if shutil.which(command) is None]:
             raise SweepError(f"hydra/launcher=slurm needs the command {missing[0]}, which this machine doesn't have")
 
     def start(self, runs: Sequence[Path], sweep: SweepDirectory, code: Path | None) -> Iterator[str]:
-        """Submit jobs that go on with these runs, and say a line for each array. `code`: of which copy of the package.
+        """Submit jobs that resume these runs; return a line for each job array.
 
-        Raises SweepError for what Slurm refuses; what it has taken until then stays submitted.
+        code: the folder of a copy of the package, or None. Raise SweepError if Slurm refuses an array; those before it
+        stay submitted.
         """
-        said = []
+        lines = []
         jobs = [Job([str(run) for run in part]) for part in _parts(runs, self.runs_per_job)]
         for array in _parts(jobs, _max_array_size()):
             ids = self._submit(array, sweep, code)
@@ -77,8 +78,8 @@ class Slurm:
                 for task, run in enumerate(job.runs):
                     log = os.path.relpath(sweep.jobs / f"{job_id}_{task}_log.out", run)
                     RunDirectory(run).write_json("job.json", {"launcher": "slurm", "job": job_id, "log": log})
-            said.append(f"array {ids[0].split('_')[0]}: {len(ids)} jobs" if len(ids) > 1 else f"job {ids[0]}")
-        return iter(said)
+            lines.append(f"array {ids[0].split('_')[0]}: {len(ids)} jobs" if len(ids) > 1 else f"job {ids[0]}")
+        return iter(lines)
 
     def _submit(self, jobs: Sequence[Job], sweep: SweepDirectory, code: Path | None) -> list[str]:
         import submitit
@@ -86,7 +87,7 @@ class Slurm:
 
         executor = submitit.SlurmExecutor(sweep.make_jobs(), python=self.python)
         path = [f"export PYTHONPATH={shlex.quote(str(code.resolve()))}${{PYTHONPATH:+:$PYTHONPATH}}"] if code else []
-        # which srun doesn't take from sbatch
+        # srun does not inherit this from sbatch
         cores = [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []
         parameters = {
             "job_name": sweep.name,
@@ -112,50 +113,52 @@ class Slurm:
 
 
 def queue(runs: Iterable[Path]) -> dict[str, str]:
-    """The user's jobs that wait or run → their state; not asked, and empty, if none of these runs is a job of Slurm.
+    """Return the user's queued and running jobs → their state; {} without a query if none of the runs is a Slurm job.
 
-    Raises SweepError if Slurm doesn't answer: runs that wait there may not be taken for dead.
+    Raise SweepError if Slurm doesn't answer, so that queued runs are not taken for dead.
     """
     if not any(RunDirectory(run).read_json("job.json").get("launcher") == "slurm" for run in runs):
         return {}
-    lines = _ask("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i %T")
+    lines = _query("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i %T")
     return dict(line.split() for line in lines)
 
 
 def ended(ids: Sequence[str]) -> Jobs:
-    """What the accounting knows of these jobs; empty where there is none."""
-    found: dict[str, str] = {}
+    """Return the final states of these jobs from Slurm's accounting; {} without accounting."""
+    states: dict[str, str] = {}
     if not ids or shutil.which("sacct") is None:
-        return found
+        return states
     try:
-        for line in _ask("sacct", "-n", "-P", "-X", "-D", "-o", "JobID,State", "-j", ",".join(ids)):
+        for line in _query("sacct", "-n", "-P", "-X", "-D", "-o", "JobID,State", "-j", ",".join(ids)):
             job, state = line.split("|")[:2]
-            found[job] = state.split()[0]
+            states[job] = state.split()[0]
     except SweepError:
         pass  # a cluster without accounting
-    return found
+    return states
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """Raises SweepError."""
-    for part in _parts(list(ids), 500):  # of a command line's length
-        _ask("scancel", *part)
+    """Cancel these jobs. Raise SweepError if Slurm refuses."""
+    for part in _parts(list(ids), 500):  # to bound the length of a command line
+        _query("scancel", *part)
 
 
-def _ask(*command: str) -> list[str]:
+def _query(*command: str) -> list[str]:
+    """Return the output lines of a Slurm command. Raise SweepError if it fails."""
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except subprocess.CalledProcessError as error:
         raise SweepError(f"{command[0]}: {error.stderr.strip().splitlines()[-1] if error.stderr else error}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SweepError(f"{command[0]}: {error}") from error
-    return ran.stdout.splitlines()
+    return process.stdout.splitlines()
 
 
 def _max_array_size() -> int:
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", "\n".join(_ask("scontrol", "show", "config")), re.MULTILINE)
-    return max(1, int(found.group(1)) if found else 1001)
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", "\n".join(_query("scontrol", "show", "config")), re.MULTILINE)
+    return max(1, int(match.group(1)) if match else 1001)
 
 
 def _parts(items: Sequence[Any], n: int) -> Iterator[Sequence[Any]]:
+    """Divide the items into parts of n."""
     return (items[i : i + n] for i in range(0, len(items), n))

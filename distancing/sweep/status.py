@@ -1,4 +1,4 @@
-"""Where a run is, from its own files and Slurm's queue."""
+"""Determine the status of a run from its own files and Slurm's queue."""
 
 import os
 import re
@@ -17,18 +17,21 @@ from distancing.runs import Listed, RunDirectory, metrics_file
 State = Literal["finished", "diverged", "running", "queued", "failed", "killed", "cancelled", "stopped", "waiting"]
 ACTIVE: tuple[State, ...] = ("running", "queued")
 ENDED: tuple[State, ...] = ("finished", "diverged")
-ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # signals on which a run stops
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # on which a run saves its state and stops
 TAIL = 8192  # bytes of metrics.csv: enough for some rows
 LOG_TAIL = 65536  # bytes of a log: enough for the stacks of all threads
 
-Jobs = Mapping[str, str]  # the id of a Slurm job → its state in Slurm's words
+Jobs = Mapping[str, str]  # id of a Slurm job → Slurm's name of its state
 
 
 @dataclass(frozen=True)
 class Status:
-    """state: `waiting` was never started; `stopped` was asked to, and may go on; `failed` says why in `note`, and
-    `killed` by which signal. epoch: epochs done. seconds_left: as the last epochs went. test_accuracy: of a finished
-    run. log, advice: of a run whose process died, the last lines of its log, and settings to try.
+    """The status of a run.
+
+    state: a `waiting` run was never started; a `stopped` one was told to stop and can be resumed.
+    epoch: number of epochs done. seconds_left: estimated from the last epochs. test_accuracy: of a finished run.
+    note: the reason of a failure, or the signal that killed the process.
+    log, advice: the last lines of the log of a run whose process died, and settings to try.
     """
 
     state: State
@@ -44,9 +47,9 @@ class Status:
 
 
 def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
-    """Of a sweep's run.
+    """Return the status of a run of a sweep.
 
-    queue: Slurm's jobs that wait or run. ended: what Slurm's accounting knows of others, as far as it was asked.
+    queue: Slurm's queued and running jobs. ended: final states of other jobs, as far as Slurm's accounting was queried.
     """
     directory, epochs, ended = RunDirectory(run.path), run.epochs, ended or {}
     try:
@@ -67,8 +70,8 @@ def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
         left = (epochs - epoch) * seconds if seconds else None
         return Status("running", epoch, left, note="" if epoch else "starting")
     if in_slurm:
-        return Status("queued", epoch, note=f"goes on after epoch {epoch}" if epoch else "")
-    if job.get("launcher") == "local" and "exit" not in job and _lives(job):
+        return Status("queued", epoch, note=f"resumes after epoch {epoch}" if epoch else "")
+    if job.get("launcher") == "local" and "exit" not in job and _is_alive(job):
         return Status("queued", epoch)
     if directory.crash.exists():
         return _gone(directory, {}, epoch)
@@ -81,10 +84,10 @@ def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
 
 
 def _gone(directory: RunDirectory, job: Mapping[str, Any], epoch: int, why: str = "") -> Status:
-    """Of a run that has no result and no error of its own, and no process. why: Slurm's word for the end of its job."""
+    """Return the status of a run without result, error file or process. why: how its job ended, if Slurm knows."""
     log, code = _last_words(directory, job)
     death = crash.death(log, code)
-    if job.get("stopped") or (death and death.by in ASKED):
+    if job.get("stopped") or (death and death.by in STOP_SIGNALS):
         return Status("stopped", epoch)
     if death:
         return Status("killed", epoch, note=str(death), log=death.log, advice=death.advice)
@@ -99,20 +102,20 @@ def _gone(directory: RunDirectory, job: Mapping[str, Any], epoch: int, why: str 
 
 
 def _after_result(directory: RunDirectory) -> str:
-    """What killed a process that had written the result, while it made analyses, for example."""
+    """Return a note if the process was killed after it had written the result, for example during an analysis."""
     job = {} if directory.crash.exists() else directory.read_json("job.json")
     files = [directory.path / name for name in ("result.json", "job.json")] + [_log(directory, job)]
     written, *later = [file.stat().st_mtime for file in files if file.is_file()]
     if max(later, default=0) < written:
         return ""  # the result is that of a process after the one that a launcher started
     death = crash.death(*_last_words(directory, job))
-    return f"but its process was then killed {death}" if death and death.by not in ASKED else ""
+    return f"but its process was then killed {death}" if death and death.by not in STOP_SIGNALS else ""
 
 
 def _last_words(directory: RunDirectory, job: Mapping[str, Any]) -> tuple[str, int | None]:
-    """The end of what the run's last process wrote, and its exit status if that is known.
+    """Return the end of the log of the run's last process, and its exit status if it is known.
 
-    The local launcher notes the status, and a job of Slurm's writes it at the end of its log.
+    The local launcher records the status in job.json; a Slurm job writes it at the end of its log.
     """
     try:
         file = _log(directory, job)
@@ -127,12 +130,12 @@ def _last_words(directory: RunDirectory, job: Mapping[str, Any]) -> tuple[str, i
 
 
 def _log(directory: RunDirectory, job: Mapping[str, Any]) -> Path:
-    """Of train.py it is only the stack at its death: the last to work here, since a launcher removes that."""
+    """Return the crash file, which only train.py leaves because launchers remove it, or else the log of the job."""
     return directory.crash if directory.crash.exists() else directory.path / str(job.get("log", ""))
 
 
 def _tail(path: Path, size: int) -> str:
-    """Return the last `size` bytes of a file. Raises OSError."""
+    """Return the last `size` bytes of a file. Raise OSError."""
     with open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - size))
         return file.read().decode(errors="replace")
@@ -147,8 +150,8 @@ def _progress(metrics: Path) -> tuple[int, float | None]:
         return 0, None
 
 
-def _lives(job: Mapping[str, object]) -> bool:
-    """The process that started this run on this machine is there."""
+def _is_alive(job: Mapping[str, object]) -> bool:
+    """Return True if the launcher's process that started this run is alive on this machine."""
     if job.get("host") != socket.gethostname():
         return False
     try:
