@@ -1,7 +1,12 @@
 """What the tests share: composed configs, runs in this process, and the real data where it is."""
 
-import json
 import os
+
+# before torch is imported: the tests' networks are too small to share out, here and in the processes that they start
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["GOMP_SPINCOUNT"] = "1000"  # as in a run, where this package comes before torch
+
+import json
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -24,9 +29,6 @@ from distancing.threads import usable
 
 ROOT = Path(__file__).parent.parent
 TINY = ["experiment=smoke", "model.width=2", "dataset.train_images=60", "batch_size=16"]
-# the tests' networks are too small to share out, here and in the processes that they start
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def compose(*overrides: str) -> DictConfig:

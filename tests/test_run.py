@@ -102,13 +102,14 @@ def test_the_same_command_again(
 
 
 def test_a_run_of_an_earlier_version(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Frozen and ended when there were neither analyses nor a verification: said, analysed, and trained, as ever."""
+    """Frozen and ended when there were neither analyses nor threads to choose nor a verification: said, analysed, and
+    trained, as ever."""
     assert runs(*TINY) == 0
     run, table = only_run(tmp_path), capsys.readouterr().out.split("finished")[1]
     config, ended = OmegaConf.load(run / ".hydra/config.yaml"), result(run)
-    for unknown in ("analysis", "verify"):
+    for unknown in ("analysis", "threads", "verify"):
         del config[unknown]
-    for unknown in ("analysis", "verified", "checksum"):
+    for unknown in ("analysis", "threads", "verified", "checksum"):
         del ended[unknown]
     OmegaConf.save(config, run / ".hydra/config.yaml")
     RunDirectory(run).write_result(ended)

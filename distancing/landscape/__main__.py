@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = args.folder or (run.landscape if run else None)
         if folder is None:
             raise LandscapeError("--folder=… is needed for places of several runs, or for some of a run's")
-        threads.use(((run and run.read_result()) or {}).get("threads"))  # to say what the run itself would say
+        ended = run.read_result() if run else None
+        threads.use(ended.get("threads") if ended else None)  # an analysis says what it says at the end of the run
         # what was asked for by name is done or refused
         left_out: dict[str, str] | None = {} if args.only == parser.get_default("only") else None
         with tracking(console) as track:
