@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
-SPIN = 10_000  # rounds for which a thread waits for the others before it sleeps
+SPIN = 1_000  # rounds for which a thread waits for the others before it sleeps
 SMALL = 20e6  # operations of a forward pass of one batch below which a second thread gains nothing
 WINDOW = 0.5  # the shortest time for which other processes are watched, in seconds
 ROOT = Path("/")  # the root of /proc and /sys
@@ -20,7 +20,7 @@ ROOT = Path("/")  # the root of /proc and /sys
 def bound_spin(environment: MutableMapping[str, str]) -> None:
     """Let a waiting thread sleep after SPIN rounds, unless the environment says how threads wait.
 
-    GNU's OpenMP library, which comes with torch, waits thirty times as long, on a core that others may need.
+    GNU's OpenMP library, which comes with torch, waits 300 times as long, on a core that others may need.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys():
         environment["GOMP_SPINCOUNT"] = str(SPIN)

@@ -1,7 +1,12 @@
 """Helpers of the tests: composed configs, runs in this process, and the real data if it is there."""
 
-import json
 import os
+
+# before torch is imported: the tests' networks are too small to share out, here and in the processes that they start
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in a run, where this package comes before torch
+
+import json
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -23,9 +28,7 @@ from distancing.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 TINY = ["experiment=smoke", "model.width=2", "dataset.train_images=60", "batch_size=16"]
-# One thread, unless the environment asks for more: the tests' networks are too small to gain from a second one. The
-# processes that the tests start inherit the number.
-THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
+THREADS = int(os.environ["OMP_NUM_THREADS"])
 torch.set_num_threads(THREADS)
 
 

@@ -5,6 +5,7 @@ What is wrong is so by construction: nothing here asks the code that is tested w
 
 import dataclasses
 import importlib
+import os
 import pickle
 import struct
 import types
@@ -288,6 +289,7 @@ def test_settings_that_cannot_be_together(refused: Callable[..., str], tmp_path:
         st.integers(1438, LONG).map(lambda n: of_digits.format(n)),
         st.integers(1, 9).map(lambda n: of_digits.format(n)),
         st.integers(1438, LONG).map(lambda n: f"batch_size={n}"),
+        count.map(lambda n: f"threads={n + (os.cpu_count() or 1)}"),
         st.floats(0.91, 1, exclude_max=True).map(lambda x: f"label_smoothing={x!r}"),
         st.integers(1, 1000).filter(lambda n: n <= 2 or (n - 2) % 6).map(lambda n: f"model.depth={n}"),
         st.floats(1e-3, 10).map(lambda x: f"penalty.temperature={x!r}"),

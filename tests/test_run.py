@@ -108,9 +108,9 @@ def test_a_run_of_an_earlier_version(runs: Runs, tmp_path: Path, capsys: pytest.
     assert runs(*TINY) == 0
     run, table = only_run(tmp_path), capsys.readouterr().out.split("finished")[1]
     config, ended = OmegaConf.load(run / ".hydra/config.yaml"), result(run)
-    for unknown in ("analysis", "verify"):
+    for unknown in ("analysis", "threads", "verify"):
         del config[unknown]
-    for unknown in ("analysis", "verified", "checksum"):
+    for unknown in ("analysis", "threads", "verified", "checksum"):
         del ended[unknown]
     ended["field_of_a_newer_version"] = 1
     OmegaConf.save(config, run / ".hydra/config.yaml")
