@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Annotated, Any
 
@@ -11,12 +11,13 @@ import torch
 from annotated_types import Ge, Lt, MinLen
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
 from distancing.analysis import Analysis
 from distancing.component import component
+from distancing.data import Split
 from distancing.landscape import units
 from distancing.landscape.curvature import largest_eigenvalue, relative, trace_samples
 from distancing.landscape.loss import Loss
@@ -36,7 +37,9 @@ class Sharpness(Analysis):
     radii: of the steps. 0.1 moves every filter by a tenth of its norm in a random direction, and all of them together
         by as much (‖u‖) in the worst one.
     directions: random ones (Li et al. 2018).
-    ascent_steps: gradients to the worst place within each radius (Kwon et al. 2021).
+    starts: classes, at most, from which an ascent to the worst place within each radius begins, besides the one on the
+        steepest way up; see `worst`.
+    ascent_steps: further gradients on the ascent that is highest after its first step.
     eigenvalue_steps: products with the Hessian, at most, for its largest eigenvalue; fewer once it is known to
     tolerance: relative.
     probes: products for each trace.
@@ -48,14 +51,15 @@ class Sharpness(Analysis):
     unit: units.Unit = "filter"
     radii: Annotated[list[PositiveFloat], MinLen(1)] = dataclasses.field(default_factory=lambda: list(RADII))
     directions: Annotated[int, Ge(2)] = 10
-    ascent_steps: PositiveInt = 20
+    starts: NonNegativeInt = 10
+    ascent_steps: PositiveInt = 10
     eigenvalue_steps: PositiveInt = 50
     tolerance: Annotated[float, Ge(0), Lt(1)] = 0.01
     probes: Annotated[int, Ge(2)] = 20
 
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:
         """Values PLACE/MEASURE. Raises LandscapeError where the loss is not finite."""
-        passes = 1 + len(self.radii) * (self.directions + self.ascent_steps + 1)
+        passes = 2 + len(self.radii) * (self.directions + 2 * (self.starts + 1) + self.ascent_steps + 1)
         passes += 2 * (self.eigenvalue_steps + self.probes)
         loss = Loss(subject.network, subject.theta, subject.data, subject.data.train, lambda: next(ticks, None))
         total = len(subject.places) * passes * loss.batches
@@ -97,33 +101,62 @@ class Sharpness(Analysis):
                 go(radius * u)
                 rises.append(loss.value() - base)
         rows = [_row("rise_random", *_mean(rises), radius) for radius, rises in random.items()]
-        u = 1e-3 * min(random) * F.normalize(u, dim=0)  # not quite 0, where the loss may be stationary
-        highest = -math.inf
-        for radius in random:  # each from near the place: from the last one's end fewer ways are found
-            highest = max(highest, worst(loss, go, u, scale, radius, self.ascent_steps))
+        go(1e-3 * min(random) * F.normalize(u, dim=0))  # not quite the place, where the loss may be stationary
+        ways = [scale * loss.value_and_gradient()[1]]
+        theta.vector.copy_(place)
+        # towards each class: its images' loss falls there, since the network takes others for it as well
+        ways += [-scale * part.value_and_gradient()[1] for part in by_class(loss, self.starts)]
+        starts = [way / way.norm() for way in ways if way.norm() > 0]
+        highest = base
+        for radius in random:
+            highest = max(highest, worst(loss, go, starts, scale, radius, self.ascent_steps))
             rows.append(_row("rise_worst", highest - base, 0.0, radius))
         theta.vector.copy_(place)
         return rows
 
 
-def worst(loss: Loss, go: Callable[[Tensor], None], u: Tensor, scale: Tensor, length: float, steps: int) -> float:
-    """The highest loss found in the ball ‖u‖ ≤ `length`, from the start u [P] in it: a lower bound of the highest.
+def worst(
+    loss: Loss, go: Callable[[Tensor], None], starts: Iterable[Tensor], scale: Tensor, length: float, steps: int
+) -> float:
+    """Return the highest loss found in the ball ‖u‖ ≤ `length`, a lower bound of the highest.
 
-    u ← length · ∂L/∂u / ‖∂L/∂u‖: what maximises the loss's linear part within the ball. The first step from u = 0 is
-    that of Kwon et al. (2021); on a quadratic loss it is the power iteration with the Hessian; where the loss is convex
-    no step goes down.
+    An ascent takes one step from each start [P] of length 1, and goes on from the highest place. A step is
+    u ← length · ∂L/∂u / ‖∂L/∂u‖, which maximises the loss's linear part within the ball: near u = 0 the step of Kwon et
+    al. (2021), on a quadratic loss the power iteration with the Hessian, and where the loss is convex never one down.
+    Where it ends depends on its start. At the highest places the network takes images of other classes for one class's,
+    and from random starts an ascent nearly always ends at the same of these: `Sharpness` starts towards each.
     """
-    highest = -math.inf
-    for _ in range(steps):
+    highest = top = -math.inf
+    best = torch.zeros_like(scale)
+    for start in starts:
+        value, u = uphill(loss, go, length * start, scale, length)
         go(u)
-        value, gradient = loss.value_and_gradient()
+        height = loss.value()
+        highest = max(highest, value, height)
+        if height > top:
+            top, best = height, u
+    for _ in range(steps):
+        value, best = uphill(loss, go, best, scale, length)
         highest = max(highest, value)
-        slope = scale * gradient
-        if not (norm := slope.norm()) > 0 or not norm.isfinite():
-            return highest
-        u = slope * (length / norm)
-    go(u)
+    go(best)
     return max(highest, loss.value())
+
+
+def uphill(loss: Loss, go: Callable[[Tensor], None], u: Tensor, scale: Tensor, length: float) -> tuple[float, Tensor]:
+    """Return the loss at u [P], and where a step leads from there: u again if the gradient is 0 or not finite."""
+    go(u)
+    value, gradient = loss.value_and_gradient()
+    slope = scale * gradient
+    norm = slope.norm()
+    return value, slope * (length / norm) if 0 < norm < math.inf else u
+
+
+def by_class(loss: Loss, most: int) -> Iterator[Loss]:
+    """Yield the loss of each class's images alone, for the first so many classes that have any."""
+    images, labels = loss.split.images, loss.split.labels
+    for label in labels.unique()[:most]:
+        mine = labels == label
+        yield Loss(loss.network, loss.theta, loss.data, Split(images[mine], labels[mine]), lambda: None)
 
 
 def _row(measure: str, value: float, error: float, radius: float | str = "") -> Row:
@@ -145,6 +178,7 @@ def picture(rows: Sequence[Row], names: Sequence[str], unit: str) -> Figure:
     figure = Figure(figsize=(12, 4.2), dpi=110, layout="constrained", facecolor="white")
     rises, *others = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
     lines = {"worst": "-", "random": ":"}
+    said = {"worst": "worst found: a lower bound", "random": "random"}
     fills = {"": ("white", "of θ"), "_relative": (None, f"relative to the {unit}s' norms")}
     for i, (name, label) in enumerate(zip(names, short(names), strict=True)):
         of = {(row["measure"], row["radius"]): (float(row["value"]), float(row["error"]))
@@ -156,7 +190,7 @@ def picture(rows: Sequence[Row], names: Sequence[str], unit: str) -> Figure:
         for axes, measure in zip(others, ("hessian_max", "hessian_trace"), strict=True):
             for kind, (colour, _) in fills.items():
                 axes.errorbar(i, *of[measure + kind, ""], **mark(i), ls="", ms=6, mfc=colour)
-    kinds = [Line2D([], [], color="black", ls=line, label=kind) for kind, line in lines.items()]
+    kinds = [Line2D([], [], color="black", ls=line, label=said[kind]) for kind, line in lines.items()]
     rises.legend(handles=[*rises.get_legend_handles_labels()[0], *kinds], frameon=False, fontsize=9)
     rises.set(xscale="log", xlabel=f"radius, relative to the {unit}s' norms", ylabel="rise of the training loss, nats")
     rises.set_xticks(radius, [f"{each:g}" for each in radius])
