@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Annotated, Any
 
@@ -11,12 +11,13 @@ import torch
 from annotated_types import Ge, Lt, MinLen
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
 from distancing.analysis import Analysis
 from distancing.component import component
+from distancing.data.batches import Split
 from distancing.errors import LandscapeError
 from distancing.landscape import units
 from distancing.landscape.curvature import largest_eigenvalue, relative, trace_samples
@@ -37,7 +38,9 @@ class Sharpness(Analysis):
     radii: of the steps. A radius of 0.1 moves every filter by a tenth of its norm in a random direction; in the worst
         direction it bounds the length ‖u‖ of all filters' moves together.
     directions: number of random directions (Li et al. 2018).
-    ascent_steps: gradient steps towards the worst point within each radius (Kwon et al. 2021).
+    starts: largest number of classes from which an ascent to the worst point within each radius starts, besides the
+        start in the steepest direction; see `worst`.
+    ascent_steps: further gradient steps of the ascent that is highest after its first step.
     eigenvalue_steps: largest number of Hessian-vector products for the largest eigenvalue.
     tolerance: relative error of the eigenvalue at which these products end early.
     probes: number of Hessian-vector products for each trace.
@@ -49,14 +52,15 @@ class Sharpness(Analysis):
     unit: units.Unit = "filter"
     radii: Annotated[list[PositiveFloat], MinLen(1)] = dataclasses.field(default_factory=lambda: list(RADII))
     directions: Annotated[int, Ge(2)] = 10
-    ascent_steps: PositiveInt = 20
+    starts: NonNegativeInt = 10
+    ascent_steps: PositiveInt = 10
     eigenvalue_steps: PositiveInt = 50
     tolerance: Annotated[float, Ge(0), Lt(1)] = 0.01
     probes: Annotated[int, Ge(2)] = 20
 
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:
         """Return the values CHECKPOINT/MEASURE. Raise LandscapeError if a checkpoint's loss is not finite."""
-        passes = 1 + len(self.radii) * (self.directions + self.ascent_steps + 1)
+        passes = 2 + len(self.radii) * (self.directions + 2 * (self.starts + 1) + self.ascent_steps + 1)
         passes += 2 * (self.eigenvalue_steps + self.probes)
         loss = Loss(subject.network, subject.theta, subject.data, subject.data.train, lambda: next(ticks, None))
         total = len(subject.parameters) * passes * loss.batches
@@ -101,33 +105,63 @@ class Sharpness(Analysis):
                 go(radius * u)
                 rises.append(loss.value() - base)
         rows = [_row("rise_random", *_mean_and_error(rises), radius) for radius, rises in random.items()]
-        u = 1e-3 * min(random) * F.normalize(u, dim=0)  # not quite 0, where the loss may be stationary
-        highest = -math.inf
-        for radius in random:  # each from the same start: continuing from the last end finds lower maxima
-            highest = max(highest, worst(loss, go, u, scale, radius, self.ascent_steps))
+        go(1e-3 * min(random) * F.normalize(u, dim=0))  # not quite the checkpoint, where the loss may be stationary
+        directions = [scale * loss.value_and_gradient()[1]]
+        theta.vector.copy_(place)
+        # towards each class: the loss of its images falls there, because the network takes others for it as well
+        directions += [-scale * part.value_and_gradient()[1] for part in by_class(loss, self.starts)]
+        starts = [direction / direction.norm() for direction in directions if direction.norm() > 0]
+        highest = base
+        for radius in random:
+            highest = max(highest, worst(loss, go, starts, scale, radius, self.ascent_steps))
             rows.append(_row("rise_worst", highest - base, 0.0, radius))
         theta.vector.copy_(place)
         return rows
 
 
-def worst(loss: Loss, go: Callable[[Tensor], None], u: Tensor, scale: Tensor, length: float, steps: int) -> float:
-    """Return the highest loss reached in the ball ‖u‖ ≤ `length` from the start u [P], a lower bound of its maximum.
+def worst(
+    loss: Loss, go: Callable[[Tensor], None], starts: Iterable[Tensor], scale: Tensor, length: float, steps: int
+) -> float:
+    """Return the highest loss reached in the ball ‖u‖ ≤ `length`, a lower bound of its maximum.
 
-    Each step u ← length · ∂L/∂u / ‖∂L/∂u‖ maximises the linearised loss within the ball. From u = 0 the first one is
-    that of Kwon et al. (2021). On a quadratic loss the steps are power iterations with the Hessian. On a convex loss no
-    step goes down.
+    An ascent takes one step from each start [P] of length 1 and continues from the highest point. A step
+    u ← length · ∂L/∂u / ‖∂L/∂u‖ maximises the linearised loss within the ball. Near u = 0 it is the step of Kwon et al.
+    (2021). On a quadratic loss the steps are power iterations with the Hessian. On a convex loss no step goes down.
+
+    The end of an ascent depends on its start. At the highest points the network takes images of other classes for one
+    class's, and from random starts nearly all ascents end at the same class: `Sharpness` starts towards each of them.
     """
-    highest = -math.inf
-    for _ in range(steps):
+    highest = top = -math.inf
+    best = torch.zeros_like(scale)
+    for start in starts:
+        value, u = uphill(loss, go, length * start, scale, length)
         go(u)
-        value, gradient = loss.value_and_gradient()
+        height = loss.value()
+        highest = max(highest, value, height)
+        if height > top:
+            top, best = height, u
+    for _ in range(steps):
+        value, best = uphill(loss, go, best, scale, length)
         highest = max(highest, value)
-        slope = scale * gradient
-        if not (norm := slope.norm()) > 0 or not norm.isfinite():
-            return highest
-        u = slope * (length / norm)
-    go(u)
+    go(best)
     return max(highest, loss.value())
+
+
+def uphill(loss: Loss, go: Callable[[Tensor], None], u: Tensor, scale: Tensor, length: float) -> tuple[float, Tensor]:
+    """Return the loss at u [P], and where a step leads from there: u again if the gradient is 0 or not finite."""
+    go(u)
+    value, gradient = loss.value_and_gradient()
+    slope = scale * gradient
+    norm = slope.norm()
+    return value, slope * (length / norm) if 0 < norm < math.inf else u
+
+
+def by_class(loss: Loss, most: int) -> Iterator[Loss]:
+    """Yield the loss of each class's images alone, for the first so many classes that have any."""
+    images, labels = loss.split.images, loss.split.labels
+    for label in labels.unique()[:most]:
+        mine = labels == label
+        yield Loss(loss.network, loss.theta, loss.data, Split(images[mine], labels[mine]), lambda: None)
 
 
 def _row(measure: str, value: float, error: float, radius: float | str = "") -> Row:
@@ -149,6 +183,7 @@ def picture(rows: Sequence[Row], names: Sequence[str], unit: str) -> Figure:
     figure = Figure(figsize=(12, 4.2), dpi=110, layout="constrained", facecolor="white")
     rises, *others = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
     lines = {"worst": "-", "random": ":"}
+    labels = {"worst": "worst found: a lower bound", "random": "random"}
     fills = {"": ("white", "of θ"), "_relative": (None, f"relative to the {unit}s' norms")}
     for i, (name, label) in enumerate(zip(names, short(names), strict=True)):
         own = [row for row in rows if row["place"] == name]
@@ -160,7 +195,7 @@ def picture(rows: Sequence[Row], names: Sequence[str], unit: str) -> Figure:
         for axes, measure in zip(others, ("hessian_max", "hessian_trace"), strict=True):
             for suffix, (colour, _) in fills.items():
                 axes.errorbar(i, *hessian[measure + suffix], **mark(i), ls="", ms=6, mfc=colour)
-    styles = [Line2D([], [], color="black", ls=line, label=direction) for direction, line in lines.items()]
+    styles = [Line2D([], [], color="black", ls=line, label=labels[direction]) for direction, line in lines.items()]
     rises.legend(handles=[*rises.get_legend_handles_labels()[0], *styles], frameon=False, fontsize=9)
     rises.set(xscale="log", xlabel=f"radius, relative to the {unit}s' norms", ylabel="rise of the training loss, nats")
     rises.set_xticks(radius, [f"{r:g}" for r in radius])
