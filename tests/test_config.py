@@ -140,7 +140,7 @@ def test_the_command_line_shows_no_stack_trace(
 
 def test_a_run_is_named_by_what_can_change_its_numbers() -> None:
     name = check(compose(*TINY)).hash
-    for same in ("runs=elsewhere", "checkpoint_every=1", "overwrite=true", "name=mine", "penalty.strength=1"):
+    for same in ("runs=elsewhere", "save_every=1", "overwrite=true", "name=mine", "penalty.strength=1"):
         assert check(compose(*TINY, same)).hash == name  # the last: 1 is 1.0
     others = ["seed=1", "penalty.strength=1.1", "dataset.seed=1", "optimizer=sgd", "precision=bf16", "penalty=none"]
     assert len({name, *(check(compose(*TINY, other)).hash for other in others)}) == 1 + len(others)
