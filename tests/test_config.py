@@ -1,11 +1,13 @@
 """Every YAML in conf/ is composed, built and stepped once; bad input is refused with a clear message."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY, command_line, compose, one_epoch, start
+from omegaconf import OmegaConf
 
 from distancing.config import check
 from distancing.data.batches import Data, Split
@@ -136,6 +138,17 @@ def test_the_command_line_shows_no_stack_trace(
     assert line.startswith("error: ")
     assert COMMAND_LINES[overrides] in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("packed", sorted((ROOT / "results").glob("*.zip")), ids=lambda path: path.stem)
+def test_frozen_configs_of_earlier_versions(packed: Path) -> None:
+    """They name modules and settings as these were called; their hashes, which name the runs, stay the same."""
+    with zipfile.ZipFile(packed) as archive:
+        names = [name for name in archive.namelist() if name.endswith("/.hydra/config.yaml")]
+        for name in names[:: len(names) // 12]:
+            config = check(OmegaConf.create(archive.read(name).decode()))
+            assert name.partition("/")[0].endswith(f"-{config.hash}")
+            assert config.save_every == 5  # once checkpoint_every
 
 
 def test_a_run_is_named_by_what_can_change_its_numbers() -> None:
