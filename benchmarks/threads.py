@@ -23,7 +23,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from distancing.threads import cores, left, spent
+from distancing.process.threads import cores, left, spent
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 RUN = ("penalty=none", "phases=single", "evaluate_every=100")

@@ -10,11 +10,11 @@ ensemble      the checkpoints of one or several runs as an ensemble
 landscape     analyses of the loss between and around checkpoints
 report        tables and figures from many runs
 sweep         many runs, on this machine or on a Slurm cluster
-toy           the pictures in two and one dimensions
+process       threads, signals, crashes and errors of a command
 """
 
 import os
 
-from distancing import threads
+from distancing.process import threads
 
 threads.bound_spin(os.environ)  # torch's OpenMP library reads the environment when torch is imported

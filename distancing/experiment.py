@@ -9,11 +9,11 @@ from rich.console import Console
 from distancing.config import check
 from distancing.errors import DIVERGED, NOT_THE_SAME, DistancingError, print_error
 from distancing.landscape.outputs import analyse, record
+from distancing.process.signals import StopSignal
 from distancing.runs import RunDirectory
 from distancing.runs.result import Result, read_result
 from distancing.runs.summary import summary
 from distancing.runs.tracking import tracking
-from distancing.signals import StopSignal
 from distancing.stored import find_checkpoints
 from distancing.train_run import ended_result, train_run
 from distancing.training.settings import Config

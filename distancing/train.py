@@ -9,10 +9,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from distancing.command import command
 from distancing.config import composition_error
 from distancing.errors import ConfigError, DistancingError
 from distancing.experiment import main as train
+from distancing.process.command import command
 
 CONF = Path(__file__).parent.parent / "conf"  # of the checkout
 

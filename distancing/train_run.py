@@ -6,15 +6,15 @@ from typing import Any
 
 from rich.console import Console
 
-from distancing import threads
 from distancing.config import hyperparameters
 from distancing.ensemble import show
 from distancing.ensemble.of_run import judge_run
+from distancing.process import threads
+from distancing.process.signals import Request, StopSignal
 from distancing.runs import RunDirectory
 from distancing.runs.provenance import provenance
 from distancing.runs.result import Result, read_result
 from distancing.runs.tracking import Metrics, ProgressBar
-from distancing.signals import Request, StopSignal
 from distancing.training.loop import train
 from distancing.training.progress import Diverged
 from distancing.training.result import compose

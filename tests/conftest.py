@@ -22,8 +22,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from distancing import experiment
+from distancing.process.threads import usable
 from distancing.runs import SweepDirectory
-from distancing.threads import usable
 from distancing.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent

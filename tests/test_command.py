@@ -10,8 +10,8 @@ from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
 
 from distancing.__main__ import MODULES, main
-from distancing.command import command
 from distancing.errors import ConfigError, GradientError
+from distancing.process.command import command
 
 
 def distancing(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-from distancing.crash import ADVICE, NATIVE, Death, death
+from distancing.process.crash import ADVICE, NATIVE, Death, death
 from distancing.runs import Listed, SweepDirectory
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.status import Status, status

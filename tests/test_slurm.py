@@ -18,8 +18,8 @@ from hydra.core.utils import JobReturn
 from slurm_cluster import Cluster
 from test_resume import outcome
 
-from distancing.crash import ADVICE
 from distancing.errors import ConfigError, SweepError
+from distancing.process.crash import ADVICE
 from distancing.runs import SweepDirectory
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.slurm import queue

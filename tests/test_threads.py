@@ -13,8 +13,8 @@ import pytest
 from conftest import only_run, result, start
 from crash import outcome
 
-from distancing import threads
-from distancing.threads import Time, auto, beside_others, bound_spin, cores, left, share, spent, usable
+from distancing.process import threads
+from distancing.process.threads import Time, auto, beside_others, bound_spin, cores, left, share, spent, usable
 
 GROUP = "sys/fs/cgroup"
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from distancing import threads
-from distancing.command import command
 from distancing.ensemble import compare, show, side_by_side
 from distancing.ensemble.judge import Weights, judge
 from distancing.errors import EnsembleError
+from distancing.process import threads
+from distancing.process.command import command
 from distancing.runs import find_sweep
 from distancing.stored import find_checkpoints
 

@@ -10,9 +10,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from distancing import threads
 from distancing.analysis import Analysis
-from distancing.command import command
 from distancing.config import construct
 from distancing.errors import LandscapeError
 from distancing.landscape.barrier import Barrier
@@ -21,6 +19,8 @@ from distancing.landscape.outputs import analyse, record
 from distancing.landscape.plane import Plane
 from distancing.landscape.sharpness import Sharpness
 from distancing.landscape.valley import Valley
+from distancing.process import threads
+from distancing.process.command import command
 from distancing.runs import RunDirectory
 from distancing.runs.tracking import tracking
 from distancing.stored import find_checkpoints

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from distancing.command import command
+from distancing.process.command import command
 from distancing.report.commands import link, script
 from distancing.report.overview import Overview, summarize
 from distancing.report.pack import pack, unpacked

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distancing import crash
 from distancing.errors import StorageError
+from distancing.process import crash
 from distancing.runs.files import load, save, seal, write
 from distancing.runs.lock import Lock
 

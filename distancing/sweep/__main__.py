@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distancing.command import command
 from distancing.errors import SweepError
+from distancing.process.command import command
 from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
 from distancing.sweep import cost, slurm
 from distancing.sweep.status import ACTIVE, ENDED, State, Status, status

@@ -12,10 +12,10 @@ from typing import ClassVar
 
 from pydantic import PositiveInt
 
-from distancing import threads
 from distancing.component import component
+from distancing.process import threads
+from distancing.process.signals import StopSignal
 from distancing.runs import Listed, RunDirectory, SweepDirectory
-from distancing.signals import StopSignal
 from distancing.sweep.status import status
 
 POLL = 0.05  # seconds

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from distancing import crash
 from distancing.errors import StorageError
+from distancing.process import crash
 from distancing.runs import Listed, RunDirectory, metrics_file
 
 State = Literal["finished", "diverged", "running", "queued", "failed", "killed", "cancelled", "stopped", "waiting"]

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from distancing.process.signals import Request
 from distancing.runs import RunDirectory
-from distancing.signals import Request
 from distancing.training.trainer import Trainer
 
 

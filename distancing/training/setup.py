@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from distancing import threads
 from distancing.data.batches import Data
 from distancing.errors import ConfigError, StorageError
+from distancing.process import threads
 from distancing.runs import RunDirectory
 from distancing.training.gradient_check import check_gradient
 from distancing.training.settings import Config

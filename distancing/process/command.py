@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
-from distancing import crash
 from distancing.errors import DistancingError, print_error
+from distancing.process import crash
 
 P = ParamSpec("P")
 INTERRUPTED = 130  # as a shell reports SIGINT
