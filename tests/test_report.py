@@ -37,7 +37,7 @@ from distancing.report.overview import Overview, summarize
 from distancing.report.pack import KEPT, unpacked
 from distancing.report.page import page
 from distancing.report.runs import collect
-from distancing.report.significance import holm
+from distancing.report.significance import holm, mean_sd, paired
 from distancing.report.tables import latex, markdown
 from distancing.runs import Listed, SweepDirectory
 
@@ -128,6 +128,36 @@ def test_the_table_equals_a_calculation_by_hand(
 def test_significance() -> None:
     assert holm([0.01, 0.04, 0.03, None]) == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06), None]
     assert holm([0.5, 0.6]) == [1.0, 1.0]
+    nan, inf = math.nan, math.inf
+    corrected = holm([0.001, nan, 0.04, 0.5])
+    assert corrected == [pytest.approx(0.003), pytest.approx(nan, nan_ok=True), pytest.approx(0.08), 0.5]
+    assert mean_sd([1.0, inf]) == (inf, None)
+    assert math.isnan(mean_sd([inf, -inf])[0])
+    assert math.isnan(mean_sd([1.0, nan, 2.0])[0])
+    assert mean_sd([1.0, 3.0]) == (2, pytest.approx(2**0.5))
+    lost = paired({0: nan, 1: 1.0}, {0: 2.0, 1: 2.0})
+    assert lost is not None
+    assert math.isnan(lost.difference)
+    assert (lost.n, lost.sd, lost.p) == (2, None, None)
+
+
+def test_numbers_that_are_not_finite_and_seeds_without_a_partner(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table shows both, and says of which seeds a difference is the mean."""
+    folder = Folder(tmp_path)
+    for seed, accuracy in enumerate((0.95, 0.96, 0.97, 0.98)):
+        folder.add(f"none{seed}", f"seed={seed}", "penalty=none", accuracy=accuracy)
+    for seed, accuracy in ((2, 0.96), (3, 0.97), (4, 0.99), (5, 0.99)):
+        folder.add(f"hill{seed}", f"seed={seed}", "penalty=gaussian", accuracy=accuracy)
+    for seed in (0, 1):
+        folder.add(f"lost{seed}", f"seed={seed}", "penalty=gaussian", "penalty.sigma=1", accuracy=(0.9, math.inf)[seed])
+    assert cli([str(folder.sweep.path), "--baseline", "penalty=none", "--metric", "test.accuracy"]) == 0
+    output = capsys.readouterr().out
+    assert "97.75 ± 1.50" in output  # higher than 96.50, the baseline's mean
+    assert "−1.00 (2 pairs)" in output
+    assert "Δ with a number of pairs is the mean over these seeds alone" in output
+    assert "∞" in output
 
 
 def test_many_comparisons_are_corrected_whether_or_not_they_are_shown(folder: Folder, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The content of a report: the groups of runs, their means, and how they compare with a baseline."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -45,10 +46,16 @@ class Overview:
         values = list(group.values(self.numbers, metric).values())
         return (*mean_sd(values), len(values)) if values else None
 
+    def is_partial(self, comparison: Comparison, group: Group, metric: str) -> bool:
+        """Return True if a seed counts in the mean of the group or of the baseline, but not in their difference."""
+        means = (self.mean_sd(each, metric) for each in (group, self.baseline) if each)
+        return any(mean[2] > comparison.n for mean in means if mean)
+
     def best_first(self, groups: Sequence[Group], metric: str) -> list[Group]:
         """Return the groups that have the metric, sorted by its mean."""
         means = {group: values[0] for group in groups if (values := self.mean_sd(group, metric))}
-        return sorted(means, key=lambda group: means[group], reverse=higher_is_better(metric))
+        sign = -1 if higher_is_better(metric) else 1
+        return sorted(means, key=lambda group: math.inf if math.isnan(means[group]) else sign * means[group])
 
     @property
     def damaged(self) -> list[str]:
@@ -218,6 +225,12 @@ def _notes(overview: Overview, duplicates: int, best: int | None) -> list[str]:
         )
         corrected = f"; p corrected after Holm for {tests} comparisons" if tests > 1 else ""
         notes.append(f"Δ: difference to {overview.baseline.name}, and p: {TEST}{corrected}")
+        if any(
+            overview.is_partial(comparison, group, metric)
+            for metric, by_group in overview.compared.items()
+            for group, comparison in by_group.items()
+        ):
+            notes.append("Δ with a number of pairs is the mean over these seeds alone, not the difference of the means")
     if best is not None:
         order = "highest" if higher_is_better(overview.metrics[0]) else "lowest"
         count = len(overview.groups) - (overview.baseline is not None)

@@ -12,7 +12,8 @@ TEST = "paired t-test by seed, two-sided (scipy.stats.ttest_rel)"
 @dataclass(frozen=True)
 class Comparison:
     """n: seeds that both have. difference: mean of this group's value minus the baseline's; sd: of the differences.
-    p: None for fewer than two pairs, or where all differences are equal. holm: p corrected for all comparisons.
+    p: None for fewer than two pairs, for equal differences, and for values that are not finite. holm: p corrected for
+        all comparisons.
     """
 
     n: int
@@ -28,10 +29,9 @@ def paired(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Compar
     if not seeds:
         return None
     differences = [values[seed] - baseline[seed] for seed in seeds]
-    mean = statistics.fmean(differences)
-    if len(seeds) < 2:
-        return Comparison(1, mean, None, None)
-    sd = statistics.stdev(differences)
+    mean, sd = mean_sd(differences)
+    if sd is None:
+        return Comparison(len(seeds), mean, None, None)
     if sd <= 1e-12 * max(abs(mean), *(abs(values[seed]) for seed in seeds)):  # nothing but rounding
         return Comparison(len(seeds), mean, sd, None)
     from scipy.stats import ttest_rel  # slow to import
@@ -53,17 +53,21 @@ def unpaired(values: Sequence[float], baseline: Sequence[float]) -> tuple[float,
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction for as many comparisons as have a p."""
-    known = sorted((each, i) for i, each in enumerate(p) if each is not None)
-    corrected: list[float | None] = [None] * len(p)
+    """Return the p-values after Holm's step-down correction. None and NaN stay, and do not count as comparisons."""
+    known = sorted((value, i) for i, value in enumerate(p) if value is not None and not math.isnan(value))
+    corrected = list(p)
     largest = 0.0
-    for rank, (each, i) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * each))
+    for rank, (value, i) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * value))
         corrected[i] = largest
     return corrected
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and the sample's standard deviation where there are two values. Raises StatisticsError for none."""
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return statistics.fmean(values), sd if sd is None or math.isfinite(sd) else None
+    """Return the mean, and the standard deviation of the sample if it has two values or more and all are finite.
+
+    The mean of values that are not all finite is their sum: infinite or NaN. Raise StatisticsError for no values.
+    """
+    if not all(map(math.isfinite, values)):
+        return sum(values), None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

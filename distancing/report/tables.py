@@ -67,6 +67,10 @@ def number(value: float, unit: str, like: float | None = None) -> str:
     like: use as many decimals as this number would have.
     """
     size = abs(value if like is None else like)
+    if not math.isfinite(value):
+        return f"{value}".replace("inf", "∞").replace("-", "−")
+    if not math.isfinite(size):
+        size = abs(value)
     if unit == "%":
         decimals = 2
     elif size and (size < 1e-3 or size >= 1e6):
@@ -83,6 +87,8 @@ def _compared(overview: Overview, group: Group, metric: str) -> list[str]:
     own = overview.mean_sd(group, metric)
     difference = number(comparison.difference, unit(metric), own and own[0])
     difference = difference if difference.startswith("−") else f"+{difference}"
+    if overview.is_partial(comparison, group, metric):
+        difference += f" ({comparison.n} pair{'s' * (comparison.n > 1)})"
     return [difference, "" if comparison.holm is None else p_value(comparison.holm)]
 
 
