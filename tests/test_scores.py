@@ -17,7 +17,8 @@ from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from distancing.ensemble import scores
+from distancing.ensemble import scores, show
+from distancing.ensemble.judge import on_split
 from distancing.ensemble.scores import average, brier, growth, likelihood_weights, negative_log_likelihood
 
 float64 = functools.partial(torch.tensor, dtype=torch.float64)
@@ -111,6 +112,40 @@ def test_members_together(ensemble: tuple[Any, Tensor], numbers: list[float]) ->
         assert scores.predicted_reduction(v, c, len(p)) == pytest.approx(brier(average(p), labels) / v, abs=1e-9)
     tops = p.numpy().argmax(2)
     assert scores.disagreement(p).tolist() == [[pytest.approx(np.mean(a != b)) for b in tops] for a in tops]
+
+
+@pytest.mark.parametrize("m", range(2, 20))
+def test_ties_and_certainties_are_exact(m: int) -> None:
+    """Members that are certain: the average is the quotient of two small integers, whatever the order of the votes."""
+    votes = torch.randint(2, (m, 500), generator=torch.Generator().manual_seed(m))
+    votes[:, 0] = 0
+    counts = votes.sum(0)
+    p = torch.eye(2).double()[votes]
+    for weights in (None, float64([0.3] * m)):
+        q = average(p, weights)
+        assert (q.numpy() == np.stack((m - counts, counts), 1) / m).all()
+        assert torch.equal(q.argmax(1), (2 * counts > m).long())  # the first class of a tie
+    certain = scores.scores(average(p[:, :1]), torch.zeros(1, dtype=torch.int64))
+    assert certain == {"accuracy": 1, "nll": 0, "brier": 0, "ece": 0}
+    assert math.copysign(1, certain["nll"]) == 1
+
+
+def test_nan_is_no_score() -> None:
+    """Not even for the label 0, which the largest of NaNs would have."""
+    p, labels = torch.full((3, 4, 2), 0.5).double(), torch.zeros(4, dtype=torch.int64)
+    p[1, 2] = math.nan
+    assert all(map(math.isnan, scores.scores(p[1], labels).values()))
+    assert all(map(math.isnan, growth(p, labels)[-1].values()))
+    assert math.isnan(scores.mutual_information(p))
+    assert scores.disagreement(p).isnan().tolist() == [[i == 1 or j == 1 for j in range(3)] for i in range(3)]
+    assert scores.accuracy(p[0], labels) == 1
+    with pytest.raises(ValueError, match="NaN: they have no likelihood"):
+        likelihood_weights(p, labels)
+    weights = torch.ones(3).double()
+    found = {"members": ["a", "b", "c"], "weights": weights, "splits": {"test": on_split(p, labels, weights)}}
+    assert math.isnan(show.scalars(found)["ensemble/test/nll"][-1])
+    assert show.pixels(show.picture(found)).any()
+    assert show.table(found)
 
 
 @pytest.mark.parametrize("k", [2, 3, 6])

@@ -100,7 +100,10 @@ def _weights(weights: Weights, p: dict[str, Tensor], labels: dict[str, Tensor], 
     if weights == "likelihood":
         if "validation" not in p:
             raise EnsembleError("--weights=likelihood needs validation images: set dataset.validation_fraction > 0")
-        return scores.likelihood_weights(p["validation"], labels["validation"])
+        try:
+            return scores.likelihood_weights(p["validation"], labels["validation"])
+        except ValueError as error:
+            raise EnsembleError(str(error)) from error
     w = torch.tensor([float(weight) for weight in weights], dtype=torch.float64)
     try:
         scores.average(next(iter(p.values())), w)

@@ -2,7 +2,8 @@
 
 p: the members' probabilities [M, N, C], of M members on N images of C classes; q: one prediction [N, C]; labels: the
 true classes [N], int64. All in float64; no temporary is larger than p. Functions raise ValueError for no members, no
-images, labels that do not fit, and weights of the wrong number, negative, not finite or all 0.
+images, labels that do not fit, and weights of the wrong number, negative, not finite or all 0. A number that depends on
+a NaN is NaN.
 """
 
 import math
@@ -22,7 +23,7 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def average(p: Tensor, weights: Tensor | None = None) -> Tensor:
-    """(1.2.4) p_c = Σ_i w_i p_ci, [N, C], with weights [M] ≥ 0 normalised to the sum 1 (None: equal ones)."""
+    """(1.2.4) Return Σ_i w_i p_ci / Σ_i w_i, [N, C], for weights [M] ≥ 0 (None: equal ones)."""
     *_, last = _averages(p, _weights(p, weights))
     return last
 
@@ -48,7 +49,8 @@ def scores(q: Tensor, labels: Tensor) -> dict[str, float]:
 def accuracy(q: Tensor, labels: Tensor) -> float:
     """Return the share of images whose most probable class (the first of several) is the true one."""
     _check(q, labels)
-    return float((q.argmax(1) == labels).double().mean())
+    right = (q.argmax(1) == labels).double()
+    return float(right.masked_fill(q.isnan().any(1), math.nan).mean())
 
 
 def negative_log_likelihood(q: Tensor, labels: Tensor) -> float:
@@ -57,7 +59,7 @@ def negative_log_likelihood(q: Tensor, labels: Tensor) -> float:
     A q_y that underflowed to 0 counts as the smallest positive float64, 5e-324. No image costs more than 744.44.
     """
     _check(q, labels)
-    return -float(q.gather(1, labels[:, None]).log().clamp(min=LOG_FLOOR).mean())
+    return 0.0 - float(q.gather(1, labels[:, None]).log().clamp(min=LOG_FLOOR).mean())  # 0.0 −: of certainty 0, not −0
 
 
 def brier(q: Tensor, labels: Tensor) -> float:
@@ -117,15 +119,19 @@ def error_correlation(v: float, c: float) -> float:
 def disagreement(p: Tensor) -> Tensor:
     """Return the share of images for which the most probable classes of two members differ [M, M]."""
     _check(p, members=True)
-    predicted = p.argmax(2)
-    return torch.stack([(predicted != row).to(p.dtype).mean(1) for row in predicted])
+    predicted = p.argmax(2).to(p.dtype).masked_fill(p.isnan().any(2), math.nan)
+    unknown = predicted.isnan()
+    return torch.stack([
+        (predicted != row).to(p.dtype).masked_fill(unknown | row.isnan(), math.nan).mean(1) for row in predicted
+    ])  # fmt: skip
 
 
 def mutual_information(p: Tensor, weights: Tensor | None = None) -> float:
     """Return the mean of H(Σ_i w_i p_i) − Σ_i w_i H(p_i) ≥ 0 over the images, in nats (Depeweg et al. 2018; BALD)."""
     w = _weights(p, weights)
+    w = w / w.sum()
     entropies = torch.stack([torch.special.entr(q).sum(1).mean() for q in (average(p, w), *p)])
-    return max(0.0, float(entropies[0] - w @ entropies[1:]))  # rounding can leave −1e-16
+    return float((entropies[0] - w @ entropies[1:]).clamp(min=0))  # rounding can leave −1e-16
 
 
 def likelihood_weights(p: Tensor, labels: Tensor) -> Tensor:
@@ -134,13 +140,16 @@ def likelihood_weights(p: Tensor, labels: Tensor) -> Tensor:
     Runs EM for the weights of a mixture, from equal ones: w_i ← mean_n w_i p_i[n, y_n] / Σ_j w_j p_j[n, y_n]. The
     problem is convex. Each step stays on the simplex and makes nothing worse, with no step size to choose. Ends when a
     step gains less than 1e-10 nats, about 1e-5 to 1e-4 from the minimum, or after 10,000 steps. Deterministic.
-    Likelihoods have no floor here, and images for which all members have likelihood 0 are ignored.
+    Likelihoods have no floor here, and images for which all members have likelihood 0 are ignored. Raise ValueError
+    for a NaN.
     """
     _check(p, labels, members=True)
+    if p.isnan().any():
+        raise ValueError("a member's probabilities are NaN: they have no likelihood")
     likelihood = p[:, torch.arange(len(labels), device=p.device), labels]
     best = likelihood.amax(0)  # only ratios matter, and these don't underflow
     likelihood = (likelihood / best)[:, best != 0]
-    weights, last = _weights(p, None), math.inf
+    weights, last = p.new_full((len(p),), 1 / len(p)), math.inf
     for _ in range(10_000):
         mixture = weights @ likelihood
         nll = -float(mixture.log().mean())
@@ -171,26 +180,32 @@ def distances(theta: Tensor) -> Tensor:
 
 
 def _averages(p: Tensor, weights: Tensor) -> Iterator[Tensor]:
-    """Yield the averages of the first 1, 2, …, M members, in the same memory. Each is a convex combination of the last
-    average and the next member, so that no digits of small weights are lost."""
-    mean, total = p[0].clone(), float(weights[0])
-    yield mean
-    for k, (q, weight) in enumerate(zip(p[1:], weights[1:].tolist(), strict=True), start=2):
-        before, total = total, total + weight
-        mean.mul_(before / total if total else 1 - 1 / k).add_(q, alpha=weight / total if total else 1 / k)
-        yield mean
+    """Yield the averages of the first 1, 2, …, M members, in the same memory.
+
+    They are quotients of sums, in units of the largest weight so far: no digits of small weights are lost, equal votes
+    for two classes are a tie, and what all members are certain of has the probability 1.
+    """
+    total, mean = torch.zeros_like(p[0]), torch.empty_like(p[0])
+    count = largest = 0.0
+    for q, weight in zip(p, weights.tolist(), strict=True):
+        if weight > largest:
+            total.mul_(largest / weight)  # 0 at the first weight: those before it counted equally
+            count, largest = count * (largest / weight), weight
+        share = weight / largest if largest else 1.0
+        total.add_(q, alpha=share)
+        count += share
+        yield torch.div(total, count, out=mean)
 
 
 def _weights(p: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the weights with sum 1. Raise ValueError if they do not fit."""
+    """Return the weights relative to the largest, so that their sum can't overflow."""
     _check(p, members=True)
     weights = p.new_ones(len(p)) if weights is None else weights.to(p)
     if weights.shape != (len(p),):
         raise ValueError(f"weights of shape {list(weights.shape)} for {len(p)} members")
     if not weights.isfinite().all() or (weights < 0).any() or not weights.any():
         raise ValueError(f"weights {weights.tolist()}: each must be finite and not negative, and one positive")
-    weights = weights / weights.max()  # so that the sum can't overflow
-    return weights / weights.sum()
+    return weights / weights.max()
 
 
 def _check(p: Tensor, labels: Tensor | None = None, members: bool = False) -> None:
