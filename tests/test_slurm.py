@@ -151,7 +151,7 @@ def test_a_run_that_crashes_is_explained(user: User) -> None:
         user.cluster.wait_for(lambda job=job: user.cluster.state(job) == "FAILED", 150, "Slurm to say so")
     assert user.states() == ["killed", "finished", "killed"]
     told = user.look("status", "it")
-    assert re.search(r"by SIGSEGV in .*distancing/\w+\.py:\d+ \w+", told)
+    assert re.search(r"by SIGSEGV in .*distancing/[\w/]+\.py:\d+ \w+", told)
     assert re.search(r"by SIGBUS *\n", told)
     assert "Bus error" in told  # the last lines of its log, which are srun's
     assert told.count(ADVICE) == 1
