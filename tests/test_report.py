@@ -167,7 +167,7 @@ def test_many_comparisons_are_corrected_whether_or_not_they_are_shown(folder: Fo
     none, a = table(str(folder.sweep.path), *select, tmp=tmp_path)  # the baseline stays
     assert (none["penalty"], a["penalty.sigma"]) == ("none", "0.1")
     assert float(a["test.accuracy p (Holm)"]) == pytest.approx(2 * float(a["test.accuracy p (scipy.stats.ttest_rel)"]))
-    (note,) = (n for n in summarize([str(folder.path)], baseline=["penalty=none"]).notes if n.startswith("Δ"))
+    (note,) = (n for n in summarize([str(folder.path)], baseline=["penalty=none"]).notes if n.startswith("Δ:"))
     assert note.endswith("corrected after Holm for 2 comparisons")
 
 

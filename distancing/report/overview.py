@@ -229,6 +229,7 @@ def _notes(overview: Overview, duplicates: int, best: int | None) -> list[str]:
             overview.is_partial(comparison, group, metric)
             for metric, by_group in overview.compared.items()
             for group, comparison in by_group.items()
+            if group in overview.groups
         ):
             notes.append("Δ with a number of pairs is the mean over these seeds alone, not the difference of the means")
     if best is not None:
