@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn import functional as F
 
 from distancing.config import read_config
+from distancing.ensemble import side_by_side
 from distancing.ensemble.__main__ import main as cli
 from distancing.ensemble.judge import judge
 from distancing.errors import EnsembleError
@@ -175,6 +177,15 @@ def test_the_command(runs: dict[str, Path], tmp_path: Path, capsys: pytest.Captu
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert cli([str(runs["seed"]), "--json", str(numbers)]) == 0  # a single member has no covariance
     assert json.loads(numbers.read_text())["splits"]["test"]["correlation"] is None
+
+
+@pytest.mark.parametrize("nll", [math.nan, math.inf])
+def test_a_score_that_is_not_finite_is_a_dash(nll: float) -> None:
+    row = {"kind": "a", "members": 2, "epochs_each": 1.0, "epochs": 2, **dict.fromkeys(side_by_side.SCORES, 0.5)}
+    rows = [row, {**row, "nll": nll}]
+    (cells,) = side_by_side.cells(rows, None)
+    assert (cells[7], cells[8]) == ("–", "0.5000 ± 0.0000")
+    assert side_by_side.picture(rows).axes
 
 
 @pytest.mark.slow

@@ -120,10 +120,7 @@ def disagreement(p: Tensor) -> Tensor:
     """Return the share of images for which the most probable classes of two members differ [M, M]."""
     _check(p, members=True)
     predicted = p.argmax(2).to(p.dtype).masked_fill(p.isnan().any(2), math.nan)
-    unknown = predicted.isnan()
-    return torch.stack([
-        (predicted != row).to(p.dtype).masked_fill(unknown | row.isnan(), math.nan).mean(1) for row in predicted
-    ])  # fmt: skip
+    return torch.stack([(predicted - row).abs().clamp(max=1).mean(1) for row in predicted])
 
 
 def mutual_information(p: Tensor, weights: Tensor | None = None) -> float:

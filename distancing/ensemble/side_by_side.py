@@ -14,7 +14,7 @@ from rich.table import Table
 
 from distancing.errors import EnsembleError
 from distancing.report.figures import COLOURS, MARKS
-from distancing.report.significance import holm, unpaired
+from distancing.report.significance import holm, mean_sd, unpaired
 
 Row = Mapping[str, Any]  # an ensemble, of `compare.compare`
 Key = tuple[int, float, str]  # members, epochs each, kind
@@ -105,13 +105,13 @@ def _compared(groups: Mapping[Key, Sequence[Row]], baseline: str) -> dict[Key, l
 
 
 def _mean_and_error(values: Sequence[float | None], percent: bool) -> str:
-    """Return mean ± standard error, without the error for a single value, or a dash if a value is missing."""
+    """Return mean ± standard error, without the error for a single value, or a dash if one is not finite."""
     scale, digits = (100, 2) if percent else (1, 4)
     known = [scale * value for value in values if value is not None]
-    if len(known) < len(values) or any(map(math.isnan, known)):
+    if len(known) < len(values) or not all(map(math.isfinite, known)):
         return "–"
-    mean = f"{statistics.fmean(known):.{digits}f}"
-    return mean if len(known) < 2 else f"{mean} ± {statistics.stdev(known) / len(known) ** 0.5:.{digits}f}"
+    mean, sd = mean_sd(known)
+    return f"{mean:.{digits}f}" if sd is None else f"{mean:.{digits}f} ± {sd / len(known) ** 0.5:.{digits}f}"
 
 
 def table(rows: Sequence[Row], baseline: str | None = None) -> Table:
@@ -146,9 +146,9 @@ def picture(rows: Sequence[Row]) -> Figure:
             for i, kind in enumerate(kinds):
                 points = [group for (members, _, k), group in groups.items() if (members, k) == (size, kind)]
                 x = [statistics.fmean(row["epochs"] for row in group) for group in points]
-                values = [[scale * row[name] for row in group] for group in points]
-                means = [*map(statistics.fmean, values)]
-                errors = [statistics.stdev(v) / len(v) ** 0.5 if len(v) > 1 else 0.0 for v in values]
+                values = [mean_sd([scale * row[name] for row in group]) for group in points]
+                means = [mean for mean, _ in values]
+                errors = [(sd or 0.0) / len(group) ** 0.5 for (_, sd), group in zip(values, points, strict=True)]
                 style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)], "label": kind}
                 axes.errorbar(x, means, errors, ms=4, lw=1, capsize=2, **style)
             axes.set_xscale("log", base=2)

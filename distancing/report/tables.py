@@ -86,7 +86,7 @@ def _compared(overview: Overview, group: Group, metric: str) -> list[str]:
         return ["baseline" if group is overview.baseline else "–", ""]
     own = overview.mean_sd(group, metric)
     difference = number(comparison.difference, unit(metric), own and own[0])
-    difference = difference if difference.startswith("−") else f"+{difference}"
+    difference = difference if difference.startswith(("−", "nan")) else f"+{difference}"
     if overview.is_partial(comparison, group, metric):
         difference += f" ({comparison.n} pair{'s' * (comparison.n > 1)})"
     return [difference, "" if comparison.holm is None else p_value(comparison.holm)]
