@@ -63,16 +63,16 @@ def trained(folder: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 100
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
-def kill(run: Path, by: signal.Signals) -> None:
-    """Kill the process that trains a run, in its third epoch or later."""
+def kill(run: Path, by: signal.Signals, epoch: int = 0) -> None:
+    """Kill the process that trains a run, three epochs after `epoch` or later."""
     metrics = run / "metrics.csv"
-    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > epoch + 3)
     os.kill(json.loads((run / ".owner").read_text())["pid"], by)
 
 
@@ -120,16 +120,17 @@ def test_runs_of_the_local_launcher_that_are_killed(
 def test_a_run_that_is_killed_with_its_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a launcher's process of its own: the stack is printed and kept, and the runs after it never started."""
     monkeypatch.chdir(tmp_path)
+    epoch = 0
     for by, note in ((signal.SIGABRT, "by SIGABRT in "), (signal.SIGKILL, "without a trace, as by SIGKILL")):
         with trained(tmp_path, "-m", "seed=0,1") as process:
             wait_for(lambda: len(runs()) == 2)
-            wait_for(lambda: not (runs()[0].path / ".owner").exists() or status(runs()[0], {}).state == "running")
-            kill(runs()[0].path, by)
+            kill(runs()[0].path, by, epoch)
             told = process.communicate()[0]
         assert process.returncode == -by
         assert ("Fatal Python error: Aborted" in told) == (by == signal.SIGABRT)
         killed, waiting = states()
         assert (killed.state, killed.note[: len(note)], waiting.state) == ("killed", note, "waiting")
+        epoch = killed.epoch
     with trained(tmp_path, "seed=0") as process:  # the same command goes on
         wait_for(lambda: states()[0].epoch > killed.epoch)
         process.send_signal(signal.SIGINT)

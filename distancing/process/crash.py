@@ -53,6 +53,7 @@ def trace() -> None:
 @contextlib.contextmanager
 def kept(path: Path) -> Iterator[None]:
     """Write that stack to the file `path`, too. The file is removed at the end, unless the process dies."""
+    path.unlink(missing_ok=True)  # of an earlier process: this one may be killed before tee has started
     # faulthandler writes to one file only; tee outlives this process, and ignores Ctrl-C
     with subprocess.Popen(["tee", "-i", str(path)], stdin=subprocess.PIPE, stdout=sys.__stderr__) as tee:
         assert tee.stdin is not None
