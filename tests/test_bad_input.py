@@ -266,6 +266,7 @@ def test_unknown_and_missing_settings(refused: Callable[..., str]) -> None:
         refused(override)
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_be_together(refused: Callable[..., str], tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
@@ -370,6 +371,7 @@ def mnist(
     return raw
 
 
+@pytest.mark.slow
 def test_wrong_files_of_mnist(refused: Callable[..., str], tmp_path: Path) -> None:
     cases: dict[str, dict[str, Any]] = {
         "the checksum of its images": {},

@@ -264,6 +264,7 @@ def test_units(subject: Subject) -> None:
     assert torch.equal(units.scale(theta, "element"), theta.vector.abs())
 
 
+@pytest.mark.slow
 def test_sharpness_of_a_run(subject: Subject, run: Path) -> None:
     """The worst point is higher than random ones as far away. Nothing is left changed. A second call agrees."""
     before = {name: value.clone() for name, value in subject.network.state_dict().items()}

@@ -23,10 +23,21 @@ from distancing.sweep.job import resume
 RUN = [*TINY, "phases=distancing", "epochs=2"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a finished run, trained from that folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert start(*RUN) == 0
+    return folder / "runs"
+
+
 @pytest.fixture
-def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def ended(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the finished run in `tmp_path`, which is the current folder."""
     monkeypatch.chdir(tmp_path)
-    assert start(*RUN) == 0
+    shutil.copytree(trained, tmp_path / "runs")
     return only_run(tmp_path / "runs")
 
 

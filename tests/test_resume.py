@@ -91,6 +91,7 @@ def test_every_single_step_can_be_the_last(
     assert outcome(only_run(tmp_path / "runs")) == expected
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

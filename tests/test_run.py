@@ -103,6 +103,7 @@ def test_the_same_command_again(
         assert again[name] == first[name]  # bit for bit
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run from before analyses and verification is shown, analysed and trained as any other."""
     assert runs(*TINY) == 0

@@ -35,6 +35,7 @@ from distancing.sweep.launch import LAUNCHERS
 from distancing.sweep.status import status
 
 SWEEPS = sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml"))
+SMALL = {"schedulers", "thesis"}  # these compose in a few seconds
 Sweep = Callable[..., SweepDirectory]
 
 
@@ -93,7 +94,9 @@ def test_grids_that_make_no_sense(grid: dict[str, Any], typed: str, said: str) -
         expand(grid, typed)
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in SMALL else pytest.mark.slow) for name in SWEEPS]
+)
 def test_every_sweep_composes_as_hydra_does(name: str) -> None:
     """All its runs are accepted, and named by the very configs that Hydra makes of their overrides."""
     load = loader()
