@@ -16,19 +16,43 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distancing.config import check
 from distancing.data.batches import Epoch
+from distancing.data.datasets import Digits
 from distancing.hills.distances import Euclidean
+from distancing.hills.kernels import Gaussian
+from distancing.hills.penalty import Penalty
 from distancing.hills.theta import Theta, filter_direction
 from distancing.models.evaluation import evaluate
+from distancing.models.mlp import MLP
 from distancing.runs import RunDirectory
 from distancing.training.loop import train
+from distancing.training.optimizers import SGD
+from distancing.training.plan import Phase
+from distancing.training.schedules import Constant
+from distancing.training.settings import Config
 from distancing.training.step import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, RATIO
 from distancing.training.trainer import Trainer
 
 
-def build(*overrides: str) -> Trainer:
-    config = check(compose(*TINY, *overrides))
+def settings(**changes: Any) -> Config:
+    """Return the settings of a tiny run that descends and escapes, made of objects instead of YAML."""
+    usual: dict[str, Any] = {
+        "dataset": Digits(train_images=60), "model": MLP(width=9), "optimizer": SGD(lr=0.01), "scheduler": Constant(),
+        "penalty": Penalty(distance=Euclidean(), kernel=Gaussian(), strength=2.0, sigma=1.5),
+        "phases": {"descend": Phase(checkpoint=True), "escape": Phase(penalty=True)},
+        "seed": 0, "epochs": 2, "batch_size": 16, "label_smoothing": 0.0, "device": "cpu", "precision": "fp32",
+        "channels_last": False, "compile": False, "evaluate_every": 1, "save_every": 1,
+        "name": "tiny", "runs": "runs", "overwrite": False, "hash": "0" * 8,
+    }  # fmt: skip
+    return Config(**{**usual, **changes})
+
+
+def trainer_of(config: Config) -> Trainer:
     device = torch.device("cpu")
     return Trainer(config, config.dataset.load(device, config.memory_format(device)), device)
+
+
+def build(*overrides: str) -> Trainer:
+    return trainer_of(check(compose(*TINY, *overrides)))
 
 
 def drive(trainer: Trainer, folder: Any) -> Trainer:
@@ -39,14 +63,13 @@ def drive(trainer: Trainer, folder: Any) -> Trainer:
 
 def test_the_loss_of_one_step_is_that_of_the_thesis() -> None:
     """Cross entropy with labels smoothed by k, λ‖θ‖² (1.13) and s·Σ_c k(θ, θ_c) (2.9), in float64, by autograd."""
-    trainer = build("model=mlp", "model.width=9", "label_smoothing=0.3", "optimizer=sgd", "optimizer.lr=0.01",
-                   "optimizer.l2=0.02", "penalty.strength=2", "penalty.sigma=1.5", "penalty.sigma_unit=absolute",
-                   "phases=distancing", "phases.descend.penalty=true")  # fmt: skip
+    phases = {"descend": Phase(penalty=True), "escape": Phase()}
+    trainer = trainer_of(settings(label_smoothing=0.3, optimizer=SGD(lr=0.01, l2=0.02), phases=phases))
     for shift in (0.02, -0.05):
         trainer.add_checkpoint({"name": str(shift)}, trainer.theta.vector + shift)
     images, labels = next(Epoch(trainer.data, 16, 0, 0).batches())
 
-    network = check(compose(*TINY, "model=mlp", "model.width=9")).model.build((1, 8, 8), 10).double()
+    network = MLP(width=9).build((1, 8, 8), 10).double()
     network.load_state_dict(trainer.network.state_dict())
     logits = network(images.double())
     smoothed = torch.full((16, 10), 0.3 / 9, dtype=torch.float64)

@@ -68,8 +68,8 @@ class Sharpness(Analysis):
         rows: list[Row] = []
         for name, theta in zip(subject.names, subject.parameters, strict=True):
             with subject.at(theta):
-                rows += [{"place": name, **row} for row in self.measure(loss, name)]
-        values = {f"{row['place']}/{_label(row)}": float(row["value"]) for row in rows}
+                rows += [{"checkpoint": name, **row} for row in self.measure(loss, name)]
+        values = {f"{row['checkpoint']}/{_label(row)}": float(row["value"]) for row in rows}
         return Findings(values, rows, picture(rows, subject.names, self.unit))
 
     def measure(self, loss: Loss, name: str) -> list[Row]:
@@ -90,13 +90,13 @@ class Sharpness(Analysis):
 
     def _rises(self, loss: Loss, name: str, scale: Tensor, generator: torch.Generator) -> list[Row]:
         """Return rows of the loss's rise at each radius: the mean in random directions, and the largest one reached."""
-        theta, place = loss.theta, loss.theta.vector.clone()
+        theta, origin = loss.theta, loss.theta.vector.clone()
         base = loss.value()
         if not math.isfinite(base):
             raise LandscapeError(f"{name} has a training loss of {base}")
 
         def go(u: Tensor) -> None:
-            theta.vector.copy_(place + scale * u)
+            theta.vector.copy_(origin + scale * u)
 
         random: dict[float, list[float]] = {radius: [] for radius in sorted(self.radii)}
         for _ in range(self.directions):
@@ -107,7 +107,7 @@ class Sharpness(Analysis):
         rows = [_row("rise_random", *_mean_and_error(rises), radius) for radius, rises in random.items()]
         go(1e-3 * min(random) * F.normalize(u, dim=0))  # not quite the checkpoint, where the loss may be stationary
         directions = [scale * loss.value_and_gradient()[1]]
-        theta.vector.copy_(place)
+        theta.vector.copy_(origin)
         # towards each class: the loss of its images falls there, because the network takes others for it as well
         directions += [-scale * part.value_and_gradient()[1] for part in by_class(loss, self.starts)]
         starts = [direction / direction.norm() for direction in directions if direction.norm() > 0]
@@ -115,7 +115,7 @@ class Sharpness(Analysis):
         for radius in random:
             highest = max(highest, worst(loss, go, starts, scale, radius, self.ascent_steps))
             rows.append(_row("rise_worst", highest - base, 0.0, radius))
-        theta.vector.copy_(place)
+        theta.vector.copy_(origin)
         return rows
 
 
@@ -186,7 +186,7 @@ def picture(rows: Sequence[Row], names: Sequence[str], unit: str) -> Figure:
     labels = {"worst": "worst found: a lower bound", "random": "random"}
     fills = {"": ("white", "of θ"), "_relative": (None, f"relative to the {unit}s' norms")}
     for i, (name, label) in enumerate(zip(names, short(names), strict=True)):
-        own = [row for row in rows if row["place"] == name]
+        own = [row for row in rows if row["checkpoint"] == name]
         for direction, line in lines.items():
             points = [row for row in own if row["measure"] == f"rise_{direction}"]
             radius, value, error = (np.array([row[key] for row in points]) for key in ("radius", "value", "error"))

@@ -48,7 +48,7 @@ class Overview:
 
     def is_partial(self, comparison: Comparison, group: Group, metric: str) -> bool:
         """Return True if a seed counts in the mean of the group or of the baseline, but not in their difference."""
-        means = (self.mean_sd(each, metric) for each in (group, self.baseline) if each)
+        means = (self.mean_sd(rows, metric) for rows in (group, self.baseline) if rows)
         return any(mean[2] > comparison.n for mean in means if mean)
 
     def best_first(self, groups: Sequence[Group], metric: str) -> list[Group]:
