@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -542,6 +543,10 @@ def test_a_packed_sweep_gives_the_same_report(
     assert Path(packed).read_bytes() == content
     monkeypatch.chdir(tmp_path)
     assert table(packed, *metrics, tmp=tmp_path) == rows
+    part, copy = str(tmp_path / "part.zip"), shutil.copy(packed, tmp_path / "copy.zip")
+    assert table(packed, str(copy), "--where", "seed=0", "--pack", part, tmp=tmp_path)  # every run is in both sources
+    with ZipFile(packed) as archive, ZipFile(part) as selection:
+        assert selection.namelist() == [name for name in archive.namelist() if "-seed0-" in name]
     with unpacked([packed]) as sources:
         assert {name: data(figure) for name, figure in pictures(summarize(sources)).items() if name in pictures_then} \
             == pictures_then  # fmt: skip

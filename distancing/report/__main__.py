@@ -67,7 +67,7 @@ def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) 
     if args.figures or args.html:
         _draw(overview, args.figures, args.html, " ".join(args.sources))
     if args.pack:
-        pack(overview.runs, args.pack)
+        pack([run for group in overview.all_groups for run in group.runs], args.pack)
     if args.tensorboard:
         links = link(overview, args.tensorboard)
         console.print(f"{links} runs: tensorboard --logdir {args.tensorboard}", markup=False)
