@@ -1,66 +1,61 @@
-"""Every table in RESULTS.md equals the output of the command above it, which reads `results/`.
+"""RESULTS.md: every full table equals the output of its command, and every short one is a selection of a full one.
 
-`python tests/test_results.py` writes the tables into RESULTS.md.
+`python docs/figures/results.py` writes the short tables and draws the pictures.
 """
 
 import contextlib
 import io
 import re
 import shlex
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+import results
 from distancing.ensemble.__main__ import main as ensemble
 from distancing.report.__main__ import main as report
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "RESULTS.md"
+PAGE = ROOT / "RESULTS.md"
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"distancing.report": report, "distancing.ensemble": ensemble}
-BLOCK = re.compile(r"```sh\n(.*?)```\n\n((?:\|[^\n]*\n)*)", re.DOTALL)  # commands and the table below them
 
 
-def table_of(commands: str) -> str:
-    """Run the first of these commands that reads results/. Return its table; "" if there is no such command."""
-    for command in commands.replace("\\\n", " ").splitlines():
-        words = shlex.split(command, comments=True)
-        sources = [word for word in words[3:5] if word != "--compare"][:1]
-        if words[:2] == ["python", "-m"] and sources and sources[0].startswith("results/"):
-            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-                assert COMMANDS[words[2]]([*words[3:], "--markdown", f"{folder}/table.md"]) == 0, command
-                lines = Path(folder, "table.md").read_text().splitlines(keepends=True)
-                return "".join(line for line in lines if line.startswith("|"))
-    return ""
-
-
-def updated(text: str) -> str:
-    """Return the text with every table replaced by the output of its command."""
-
-    def block(match: re.Match[str]) -> str:
-        table = table_of(match[1])
-        return f"```sh\n{match[1]}```\n\n{table or match[2]}" + ("\n" if table and not match[2] else "")
-
-    return BLOCK.sub(block, text)
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the shown commands that read results/, as words."""
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:2] == ["python", "-m"] and any(word.startswith("results/") for word in words[3:5]):
+                yield words
 
 
 @pytest.mark.slow
-def test_every_table_equals_the_output_of_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_full_table_equals_the_output_of_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT)
-    text = RESULTS.read_text()
-    assert updated(text) == text
+    written = set()
+    for words in commands(PAGE.read_text(encoding="utf-8")):
+        with contextlib.redirect_stdout(io.StringIO()):
+            if "--csv" in words:
+                written.add(words[-1])
+                assert COMMANDS[words[2]]([*words[3:-1], str(tmp_path / "table.csv")]) == 0
+                assert (tmp_path / "table.csv").read_text() == Path(words[-1]).read_text(), words[-1]
+            else:
+                assert COMMANDS[words[2]](words[3:]) == 0
+    tables = {f"results/{path.name}" for path in (ROOT / "results").glob("*.csv")}
+    assert written == {table for table in tables if "ensembles" not in table}  # the ensembles' need their checkpoints
+
+
+def test_short_tables_pictures_and_links_are_current() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert results.updated(text) == text
+    assert {match[2] for match in results.TABLE.finditer(text)} <= set(results.tables())
     named = set(re.findall(r"results/[\w.-]+", text))
-    assert named == {f"results/{path.name}" for path in (ROOT / "results").iterdir()}  # all files are used
-    pictures = set(re.findall(r"\]\((docs/[\w.-]+)\)", text))
-    assert all((ROOT / picture).exists() for picture in pictures)
-    block = next(match for match in BLOCK.finditer(text) if "results/" in match[1] and match[2])
-    digit = re.search(r"\d(?=[^|]*\|\n)", block[2])
-    assert digit is not None
-    wrong = text[: block.start(2)] + block[2].replace(digit[0], str((int(digit[0]) + 1) % 10)) + text[block.end(2) :]
-    assert wrong != text
-    assert updated(wrong) == text  # an edited number is corrected
-
-
-if __name__ == "__main__":
-    RESULTS.write_text(updated(RESULTS.read_text()))
+    assert {f"results/{path.name}" for path in (ROOT / "results").iterdir()} <= named  # all files are used
+    for path in re.findall(r"\]\(((?:docs|results)/[\w.-]+)\)", text):
+        assert (ROOT / path).exists(), path
+    number = re.search(r"(?<=\| )\d+\.\d+ ± ", text[text.index("<!-- table:") :])
+    assert number is not None
+    start = text.index("<!-- table:") + number.start()
+    assert results.updated(text[:start] + "9" + text[start:]) == text  # an edited number is corrected
+    assert all(table.count("\n") <= 10 and table.splitlines()[0].count("|") <= 7 for table in results.tables().values())
