@@ -24,17 +24,17 @@ if __name__ == "__main__":
 '''
 
 
-def parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    arguments = argparse.ArgumentParser(prog="distancing init", description=__doc__)
-    arguments.add_argument("folder", type=Path, metavar="FOLDER", help="created if it does not exist")
-    return arguments
+    parser = argparse.ArgumentParser(prog="distancing init", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="created if it does not exist")
+    return parser
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the files. Raise ConfigError if the folder has one of them already."""
-    folder: Path = parser().parse_args(arguments).folder
+    folder: Path = argument_parser().parse_args(arguments).folder
     script, conf = folder / "train.py", folder / "conf"
     if existing := [str(path) for path in (script, conf) if path.exists()]:
         raise ConfigError(f"{' and '.join(existing)} would be overwritten: give another folder, or move it away")
