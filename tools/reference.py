@@ -183,7 +183,7 @@ def _files(group: str, prefix: str) -> str:
 def settings() -> str:
     """Return all settings of a run, group by group."""
     top = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8")) | load("speed", "default")
-    top["name"] = "DATASET-MODEL-PENALTY-PHASES-seedSEED"
+    top["name"] = "from the choices"
     parts = ["## Top level\n\n", fields(Config, "", top, leave_out=[*GROUPS, "hash"])]
     for group in ("dataset", "model", "optimizer", "scheduler"):
         parts.append(f"\n## {group}\n\n{_choices_table(group)}")
