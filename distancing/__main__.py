@@ -1,10 +1,11 @@
-"""`distancing train|sweep|ensemble|landscape|report …`: all commands under one name."""
+"""`distancing init|train|sweep|ensemble|landscape|report …`: all commands under one name."""
 
 import argparse
 import importlib
 import sys
 
 MODULES = {
+    "init": "distancing.project",
     "train": "distancing.train",
     "sweep": "distancing.sweep.__main__",
     "ensemble": "distancing.ensemble.__main__",
@@ -12,6 +13,7 @@ MODULES = {
     "report": "distancing.report.__main__",
 }
 HELP = """\
+init       copy train.py and the configs into a folder, to be edited there
 train      train one run; with -m, a run for each combination of the swept values
 sweep      show, resume, cancel or price the runs of a sweep
 ensemble   evaluate an ensemble of checkpoints, or compare ensembles

@@ -11,11 +11,13 @@ from distancing.component import component
 class Analysis:
     """An analysis. It leaves its subject unchanged, and always returns the same findings.
 
-    images: the largest number of images of each split, the first ones. seed: of everything that is drawn at random.
-    least: the smallest number of checkpoints.
+    images (images): the largest number of images of each split; the first ones are used.
+    seed: the seed of everything that is drawn at random.
     """
 
-    least: ClassVar[int] = 2
+    least: ClassVar[int] = 2  # the smallest number of checkpoints
+    # what each value holds, for the reference: its unit and its description; capitals stand for any name
+    VALUES: ClassVar[dict[str, tuple[str, str]]] = {}
 
     images: PositiveInt = 2000
     seed: NonNegativeInt = 0

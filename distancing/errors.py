@@ -3,7 +3,27 @@
 from rich.console import Console
 
 MAX_LETTERS = 1500  # of a reported line
-REFUSED, DIVERGED, NOT_THE_SAME, WRONG_GRADIENT = 2, 3, 4, 5  # a run stopped by signal n exits with 128 + n
+REFUSED, DIVERGED, NOT_THE_SAME, WRONG_GRADIENT = 2, 3, 4, 5
+# what each exit code of a command means, for the reference
+EXIT_CODES = {
+    "0": "The command has done what it was asked to do.",
+    "1": "An error in this software. Python's traceback is on stderr; please report it.",
+    f"{REFUSED}": "Refused. One line says which setting, file or directory is wrong, and why. Nothing was trained.",
+    f"{DIVERGED}": "The run diverged: its loss was not finite. `result.json` says in which phase, epoch and step.",
+    f"{NOT_THE_SAME}": "With `verify=true`, the second training differed from the first. A line says where.",
+    f"{WRONG_GRADIENT}": (
+        "This machine computes a wrong gradient. A line says of which parameter, by how much, and what to set instead. "
+        "Nothing was trained."
+    ),
+    "128 + n": (
+        "Stopped by signal n: 130 by SIGINT (Ctrl-C), 143 by SIGTERM, 140 by SIGUSR2 on Linux. The state is saved: run "
+        "the same command to resume."
+    ),
+    "132, 134, 135, 136, 139": (
+        "A shell's report that SIGILL, SIGABRT, SIGBUS, SIGFPE or SIGSEGV killed the process: a fault in native code."
+    ),
+    "137": "A shell's report that SIGKILL killed the process: often the system was out of memory.",
+}
 
 
 class DistancingError(Exception):

@@ -13,12 +13,11 @@ from distancing.config import composition_error
 from distancing.errors import ConfigError, DistancingError
 from distancing.experiment import main as train
 from distancing.process.command import command
-
-CONF = Path(__file__).parent.parent / "conf"  # of the checkout
+from distancing.project import CONF
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train with the configs in conf/ of the current folder if there are any, else with those of the checkout."""
+    """Train with the configs in conf/ of the current folder if there are any, else with those of this package."""
     here = Path("conf").resolve()
     return run(here if (here / "config.yaml").is_file() else CONF, arguments)
 

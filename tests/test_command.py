@@ -28,7 +28,8 @@ def distancing(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_every_command_explains_itself(name: str, monkeypatch: pytest.MonkeyPatch,
                                        capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     assert distancing(monkeypatch, name, "--help") == 0
-    assert capsys.readouterr().out.startswith(f"usage: python -m distancing.{name} ")
+    program = "distancing init" if name == "init" else f"python -m distancing.{name}"
+    assert capsys.readouterr().out.startswith(f"usage: {program} ")
 
 
 def test_an_unknown_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

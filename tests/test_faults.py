@@ -385,7 +385,7 @@ def test_verify(
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_cores")
 def test_threads_change_last_digits_only(tmp_path: Path) -> None:
-    """The tolerance that the README states, for one epoch of a small network on digits: 1e-5 of ‖θ‖."""
+    """The tolerance that docs/guarantees.md states, for one epoch of a small network on digits: 1e-5 of ‖θ‖."""
     networks = []
     for threads in (1, 2):
         folder = tmp_path / str(threads)

@@ -22,8 +22,8 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from distancing.project import CONF
 from distancing.runs import load
-from distancing.train import CONF
 from distancing.train import run as train
 
 # all that has a state, but for dropout, which an analysis refuses (test_resume.py has it): early stopping with its best

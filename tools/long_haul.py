@@ -21,7 +21,7 @@ import hydra
 from omegaconf import DictConfig
 
 from distancing import experiment
-from distancing.train import CONF
+from distancing.project import CONF
 
 ROOT = Path(__file__).parent.parent
 TICKS = os.sysconf("SC_CLK_TCK")

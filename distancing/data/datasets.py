@@ -22,13 +22,13 @@ class Dataset:
     """The base class of all data sets.
 
     augment: zero-padded random crops, and mirror images if these keep their class.
-    train_images: use only this many of the training images, with balanced classes; None for all.
+    train_images (images): use only this many of the training images, with balanced classes; null for all.
     validation_fraction: hold out this fraction of them for validation, stratified.
-    folds, fold: k-fold cross-validation: divide them into `folds` stratified parts, and hold out part `fold`, counted
-        from 0, for validation instead.
-    seed: of these draws. It is not the run's seed, so that runs with different seeds share their split.
+    folds: k-fold cross-validation: divide them into this many stratified parts instead, of which one is held out.
+    fold: the part that is held out for validation, counted from 0.
+    seed: the seed of these draws. It is not the run's seed, so that runs with different seeds share their split.
     bootstrap: bagging (Breiman 1996): draw as many images as there are to train with, with replacement.
-    bootstrap_seed: of this draw alone, so that ensemble members may differ in it and share the rest.
+    bootstrap_seed: the seed of this draw alone, so that ensemble members may differ in it and share the rest.
     """
 
     augment: bool = False

@@ -19,8 +19,8 @@ from distancing.runs import find_sweep
 from distancing.stored import find_checkpoints
 
 
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(prog="python -m distancing.ensemble", description=__doc__)
     parser.add_argument("paths", nargs="+", metavar="RUN", help="directories of runs and sweeps, checkpoint files")
     parser.add_argument(
@@ -37,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--picture", type=Path, metavar="FILE", help="draw a PNG: scores and matrices, or with --compare curves"
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
-    args = parser.parse_args(arguments)
+    return parser
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = argument_parser().parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     threads.use()
     device = torch.device(args.device)

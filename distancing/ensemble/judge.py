@@ -25,8 +25,11 @@ def judge(
     refresh: bool = False,
     common: Data | None = None,
 ) -> dict[str, Any]:
-    """Return all that README.md documents of an ensemble: the result of `scored`, and if all members have one
-    architecture, their distances, their directions, and the scores of the network at the mean of their parameters.
+    """Return the result of `scored`, and these fields if all members have one architecture:
+
+    distances: the matrix of ‖θ_i − θ_j‖ between the members.
+    cosines: the matrix of the cosines between the members' directions θ_i − θ_0.
+    parameter_average: the scores on each split of the network at the mean of the members' parameters.
 
     common: the images, if the members are of one run, which normalises them alike; by default `evaluation_images`.
     """
@@ -49,7 +52,11 @@ def scored(
     refresh: bool = False,
     common: Data | None = None,
 ) -> dict[str, Any]:
-    """Return the members' names and weights, and the scores on each split of `on_split`.
+    """Return these fields:
+
+    members: the names of the ensemble members.
+    weights: the weights of the members, with sum 1.
+    splits: the scores on each split.
 
     refresh: recompute each member's batch-norm statistics. common: as in `judge`. Raises EnsembleError for weights that
     do not fit, DatasetError for images that can't be read, StorageError for a damaged checkpoint.
@@ -73,7 +80,18 @@ def scored(
 
 
 def on_split(p: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
-    """Return the scores and the diversity of members with probabilities p [M, N, C] on one split.
+    """Return the scores and the diversity of members with probabilities p [M, N, C] on one split:
+
+    members: the scores of each member.
+    ensemble: the scores of the weighted average of the members' probabilities.
+    growth: the scores of the averages of the first 1, 2, … members.
+    variance: v of (1.14), the mean squared error p − y of a member, which is its Brier score.
+    covariance: c of (1.14), the mean product of two members' errors.
+    correlation: c/v.
+    predicted_reduction: the ensemble's squared error relative to v, by (1.14).
+    measured_reduction: the same as measured.
+    disagreement: the matrix of the shares of images for which two members predict different classes.
+    mutual_information (nats): between the prediction and the member, mean over the images.
 
     Values that are undefined are None: c for a single member, ratios if v = 0.
     """

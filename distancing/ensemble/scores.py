@@ -37,7 +37,13 @@ def growth(p: Tensor, labels: Tensor, weights: Tensor | None = None) -> list[dic
 
 
 def scores(q: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return accuracy, nll, brier and ece of the prediction."""
+    """Return the scores of the prediction:
+
+    accuracy: the share of images whose class is predicted, from 0 to 1.
+    nll (nats): the negative log-likelihood.
+    brier: the Brier score, Σ_c (p_c − y_c)², mean over the images.
+    ece: the expected calibration error, from 0 to 1.
+    """
     return {
         "accuracy": accuracy(q, labels),
         "nll": negative_log_likelihood(q, labels),

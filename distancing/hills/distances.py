@@ -119,9 +119,12 @@ class FilterDirection(Euclidean):
 
 @component
 class RandomProjection(Euclidean):
-    """d = ‖R (θ − θ_c)‖² for a fixed random matrix R with `dimensions` rows, drawn with `seed`.
+    """d = ‖R (θ − θ_c)‖² for a fixed random matrix R.
 
     These are hills in a few collective variables, as in metadynamics (Laio & Parrinello 2002).
+
+    dimensions: the number of rows of R.
+    seed: the seed of R.
     """
 
     dimensions: PositiveInt = 16
@@ -139,9 +142,9 @@ class FunctionSpace(Euclidean):
     """d = the mean squared Hellinger distance, ½ Σ_c (√p_c − √q_c)² between 0 and 1, of the network's predictions p and
     the checkpoint's predictions q.
 
-    probe: compare them on the first `probe` training images. Each step then costs one more forward and backward pass
-        over these images, whatever the number of checkpoints. None: compare them on the batch of each step, which costs
-        one more forward pass for the network and for each checkpoint, and a backward pass.
+    probe (images): compare them on this many of the training images, the first ones. Each step then costs one more
+        forward and backward pass over these images, whatever the number of checkpoints. Null: compare them on the batch
+        of each step, which costs one more forward pass for the network and for each checkpoint, and a backward pass.
     """
 
     probe: PositiveInt | None = None

@@ -19,17 +19,21 @@ class Penalty:
 
     The push of a Gaussian hill is 0 at the checkpoint, and strongest, 0.61·s/σ, at distance σ.
 
-    strength: the height s of a new hill, in nats.
-    sigma: the width σ of a hill, in units of `sigma_unit`.
+    distance: how far θ is from a checkpoint.
+    kernel: the height of a hill as a function of this distance.
+    strength (nats): the height s of a new hill.
+    sigma (`sigma_unit`): the width σ of a hill.
     sigma_unit: `absolute`; `norm`, which is ‖θ_c‖; or `travelled`, which is ‖θ_c − θ_0‖, the distance from the initial
         parameters to the checkpoint. The last two let one σ serve networks of different sizes, because d grows with
         the number of parameters.
-    growth: how fast a hill grows: by growth · k nats per epoch, where k is its height at θ, until the network leaves.
-    temperature: in nats. It slows the growth by the factor exp(−s_c·k / temperature), so that it comes to an end
-        (well-tempered metadynamics, Barducci et al. 2008, where it is called ΔT). None: no such factor.
-    half_life: the number of epochs in which a hill loses half of its height.
-    newest: the number of hills, the newest ones, that act and grow. None: all.
+    growth (nats per epoch): how fast a hill grows: by growth · k per epoch, where k is its height at θ, until the
+        network leaves.
+    temperature (nats): slows the growth by the factor exp(−s_c·k / temperature), so that it comes to an end
+        (well-tempered metadynamics, Barducci et al. 2008, where it is called ΔT); null for no such factor.
+    half_life (epochs): the time in which a hill loses half of its height; null for ever.
+    newest (hills): only this many hills, the newest ones, act and grow; null for all.
     fixed_norm: keep ‖θ‖ as it was at the newest checkpoint.
+
     Growth, decay and the fixed norm only apply in epochs in which hills act.
     """
 

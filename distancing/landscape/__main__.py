@@ -34,8 +34,8 @@ ANALYSES: dict[str, type[Analysis]] = {
 }
 
 
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(prog="python -m distancing.landscape", description=__doc__)
     parser.add_argument("paths", nargs="+", metavar="RUN", help="directories of runs and sweeps, checkpoint files")
     parser.add_argument(
@@ -45,6 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="write the results there (default for a single run: RUN/landscape)")
     parser.add_argument("--again", action="store_true", help="repeat analyses whose results are stored already")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
+    return parser
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argument_parser()
     args = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     analyses = configured(args.only.split(","), args.set)

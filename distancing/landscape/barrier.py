@@ -1,6 +1,6 @@
 """The barrier between two checkpoints: the loss on the straight line between them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge
 from torch import Tensor
@@ -18,10 +18,17 @@ class Barrier(Analysis):
     """Loss and accuracy on the straight line between two checkpoints, and how high the loss rises above the chord
     between its ends (Frankle et al. 2020).
 
-    points: on each line, its ends included. pairs: each checkpoint and the next (`successive`), the `first` and each
-    other, `all`, or the first and the last (`ends`). matching: also permute the second network's hidden units to match
-    those of the first (Ainsworth et al. 2023).
+    points (points): the number of points on each line, its ends included.
+    pairs: the pairs of checkpoints: each checkpoint and the next (`successive`), the `first` and each other, `all`, or
+        the first and the last (`ends`).
+    matching: also permute the second network's hidden units to match those of the first (Ainsworth et al. 2023).
     """
+
+    VALUES: ClassVar[dict[str, tuple[str, str]]] = {
+        **lines.VALUES,
+        "distance_matched/PAIR": ("", "‖θ − θ′‖ after the second network's hidden units were matched to the first's"),
+        "units_moved/PAIR": ("", "the share of hidden units that matching permutes, from 0 to 1"),
+    }
 
     images: Annotated[int, Ge(2)] = 1000  # of each split: 2,000 with the test images
     points: Annotated[int, Ge(3)] = 25

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,6 +34,18 @@ class Gradients(Analysis):
     """
 
     least = 1
+    VALUES: ClassVar[dict[str, tuple[str, str]]] = {
+        "epochs": ("epochs", "the epochs in which hills acted. The values below are over those in which they pushed"),
+        "pushed_share": ("", "the mean of `gradient_pushed` over these epochs"),
+        "cosine_mean": ("", "the cosine between the two gradients, mean over the epochs"),
+        "cosine_random": ("", "1/√P: the standard deviation of the cosine of two random directions"),
+        "orthogonal_share": ("", "the share of epochs whose first and last decile of the cosine are within ±0.1"),
+        "ratio_median": ("", "‖hills' gradient‖ / ‖data's gradient‖, median of the epochs' medians"),
+        "angle_median": ("degrees", "by which the hills turn the gradient, median of the epochs' medians"),
+        "angle_max": ("degrees", "the largest last decile of this angle"),
+        "PHASE/ratio_first, PHASE/ratio_last": ("", "the ratio in the phase's first and last epoch; 0 without a push"),
+        "PHASE/angle_first, PHASE/angle_last": ("degrees", "the angle in the phase's first and last epoch"),
+    }
 
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:  # noqa: ARG002 (nothing takes long enough)
         """Raise LandscapeError for checkpoints of several runs, and for a run without hills or these columns."""

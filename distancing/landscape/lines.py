@@ -17,6 +17,15 @@ PATHS = {  # a path's name: its label and line style
     "curve": ("trained curve", "--"),
 }
 PAIRS_PER_ROW = 8
+# what the values of `heights` hold, for the reference
+VALUES = {
+    "SPLIT_height/PAIR": ("nats", "how far the loss on the straight line rises above the chord between its ends"),
+    "SPLIT_height_se/PAIR": ("nats", "its standard error over the images"),
+    "SPLIT_height_PATH/PAIR, SPLIT_height_PATH_se/PAIR": ("nats", "the same on another path: `matched`, `curve`"),
+    "SPLIT_height_max, SPLIT_height_max_se": ("nats", "the highest of all pairs, and its standard error"),
+    "SPLIT_height_PATH_max, SPLIT_height_PATH_max_se": ("nats", "the same on another path"),
+    "distance/PAIR": ("", "‖θ − θ′‖ between the two checkpoints"),
+}
 PANELS = {"train": "training loss, nats", "test": "test loss, nats", "accuracy": "test accuracy, %"}
 
 

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Len
@@ -35,12 +35,20 @@ class Plane(Analysis):
 
     Batch-norm statistics are recomputed at each point.
 
-    through: the names of the three; null for the first, the middle and the last. points: along each side of a rectangle
-    around all checkpoints, and along each edge of the triangle. margin: around the checkpoints, as a share of the
-    rectangle's longer side.
+    through: the names of the three; null for the first, the middle and the last.
+    points (points): the number of points along each side of a rectangle around all checkpoints, and along each edge of
+        the triangle.
+    margin: the margin around the checkpoints, as a share of the rectangle's longer side.
     """
 
     least = 3
+    VALUES: ClassVar[dict[str, tuple[str, str]]] = {
+        "SPLIT_corners_max": ("nats", "the highest loss of the three checkpoints"),
+        "SPLIT_edges_max": ("nats", "the highest loss on the straight lines between them"),
+        "SPLIT_centre": ("nats", "the loss at the mean of the three"),
+        "SPLIT_low_share": ("", "the share of the rectangle with a loss up to that of the highest corner"),
+        "off_plane_max": ("", "the largest distance of a checkpoint from the plane"),
+    }
 
     images: PositiveInt = 500
     through: Annotated[list[str], Len(3, 3)] | None = None

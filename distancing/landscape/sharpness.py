@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,19 +34,30 @@ class Sharpness(Analysis):
     """Sharpness of the training loss on the first `images` images, in evaluation mode, with batch-norm statistics
     recomputed once for each checkpoint.
 
-    unit: of a step's length, `filter` or `element`; see units.py.
-    radii: of the steps. A radius of 0.1 moves every filter by a tenth of its norm in a random direction; in the worst
-        direction it bounds the length ‖u‖ of all filters' moves together.
-    directions: number of random directions (Li et al. 2018).
-    starts: largest number of classes from which an ascent to the worst point within each radius starts, besides the
+    unit: the unit of a step's length: the norm of the `filter`, or |θ_i| of each `element`; see units.py.
+    radii (`unit`): the lengths of the steps. A radius of 0.1 moves every filter by a tenth of its norm in a random
+        direction; in the worst direction it bounds the length ‖u‖ of all filters' moves together.
+    directions: the number of random directions (Li et al. 2018).
+    starts: the largest number of classes from which an ascent to the worst point within each radius starts, besides the
         start in the steepest direction; see `worst`.
-    ascent_steps: further gradient steps of the ascent that is highest after its first step.
-    eigenvalue_steps: largest number of Hessian-vector products for the largest eigenvalue.
-    tolerance: relative error of the eigenvalue at which these products end early.
-    probes: number of Hessian-vector products for each trace.
+    ascent_steps: the number of further gradient steps of the ascent that is highest after its first step.
+    eigenvalue_steps: the largest number of Hessian-vector products for the largest eigenvalue.
+    tolerance: the relative error of the eigenvalue at which these products end early.
+    probes: the number of Hessian-vector products for each trace.
     """
 
     least = 1
+    VALUES: ClassVar[dict[str, tuple[str, str]]] = {
+        "CHECKPOINT/rise_random_RADIUS": ("nats", "the mean rise of the loss in random directions"),
+        "CHECKPOINT/rise_worst_RADIUS": ("nats", "the largest rise that was found, a lower bound of the largest"),
+        "CHECKPOINT/hessian_max": ("", "the largest eigenvalue of the Hessian H"),
+        "CHECKPOINT/hessian_trace": ("", "the trace of H"),
+        "CHECKPOINT/hessian_max_relative": (
+            "",
+            "the largest eigenvalue of D·H·D, where D holds the unit of each parameter",
+        ),
+        "CHECKPOINT/hessian_trace_relative": ("", "the trace of D·H·D"),
+    }
 
     images: PositiveInt = 500
     unit: units.Unit = "filter"

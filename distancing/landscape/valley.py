@@ -1,7 +1,7 @@
 """A curve of low loss between two checkpoints, where the straight line may cross a barrier."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Lt
@@ -26,10 +26,18 @@ class Valley(Analysis):
     The curve has as many parameters as a chain of two line segments, but no corner, and its points are spread evenly.
     Garipov et al. found it to be the slightly better of the two.
 
-    points: on the curve and on the line, the ends included. pairs: as in Barrier. epochs: over the training images
-    without augmentation, in batches of `batch_size`. The optimiser is SGD with `momentum`; its learning rate falls from
-    `lr` to 0 on a cosine.
+    points (points): the number of points on the curve and on the line, the ends included.
+    pairs: the pairs of checkpoints, as in Barrier.
+    epochs (epochs): the length of the curve's training, on the training images without augmentation.
+    lr: the initial learning rate, which falls to 0 on a cosine. The optimiser is SGD.
+    momentum: the momentum of SGD.
+    batch_size (images): the size of a batch.
     """
+
+    VALUES: ClassVar[dict[str, tuple[str, str]]] = {
+        **lines.VALUES,
+        "length_over_distance/PAIR": ("", "the length of the curve, relative to the straight line"),
+    }
 
     points: Annotated[int, Ge(3)] = 25
     pairs: Pairs = "ends"

@@ -14,7 +14,11 @@ from distancing.models.base import Model
 
 @component
 class MLP(Model):
-    """A multilayer perceptron with `depth` hidden layers of `width` ReLU units."""
+    """A multilayer perceptron with ReLU units.
+
+    depth (layers): the number of hidden layers.
+    width (units): the size of each hidden layer.
+    """
 
     depth: Annotated[PositiveInt, Le(1000)] = 2
     width: Annotated[PositiveInt, Le(100_000)] = 128

@@ -22,6 +22,9 @@ class ResNet(Model):
     stages make He's CIFAR networks of depth 6n + 2. Four stages of width 64 and depth 18 make ResNet-18 with a stem for
     32×32 images.
 
+    depth (layers): 2 plus a multiple of twice the number of stages.
+    width (channels): the number of channels of the first stage.
+    stages: the number of stages.
     shortcut: where the shape changes. `conv`: a 1×1 convolution with batch norm (option B of He et al.); `pad`: every
         second pixel, and zeros for the new channels (option A).
     """

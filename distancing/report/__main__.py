@@ -16,8 +16,8 @@ from distancing.report.runs import collect
 from distancing.report.tables import as_csv, latex, markdown, rich
 
 
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m distancing.report",
         description=__doc__,
@@ -45,7 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--tensorboard", type=Path, metavar="DIR", help="links to the runs, named by the settings that vary")
     add("--pack", type=Path, metavar="FILE", help="the results without weights, as a .zip file that can be a SOURCE")
     add("--command", action="store_true", help="only print the command that repeats each run")
-    args = parser.parse_args(arguments)
+    return parser
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = argument_parser().parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     with unpacked(args.sources) as sources:
         _report(args, sources, console)

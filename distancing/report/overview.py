@@ -86,7 +86,7 @@ def summarize(
     best: int | None = None,
     baseline: Sequence[str] = (),
 ) -> Overview:
-    """Return the overview of the runs in these sources. The README explains the options of the same names.
+    """Return the overview of the runs in these sources. The command has options of the same names.
 
     Raises ReportError for a source, a metric or a setting that does not exist, and if no or several groups are the
     baseline.

@@ -37,10 +37,12 @@ def git_commit() -> str | None:
     """Return the commit of the checkout that holds this package, or that it was copied from; None if unknown."""
     if (copied := PACKAGE / COMMIT_FILE).exists():
         return copied.read_text().strip() or None
+    commit_and_file = ["HEAD", "HEAD:./__init__.py"]  # fails where the package is installed inside another checkout
     try:
         git = subprocess.run(
-            ["git", "-C", str(PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
+            ["git", "-C", str(PACKAGE), "rev-parse", *commit_and_file],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return git.stdout.strip()
+    return git.stdout.split()[0]

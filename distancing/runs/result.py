@@ -15,7 +15,12 @@ Metrics = dict[str, dict[str, float | None]]  # split → loss and accuracy
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """Where the loss stopped being finite. `step` counts from 1 within the epoch."""
+    """Where the loss stopped being finite.
+
+    phase: the name of the phase.
+    epoch: counted from 1.
+    step: counted from 1 within the epoch.
+    """
 
     phase: str
     epoch: int
@@ -29,8 +34,10 @@ class Divergence:
 class GradientCheck:
     """The outcome of `training.gradient_check`.
 
-    parameter: the parameter with the largest error. error: this error (see `relative_errors`).
-    tolerance: the largest error that is accepted. layout: `channels_last` or `contiguous`.
+    parameter: the parameter tensor with the largest error.
+    error: this error, relative to the norm of the tensor's gradient.
+    tolerance: the largest error that is accepted.
+    layout: `channels_last` or `contiguous`.
     cpu: the instruction set of PyTorch's own kernels.
     """
 
@@ -43,7 +50,15 @@ class GradientCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """A stored checkpoint. distances: ‖θ − θ_c‖ to every checkpoint of the run, by name."""
+    """A stored checkpoint, or the final network.
+
+    name: the name of the checkpoint, which is that of its phase; `final` for the final network.
+    phase: the phase at whose end it was stored.
+    epoch (epochs): the run's epochs until then.
+    metrics: loss (nats) and accuracy of each split, from 0 to 1.
+    file: the path of its parameters within the run's directory.
+    distances: ‖θ − θ_c‖ to every checkpoint of the run and to the final network, by name.
+    """
 
     name: str
     phase: str
@@ -55,9 +70,32 @@ class CheckpointInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The result of a run that has finished or diverged; README.md documents each field.
+    """The result of a run that has finished or diverged.
 
     Fields with a default are missing from the results of older versions. Unknown fields, of newer ones, are ignored.
+
+    status: `finished`, or `diverged` if the loss was no longer finite.
+    diverged: where the run diverged.
+    name: the readable part of the directory's name.
+    config_hash: the hash in the directory's name.
+    seed: the seed.
+    epochs (epochs): how long the run trained.
+    seconds (seconds): training and evaluation together, over all processes of the run.
+    images_per_second (images/s): the speed of training, without evaluation.
+    peak_memory (bytes): the largest memory of the GPU, or of the whole process if there is no GPU.
+    parameters: the number of parameters.
+    threads: the number of CPU threads.
+    gradient_check: the check of the gradient before the first step.
+    metrics: loss (nats) and accuracy of the final network on each split; null if the run diverged.
+    checkpoints: the stored checkpoints, in their order.
+    final: the final network; null if the run diverged.
+    device: the name of the GPU, or `cpu`.
+    source: a hash of the code.
+    git_commit: the commit of the checkout; null for an installed package.
+    versions: the versions of Python and of the libraries.
+    ensemble: the scores of the checkpoints as an ensemble; null if there is one network only.
+    analysis: the values of each analysis by name.
+    verified: whether a second training gave the same bits; null if none was asked for.
     """
 
     status: Literal["finished", "diverged"]

@@ -24,8 +24,8 @@ STYLES: dict[State, str] = {
 }  # fmt: skip
 
 
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(prog="python -m distancing.sweep", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     sweep = argparse.ArgumentParser(add_help=False)
@@ -38,7 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("cancel", parents=[sweep], help="stop queued and running jobs; saved states are kept")
     logs = commands.add_parser("logs", help="print the log of a run")
     logs.add_argument("run", metavar="RUN", help="its directory, or its hash")
-    args = parser.parse_args(arguments)
+    return parser
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = argument_parser().parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)  # no line broken in a pipe
     if args.command == "logs":
         print(_logs(args.run), end="")

@@ -34,7 +34,10 @@ NOT_TIMED = ("dataset.root", "dataset.download", "dataset.seed", "dataset.bootst
 
 @component
 class Devices:
-    """The devices of a sweep. at_a_time: number of runs that train at the same time."""
+    """The launcher that starts nothing: it prints the estimated cost of the sweep.
+
+    at_a_time (runs): the number of runs that would train at the same time.
+    """
 
     at_a_time: PositiveInt = 1
 

@@ -18,7 +18,8 @@ class Grid:
     """The settings of a sweep.
 
     params: values of each setting; the runs are their product.
-    cases: named sets of settings. Each set overrides `params` and has a product of its own. Empty: `params` alone.
+    cases: named sets of settings. Each set overrides `params` and has a product of its own. If empty, `params` is used
+        alone.
     exclude: named sets of settings. Runs that match every setting of one of these sets are dropped.
 
     A value is a list of values, or what Hydra's own sweeper understands: `1,2`, `range(3)`.

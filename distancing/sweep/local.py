@@ -25,8 +25,9 @@ POLL = 0.05  # seconds
 class Local:
     """The launcher for this machine.
 
-    processes: number of runs at a time, each with an equal share of the cores. None: one for each GPU, or without a
-    GPU one for each core. snapshot: run a copy of the code.
+    processes (runs): the number of runs at a time, each with an equal share of the cores; null for one on each GPU, or
+        without a GPU on each core.
+    snapshot: run a copy of the code as it is now, which later edits do not change.
     """
 
     processes: PositiveInt | None = None

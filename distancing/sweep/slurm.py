@@ -37,7 +37,30 @@ TEARDOWN = [
 
 @component
 class Slurm:
-    """The launcher for a Slurm cluster. conf/hydra/launcher/slurm.yaml explains the fields, named as in submitit."""
+    """The launcher for a Slurm cluster: job arrays, whose runs are requeued until they have ended.
+
+    The settings are named as in submitit. Null stands for the cluster's default.
+
+    timeout_min (minutes): the time limit of a job. Short jobs start earlier.
+    partition: the partition.
+    account: the account.
+    qos: the quality of service.
+    constraint: required features of a node.
+    exclude: nodes to avoid.
+    gpus_per_node: the number of GPUs of a job. A run uses one.
+    gres: the GPUs on clusters that ask for them in this way: `gpu:1`, with gpus_per_node=null.
+    cpus_per_task: the number of cores of a run.
+    mem_gb (GB): the memory of a job.
+    array_parallelism (jobs): the largest number of jobs of an array that run at a time.
+    signal_delay_s (seconds): how long before its time limit a run saves its state and is requeued.
+    setup: shell lines before the run, such as `module load cuda`.
+    srun_args: further arguments of srun.
+    additional_parameters: further parameters of sbatch by their long names, such as `{mail-type: FAIL}`.
+    python: the interpreter; null for this one. In a container: `singularity exec --nv image.sif python3`.
+    runs_per_job (runs): how many runs share a job's GPU, side by side.
+    snapshot: run a copy of the code as it is now, which later edits do not change.
+    wait: return the objectives when all runs have ended, for an optimising sweeper.
+    """
 
     timeout_min: PositiveInt
     partition: str | None = None

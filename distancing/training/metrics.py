@@ -9,6 +9,35 @@ from distancing.training.gradients import GRADIENTS, PUSHED, gradients
 from distancing.training.settings import Config
 from distancing.training.step import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, RATIO
 
+# What each column holds, for the reference: its unit and its description. Capitals stand for any name.
+DESCRIPTIONS = {
+    "epoch": ("epochs", "the epochs done"),
+    "phase": ("", "the phase of this epoch"),
+    "lr": ("", "the learning rate at the epoch's first step"),
+    "train/cross_entropy": ("nats", "the data's part of the loss, with smoothed labels if they are set"),
+    "train/l2": ("nats", "λ‖θ‖²"),
+    "train/penalty": ("nats", "Σ_c s_c·k(θ, θ_c), the height of the hills"),
+    "train/loss": ("nats", "the sum of these three; like them, a mean over the epoch's images while training"),
+    "train/accuracy": ("", "while training, from 0 to 1"),
+    "validation/loss, test/loss": ("nats", "the cross entropy after the epoch, in evaluation mode"),
+    "validation/accuracy, test/accuracy": ("", "after the epoch, in evaluation mode, from 0 to 1"),
+    "parameter_norm": ("", "‖θ‖ over all parameters, after the epoch"),
+    "distance/CHECKPOINT": ("", "‖θ − θ_c‖ after the epoch, for each checkpoint stored before"),
+    "hill/CHECKPOINT": ("", "the height k(θ, θ_c) of each hill of strength 1, after the epoch, from 0 to 1"),
+    "strength/CHECKPOINT": ("nats", "the strength s_c of each hill, if hills grow or fade"),
+    PUSHED: (
+        "",
+        "the share of the epoch's images in whose steps the hills pushed; empty in a phase without hills. A hill does "
+        "not push where its gradient is 0 in float32: on its top, and more than about 13 σ away. The columns below are "
+        "of the steps with a push alone",
+    ),
+    "gradient_cosine": ("", "the cosine between the data's gradient and the hills', mean over the steps"),
+    "gradient_ratio": ("", "‖hills' gradient‖ / ‖data's gradient‖, median over the steps"),
+    "gradient_angle": ("degrees", "the angle between the data's gradient and the sum of both, median over the steps"),
+    "gradient_STATISTIC_p10, gradient_STATISTIC_p90": ("", "the first and the last decile of each of these three"),
+    "seconds": ("seconds", "the time of this epoch, evaluation included"),
+}
+
 
 def columns(config: Config, splits: Sequence[str], checkpoints: Sequence[str]) -> list[str]:
     """Return the columns of metrics.csv. Columns of checkpoints that are not stored yet stay empty.

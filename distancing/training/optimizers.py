@@ -32,6 +32,9 @@ class SGD(Optimizer):
     """SGD with momentum (Algorithms 1 and 2) in torch's form: v ← αv + g, θ ← θ − εv.
 
     The thesis's form (1.11), v ← αv − εg, θ ← θ + v, takes the same path while ε is constant, but not while it changes.
+
+    momentum: α.
+    nesterov: evaluate the gradient where the momentum leads. It needs momentum > 0.
     """
 
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.0

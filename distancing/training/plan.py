@@ -14,18 +14,18 @@ from distancing.component import component
 class Phase:
     """A phase of a run.
 
-    epochs: the largest number of epochs; None for an equal share of the epochs that other phases leave.
+    epochs (epochs): the largest length of the phase; null for an equal share of the epochs that other phases leave.
     penalty: let the hills at the checkpoints stored so far act.
     reinitialise: begin with new initial parameters, as an independent network. This is the control for phases that
         begin at a checkpoint.
-    jump: begin with one step of this length ‖Δθ‖ in a random direction, each filter in proportion to its norm. This is
-        the control for a hill: does it matter where the hill pushes, or only how far?
+    jump (‖Δθ‖): begin with one step of this length in a random direction, each filter in proportion to its norm. This
+        is the control for a hill: does it matter where the hill pushes, or only how far?
     checkpoint: store a checkpoint at the end, named after the phase.
     restart_schedule: restart the learning-rate schedule.
-    until_loss: end once the mean training cross entropy of an epoch is below this, in nats (the "sufficiently low
-        error" of Algorithm 3).
-    patience: early stopping (section 1.1.4): end once the validation loss has not improved for this many epochs. At the
-        end of the phase, early or not, restore the phase's best parameters.
+    until_loss (nats): end once the mean training cross entropy of an epoch is below this (the "sufficiently low error"
+        of Algorithm 3).
+    patience (epochs): early stopping (section 1.1.4): end once the validation loss has not improved for this many
+        epochs. At the end of the phase, early or not, restore the phase's best parameters.
     """
 
     epochs: PositiveInt | None = None
@@ -40,7 +40,11 @@ class Phase:
 
 @component
 class Cycle:
-    """Phases that are repeated `times` times, in their order. `escape` becomes `escape-1`, `escape-2`, …"""
+    """Phases that are repeated in their order. `escape` becomes `escape-1`, `escape-2`, …
+
+    times: the number of repetitions.
+    phases: the phases by name.
+    """
 
     times: PositiveInt
     phases: Annotated[dict[str, Phase], MinLen(1)]

@@ -13,6 +13,8 @@ from distancing.component import component
 
 @component
 class Schedule:
+    """The base class of all schedules."""
+
     def __call__(self, lr: float, t: float, length: int) -> float:
         """Return the learning rate at time t, 0 ≤ t ≤ `length`, for the initial rate `lr`."""
         raise NotImplementedError
@@ -20,13 +22,19 @@ class Schedule:
 
 @component
 class Constant(Schedule):
+    """The initial learning rate throughout."""
+
     def __call__(self, lr: float, t: float, length: int) -> float:  # noqa: ARG002
         return lr
 
 
 @component
 class Step(Schedule):
-    """(1.9) lr₀ · γ^⌊epoch / step_size⌋."""
+    """(1.9) lr₀ · γ^⌊epoch / step_size⌋.
+
+    step_size (epochs): the interval between two decreases.
+    gamma: the factor γ of each decrease.
+    """
 
     step_size: PositiveInt
     gamma: PositiveFloat
@@ -40,7 +48,10 @@ class Step(Schedule):
 
 @component
 class Cosine(Schedule):
-    """(1.10) ε_min + ½ (ε_max − ε_min)(1 + cos(π T_cur / T_0)), with T_0 = `length`."""
+    """(1.10) ε_min + ½ (ε_max − ε_min)(1 + cos(π T_cur / T_0)), with T_0 = `length`.
+
+    lr_min: the learning rate ε_min at the end.
+    """
 
     lr_min: NonNegativeFloat = 0.0
 
@@ -50,7 +61,11 @@ class Cosine(Schedule):
 
 @component
 class CosineRestarts(Cosine):
-    """(1.10) with warm restarts: cycle i takes `period` · `multiplier`^i epochs (SGDR, Loshchilov & Hutter 2017)."""
+    """(1.10) with warm restarts: cycle i takes `period` · `multiplier`^i epochs (SGDR, Loshchilov & Hutter 2017).
+
+    period (epochs): the length T_0 of the first cycle.
+    multiplier: how many times as long as the cycle before each cycle is.
+    """
 
     period: PositiveInt
     multiplier: PositiveInt = 1

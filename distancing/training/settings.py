@@ -33,7 +33,34 @@ def _threads(value: object) -> object:
 
 @component
 class Config:
-    """All settings of one run; conf/config.yaml says what each is for."""
+    """All settings of one run.
+
+    dataset: the images.
+    model: the network.
+    optimizer: the optimiser.
+    scheduler: the learning-rate schedule.
+    penalty: the hills; null for none.
+    phases: the phases of the run by name, in their order.
+    analysis: the analyses at the end of the run, by name.
+    seed: the seed of the initial parameters, the order of the images and their augmentation.
+    epochs (epochs): the length of the run, which its phases share.
+    batch_size (images): the size of a batch.
+    label_smoothing: the thesis's k: the true class gets 1 − k, and every other class k/(C − 1).
+    device: the device to train on; `auto` takes a GPU if there is one.
+    threads: the number of CPU threads. `auto` takes the cores that this process may use and that other processes leave
+        free when the run starts; a resumed run keeps its number.
+    precision: the precision of the forward and backward pass. With `bf16`, the parameters and the penalty stay in fp32.
+    channels_last: store images and convolutions with the channels last in memory. Where a layer's gradient is computed
+        wrongly in this layout, the run uses the contiguous one, and says so.
+    compile: compile the network with torch.compile. The first step takes minutes; later runs reuse what it made.
+    evaluate_every (epochs): the interval between two evaluations on the validation and test images.
+    save_every (epochs): the interval between two saved states, from which a stopped run resumes.
+    name: the readable part of the name of the run's directory.
+    runs: the folder of all runs.
+    overwrite: start over, even if the run has finished.
+    verify: train the run a second time when it has ended, and compare the two bit for bit.
+    hash: a hash of all settings that can change the run's numbers.
+    """
 
     dataset: Dataset
     model: Model
@@ -57,7 +84,7 @@ class Config:
     runs: str
     overwrite: bool
     verify: bool = False  # likewise
-    hash: str  # of all settings that can change the run's numbers
+    hash: str
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -1,4 +1,4 @@
-"""`python docs/figures/toy [FOLDER]` draws the README's pictures of toys."""
+"""`python docs/figures/toy [FOLDER]` draws the documentation's pictures of toys."""
 
 import argparse
 import sys
