@@ -5,7 +5,7 @@ import hashlib
 import importlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,23 @@ ABSTRACT = {Torchvision, Analysis, *TARGETS.values()} - {Penalty}  # base classe
 
 def check(cfg: DictConfig) -> Config:
     """Return the settings of a composed config. Raise ConfigError for the first wrong key, value or combination."""
+    return check_resolved(resolved(cfg))
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Return a config as a dict, without references. Raise ConfigError if a value is missing or refers to nothing."""
     try:
         tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).split("\n")[0]) from error
     assert isinstance(tree, dict)
-    _check_values(tree, "")
-    settings: dict[str, Any] = {str(key): value for key, value in tree.items()}
-    settings["hash"] = config_hash(settings)
+    return {str(key): value for key, value in tree.items()}
+
+
+def check_resolved(tree: Mapping[str, Any]) -> Config:
+    """Return the settings of a resolved config. Raise ConfigError for the first wrong key, value or combination."""
+    _check_values(dict(tree), "")
+    settings = {**tree, "hash": config_hash(tree)}
     settings = {RENAMED.get(key, key): value for key, value in settings.items()}
     for key, value in settings.items():
         if key in TARGETS and not (key == "penalty" and value is None):
@@ -127,18 +136,6 @@ def hyperparameters(directory: RunDirectory) -> dict[str, Any]:
     return settings | {k: v for k, v in choices.items() if settings.get(k) is None and k not in ignored}
 
 
-def composition_error(error: Exception) -> str:
-    """Return in one line why Hydra or OmegaConf refused an override or a YAML."""
-    cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key and "." not in str(cause.full_key):
-        return f"{cause.full_key} is not a setting; allowed here: {_allowed(Config)}"
-    lines = [line.strip() for exception in (error, cause) if exception for line in str(exception).splitlines()]
-    if "Config search path:" in lines:
-        lines = lines[: lines.index("Config search path:")]
-    hints = ("full_key", "object_type", "To append", "See https")
-    return " ".join(line for line in lines if line and not line.startswith(hints))
-
-
 def config_hash(tree: Mapping[str, Any]) -> str:
     """Return a hash, 8 hexadecimal digits, of a resolved config. Equal numbers, such as 1 and 1.0, hash the same."""
 
@@ -163,20 +160,37 @@ def _component(node: Any, path: str, base: type) -> Any:
     for key, inner_base in ((key, TARGETS.get(f"{path}.{key}")) for key in node):
         if inner_base:
             node = {**node, key: _component(node[key], f"{path}.{key}", inner_base)}
-    target = node["_target_"]
+    cls = _component_class(node["_target_"], path, base)
+    return construct(cls, {key: value for key, value in node.items() if key != "_target_"}, path)
+
+
+def _component_class(target: str, path: str, base: type) -> type:
+    """Return the class that `target` names. Raise ConfigError unless it is a subclass of `base` in this package."""
     try:
         module, _, name = target.rpartition(".")
         module = MOVED.get(module, module)
         if not module.startswith("distancing."):
             raise ImportError(target)
-        cls = getattr(importlib.import_module(module), name)
+        cls: type = getattr(importlib.import_module(module), name)
         if not issubclass(cls, base) or cls in ABSTRACT:
             raise TypeError(target)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path}._target_={target}: only a {base.__name__} of this package may be constructed here"
         ) from error
-    return construct(cls, {key: value for key, value in node.items() if key != "_target_"}, path)
+    return cls
+
+
+def settings_at(path: Sequence[str], node: Mapping[str, Any]) -> list[str]:
+    """Return the names of the settings that the node at this path of a config may have, said or not."""
+    if not path:
+        return names(Config)
+    if path[0] == "phases" and len(path) in (2, 4):
+        return names(Cycle if {"times", "phases"} & set(node) else Phase)
+    try:
+        return names(_component_class(str(node["_target_"]), ".".join(path), object))
+    except (ConfigError, KeyError, TypeError):
+        return []
 
 
 def _phases(node: Any) -> dict[str, Phase | Cycle]:
@@ -205,15 +219,16 @@ def construct(cls: type, settings: Any, path: str) -> Any:
         key = ".".join([path, *map(str, first["loc"])]).strip(".")
         raise ConfigError(
             {
-                "unexpected_keyword_argument": f"{key} is not a setting; allowed here: {_allowed(cls)}",
+                "unexpected_keyword_argument": f"{key} is not a setting; allowed here: {', '.join(names(cls))}",
                 "missing": f"{key} is missing",
                 "value_error": f"{path}: ".lstrip(": ") + str(first.get("ctx", {}).get("error")),
             }.get(first["type"], f"{key}={first['input']!r}: {_lower(first['msg'])}")
         ) from None
 
 
-def _allowed(cls: type) -> str:
-    return ", ".join(field.name for field in dataclasses.fields(cls) if field.name != "hash")
+def names(cls: type) -> list[str]:
+    """Return the names of the settings of a class."""
+    return [field.name for field in dataclasses.fields(cls) if field.name != "hash"]
 
 
 def _lower(sentence: str) -> str:

@@ -9,11 +9,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from distancing.config import composition_error
-from distancing.errors import ConfigError, DistancingError
+from distancing.composition import SAVED, check_composed, check_hidden, check_typed, choices_in, composition_error
+from distancing.errors import DIVERGED, ConfigError, DistancingError, SweepError, print_error
 from distancing.experiment import main as train
 from distancing.process.command import command
 from distancing.project import CONF
+
+NAME = ("--config-name", "-cn")
+WITH_VALUE = (*NAME, "--config-path", "-cp", "--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i",
+              "--experimental-rerun")  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,25 +31,70 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
     """Train what the arguments ask for, with the configs in `conf`; return the highest exit code of the runs."""
     codes: list[int] = []
     bugs: list[Exception] = []
+    process = os.getpid()
 
     def task(cfg: DictConfig) -> float | None:
+        settings = HydraConfig.get()
         try:
-            code, result = train(cfg, HydraConfig.get().overrides.task, keep_crash=True)
+            check_composed(cfg, settings, overrides)
+        except ConfigError as error:  # Hydra would print more than the error
+            codes.append(print_error(error))
+            return None
+        try:
+            code, result = train(cfg, settings.overrides.task, keep_crash=True)
         except Exception as bug:
             bugs.append(bug)
             raise
         codes.append(code)
+        if code not in (0, DIVERGED) and os.getpid() != process:  # a launcher's process, whose `codes` are its own
+            raise SweepError(f"a run failed with exit code {code}: its process says why")
         return result.objective if result else None
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's exceptions through, to be reported in one line
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    overrides = _overrides(typed)
+    check_typed(overrides)
+    if folder := _value(typed, ("--config-dir", "-cd")):
+        check_hidden(Path(folder), conf)
     try:
-        if arguments is not None:
-            sys.argv[1:] = arguments  # where Hydra reads them
+        sys.argv[1:] = _for_hydra(typed, overrides)  # where Hydra reads them
         hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(task)()
     except DistancingError:  # in a sweep, before its first run
         raise
     except Exception as error:
         if error in bugs:
             raise
-        raise ConfigError(composition_error(error)) from error
+        raise ConfigError(composition_error(error, overrides, choices_in(conf))) from error
     return max(codes, default=0)
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that are overrides: neither options nor their values."""
+    before = ["", *arguments]
+    return [
+        text
+        for option, text in zip(before, arguments, strict=False)
+        if not text.startswith("-") and option not in WITH_VALUE
+    ]
+
+
+def _value(arguments: Sequence[str], names: Sequence[str]) -> str | None:
+    """Return the value of the option with these names; None if it is not given."""
+    for text, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = text.partition("=")
+        if name in names:
+            return value if equals else after
+    return None
+
+
+def _for_hydra(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Return the arguments in an order that Hydra accepts, with what makes a saved config complete.
+
+    A config that is shown to be saved gets its values, instead of references to the choices that led to them. One that
+    is read gets this program's settings of Hydra, which are not saved in it.
+    """
+    options = [text for text in arguments if text not in overrides]
+    if _value(arguments, ("--cfg", "-c")) == "job":
+        options = ["--resolve", *(text for text in options if text != "--resolve")]
+    saved = SAVED if _value(arguments, NAME) else ()
+    return [*saved, *overrides, *options]

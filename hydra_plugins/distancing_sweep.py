@@ -39,6 +39,7 @@ class GridSweeper(Sweeper):
         jobs = grid.expand(arguments, OverridesParser.create(config_loader=self._loader).parse_overrides)
         if not isinstance(self._launcher, DistancingLauncher):  # which checks the runs of any sweeper itself
             frozen = freeze(self._loader, self._master, jobs)
+            jobs = [list(run.overrides) for run in frozen]
             if not isinstance(self._launcher, CostLauncher):
                 list_runs(frozen, SweepDirectory(self._master.hydra.sweep.dir))
         returned = self._launcher.launch(jobs, initial_job_idx=0)

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import os
 import pickle
+import shlex
 import struct
 import types
 import typing
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+import hydra
 import numpy as np
 import pytest
 from conftest import ROOT, command_line, compose
-from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -176,13 +179,15 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
     Hydra composes everything twice, at first only to look for a hydra.mode: here where a sweep's file can have one.
     """
-    here, get_mode = tmp_path / "here", Hydra.get_mode
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        kind = type(GlobalHydra.instance().hydra)
+    here, get_mode = tmp_path / "here", kind.get_mode
     here.mkdir()
     monkeypatch.chdir(here)
 
     def check(*arguments: str, say: tuple[str, ...] = ()) -> str:
         capfd.readouterr()
-        with patch.object(Hydra, "get_mode", get_mode if "+sweep=mine" in arguments else lambda *_, **__: None):
+        with patch.object(kind, "get_mode", get_mode if "+sweep=mine" in arguments else lambda *_, **__: None):
             code = command_line(*arguments)
         said = capfd.readouterr()
         assert code == 2, said.err
@@ -302,6 +307,59 @@ def test_settings_that_cannot_be_together(refused: Callable[..., str], tmp_path:
         st.sampled_from([str(file), "/proc/nowhere", "x" * 300, "y/" * 3000]).map(lambda runs: f"runs={runs} epochs=7"),
     )  # fmt: skip
     different(50, impossible, lambda overrides: refused(*overrides.split()))
+
+
+# arguments that Hydra's grammar has no place for
+
+LETTERS = st.text("abz019_.-", min_size=1, max_size=12)
+FORBIDDEN = st.sampled_from("=üß漢☃€;&!#<>^~")
+
+
+def test_a_letter_that_has_no_place(refused: Callable[..., str]) -> None:
+    """It is named with its place, and the quoted form that is offered has the value that was meant."""
+
+    def check(drawn: tuple[str, str, str]) -> None:
+        before, letter, after = drawn
+        line = refused(f"runs={before}{letter}{after}")
+        assert f"{letter!r} (character {6 + len(before)}) cannot stand there" in line
+        (typed,) = shlex.split(line.partition("; write ")[2])
+        assert OverridesParser.create().parse_override(typed).value() == before + letter + after
+
+    different(40, st.tuples(LETTERS, FORBIDDEN, LETTERS), check)
+
+
+INCOMPLETE = st.one_of(
+    st.tuples(LETTERS, LETTERS).map(lambda x: (f"runs={x[0]},{x[1]},", f"runs={x[0]},{x[1]}")),
+    st.tuples(LETTERS, LETTERS).map(lambda x: (f"runs={x[0]},,{x[1]}", f"runs={x[0]},{x[1]}")),
+    st.tuples(LETTERS, LETTERS).map(lambda x: (f"runs=[{x[0]},{x[1]}", f"runs=[{x[0]},{x[1]}]")),
+    LETTERS.map(lambda x: (f"runs={{a:{x}", f"runs={{a:{x}}}")),
+    LETTERS.map(lambda x: (f'runs="{x}', f'runs="{x}"')),
+    LETTERS.map(lambda x: (f"runs='{x}", f"runs='{x}'")),
+)
+
+
+def test_a_value_that_is_incomplete(refused: Callable[..., str]) -> None:
+    def check(drawn: tuple[str, str]) -> None:
+        wrong, right = drawn
+        assert refused(wrong).endswith(f"; write {shlex.quote(right)}")
+
+    different(20, INCOMPLETE, check)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("=3", "'=3' is not an override: '' is not the name of a setting"),
+        ("seed", "'seed' is not an override: write KEY=VALUE, or ~KEY to delete a setting"),
+        ("se ed=3", "'se ed' is not the name of a setting (' ' cannot be in one)"),
+        ("größe=3", "'größe' is not the name of a setting ('ö' cannot be in one)"),
+        ("seed==3", "'=' (character 6) cannot stand there"),
+        ("runs=''a'", "cannot stand there; write"),
+        ("seed,epochs=3", "',' cannot be in one"),
+    ],
+)
+def test_an_argument_that_is_no_override(argument: str, said: str, refused: Callable[..., str]) -> None:
+    assert said in refused(argument)
 
 
 # sweeps

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -111,6 +112,23 @@ def test_a_sweep_from_launch_to_end(user: User, tmp_path: Path) -> None:
     assert f"run directory  {runs[4]}" in user.look("logs", str(runs[4]))
     assert start(*TINY, "epochs=8", "seed=4", "runs=alone") == 0
     assert outcome(runs[4]) == outcome(Path("alone") / runs[4].name)
+
+
+def test_a_sweep_from_inside_a_job(user: User, tmp_path: Path) -> None:
+    """Neither an array's variables nor the memory of the job around it, nor sbatch's variables, reach the new jobs; but
+    a partition that the user has asked for, and that no setting names, does."""
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL[:2], "hydra.launcher.mem_gb=0.5",
+               "hydra.sweep.dir=runs/sweeps/it", *TINY, "epochs=8", "seed=0,1,2"]  # fmt: skip
+    variables = "SLURM_MEM_PER_CPU=100 SBATCH_MEM_PER_CPU=100 SBATCH_TIMELIMIT=1 SBATCH_PARTITION=low"
+    outer = user.cluster.run("sbatch", "--parsable", "--array=1", "--mem=100", "-o", "outer.log", "--wrap",
+                             f"export {variables} PYTHONPATH={ROOT}; {shlex.join(command)}").strip()  # fmt: skip
+    user.cluster.wait_for(lambda: user.cluster.state(f"{outer}_1") == "COMPLETED", 150, "the outer job")
+    runs = [run.path for run in SweepDirectory("runs/sweeps/it").runs()]
+    user.wait(*runs)
+    assert user.states() == ["finished"] * 3
+    said = user.cluster.run("scontrol", "show", "job", user.job(runs[2]))
+    assert "Partition=low" in said
+    assert "TimeLimit=1-00:00:00" in said
 
 
 def test_one_bad_value_submits_nothing(user: User, tmp_path: Path) -> None:

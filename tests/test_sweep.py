@@ -11,14 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 from conftest import ROOT, TINY, command_line, launched, multirun, result
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
@@ -40,8 +39,8 @@ Sweep = Callable[..., SweepDirectory]
 
 
 def loader() -> ConfigLoader:
-    setup_globals()
-    return ConfigLoaderImpl(config_search_path=create_config_search_path(str(ROOT / "conf")))
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return GlobalHydra.instance().config_loader()
 
 
 def expand(grid: dict[str, Any], *typed: str) -> list[list[str]]:

@@ -1,12 +1,15 @@
 """Compose, check and resolve the config of every run of a sweep before the first run starts."""
 
+import contextlib
 import copy
 import functools
-from collections.abc import Callable, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
-import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,26 +17,33 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import Progress
 
-from distancing.config import check, composition_error
+from distancing.composition import check_composed, composition_error
+from distancing.config import check_resolved, resolved, settings_at
 from distancing.errors import ConfigError
 from distancing.flat import Leaf, flat
 from distancing.runs import Listed
 from distancing.training.settings import Config
 
-Compose = Callable[[Sequence[str]], DictConfig]
+T = TypeVar("T")
+PATIENCE = 2.0  # seconds without a sign of progress
 
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """A run that may start.
-
-    config: its checked settings. overrides: as typed. texts: the resolved config and the overrides, as YAML.
-    """
+    """A run that may start. config: its checked settings. overrides: as typed. tree: its resolved config."""
 
     config: Config
     overrides: Sequence[str]
-    texts: tuple[str, str]
+    tree: dict[str, Any]
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The resolved config and the overrides, as YAML."""
+        config, overrides = OmegaConf.create(self.tree), OmegaConf.create(list(self.overrides))
+        return OmegaConf.to_yaml(config), OmegaConf.to_yaml(overrides)
 
     @property
     def directory(self) -> Path:
@@ -41,8 +51,8 @@ class Frozen:
 
     @property
     def flat(self) -> dict[str, Leaf]:
-        """Return the settings of the resolved config by their dotted names."""
-        return flat(yaml.load(self.texts[0], yaml.CSafeLoader))
+        """The settings of the resolved config by their dotted names."""
+        return flat(self.tree)
 
     @property
     def listed(self) -> Listed:
@@ -52,55 +62,88 @@ class Frozen:
 def freeze(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Frozen]:
     """Return the runs of the sweep `master`, without duplicates. jobs: the overrides of each run.
 
-    Raise ConfigError for the first run whose config is wrong, so that none starts.
+    Print which settings do not apply to which runs (see `applicable`), and the progress if it takes long. Raise
+    ConfigError for the first run whose config is wrong, so that none starts.
     """
     frozen: dict[str, Frozen] = {}
-    before, compose = HydraConfig.instance().cfg, composer(loader, master)
+    before, composer = HydraConfig.instance().cfg, Composer(loader, master)
     try:
-        for overrides in jobs:
-            try:
-                cfg = compose(overrides)
-                config = check(cfg)
-            except ConfigError as error:
-                raise ConfigError(f"{error}; in the run {' '.join(overrides)}") from None
-            except Exception as error:
-                raise ConfigError(f"{composition_error(error)}; in the run {' '.join(overrides)}") from error
-            cfg.overwrite = False  # only at the start of the sweep, not whenever a job starts
-            texts = OmegaConf.to_yaml(cfg, resolve=True), OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
-            frozen.setdefault(config.directory, Frozen(config, overrides, texts))
+        jobs, notes = applicable(composer, jobs)
+        for note in notes:
+            print(note, flush=True)
+        for overrides in _tracked(jobs, "checking"):
+            with composer.explained(overrides):
+                tree = resolved(composer.compose(overrides))
+                config = check_resolved(tree)
+            tree["overwrite"] = False  # only at the start of the sweep, not whenever a job starts
+            frozen.setdefault(config.directory, Frozen(config, overrides, tree))
     finally:
         HydraConfig.instance().cfg = before
     return list(frozen.values())
 
 
-def composer(loader: ConfigLoader, master: DictConfig) -> Compose:
-    """Return a function that composes the config of a run from its overrides, as Hydra does.
+def applicable(composer: "Composer", jobs: Sequence[Sequence[str]]) -> tuple[list[Sequence[str]], list[str]]:
+    """Return the runs without the settings that they do not have, each once; and for the user, which these were.
+
+    Such a setting must be one of another run of the sweep, which makes another choice. A setting that no run has stays
+    where it is, to be refused.
+    """
+    absent: list[dict[str, str]] = []  # of each job: override → setting
+    known: set[str] = set()
+    for overrides in _tracked(jobs, "composing"):
+        with composer.explained(overrides):
+            settings = composer.plain(overrides)
+            absent.append({text: key for text, key in settings.items() if not composer.has(overrides, key)})
+        known |= set(settings.values()) - set(absent[-1].values())
+    runs: list[Sequence[str]] = []
+    dropped: dict[str, dict[str, None]] = defaultdict(dict)  # choice → settings
+    affected: dict[str, list[tuple[str, ...]]] = defaultdict(list)  # choice → runs
+    for overrides, missing in zip(jobs, absent, strict=True):
+        run = tuple(text for text in overrides if missing.get(text) not in known)
+        runs.append(run)
+        keys = [key for key in missing.values() if key in known]
+        for choice in dict.fromkeys(composer.choice(overrides, key) for key in keys):
+            dropped[choice] |= {key: None for key in keys if composer.choice(overrides, key) == choice}
+            affected[choice].append(run)
+    notes = []
+    for choice, settings_dropped in dropped.items():
+        before, after = len(affected[choice]), len(set(affected[choice]))
+        instead = f": {after} runs instead of {before}" if after < before else ""
+        does = "do" if len(settings_dropped) > 1 else "does"
+        notes.append(f"{' and '.join(settings_dropped)} {does} not apply to {choice}{instead}")
+    return list(dict.fromkeys(map(tuple, runs))), notes
+
+
+class _Structure(NamedTuple):
+    """A composition without the plain values. hydra: as in HydraConfig. cfg: without it. tree: `cfg`, unresolved."""
+
+    hydra: Any
+    cfg: DictConfig
+    tree: Any
+
+
+class Composer:
+    """Compose the configs of a sweep's runs from their overrides, as Hydra does.
 
     Hydra takes 0.07 s for one config. Runs that differ in plain values only share a composition, and their values are
-    set as Hydra would set them. The function also sets HydraConfig, in which `${hydra:…}` is looked up.
+    set as Hydra would set them.
     """
-    parse = OverridesParser.create(config_loader=loader).parse_override
 
-    @functools.cache
-    def parsed(text: str) -> tuple[Override, bool]:
-        override = parse(text)
-        changes_structure = override.is_add() or override.is_delete() or override.is_force_add()
-        return override, not changes_structure and not loader.get_group_options(override.key_or_group)
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self._loader, self._master = loader, master
+        self.options = functools.cache(loader.get_group_options)
+        self._parse = OverridesParser.create(config_loader=loader).parse_overrides
+        self._parsed = functools.cache(self._parse_one)
+        self._composed = functools.cache(self._compose)
+        self._has = functools.cache(self._has_setting)
 
-    @functools.cache
-    def composed(structure: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
-        cfg = loader.load_sweep_config(master, list(structure))
-        without_hydra = copy.deepcopy(cfg)
-        with open_dict(without_hydra):
-            del without_hydra["hydra"]
-        return cfg, without_hydra
-
-    def compose(overrides: Sequence[str]) -> DictConfig:
-        parts = [(text, *parsed(text)) for text in overrides]
-        cfg, without_hydra = composed(tuple(text for text, _, plain in parts if not plain))
-        HydraConfig.instance().set_config(cfg)
-        run = copy.deepcopy(without_hydra)
-        for text, override, plain in parts:
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Return the config of a run. Set HydraConfig, in which `${hydra:…}` is looked up."""
+        structure = self._composed(self._structural(overrides))
+        HydraConfig.instance().cfg = structure.hydra
+        run = copy.deepcopy(structure.cfg)
+        for text in overrides:
+            override, plain = self._parsed(text)
             if plain:
                 try:
                     OmegaConf.update(run, override.key_or_group, override.value(), merge=True)
@@ -108,4 +151,67 @@ def composer(loader: ConfigLoader, master: DictConfig) -> Compose:
                     raise HydraException(f"Could not override with {text}.") from error
         return run
 
-    return compose
+    def plain(self, overrides: Sequence[str]) -> dict[str, str]:
+        """Return the overrides that set plain values, and their settings."""
+        parsed = {text: self._parsed(text) for text in overrides}
+        return {text: override.key_or_group for text, (override, plain) in parsed.items() if plain}
+
+    def has(self, overrides: Sequence[str], key: str) -> bool:
+        """Return True if a run with these overrides has this setting."""
+        return self._has(self._structural(overrides), key)
+
+    def choice(self, overrides: Sequence[str], key: str) -> str:
+        """Return the override that chooses the group of this setting, or all that choose any."""
+        structural = self._structural(overrides)
+        group = key.partition(".")[0]
+        own = [text for text in structural if self._parsed(text)[0].key_or_group == group]
+        return " ".join(own or structural)
+
+    @contextlib.contextmanager
+    def explained(self, overrides: Sequence[str]) -> Iterator[None]:
+        """Raise ConfigError, which names the run, for what is wrong with its config."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"{error}; in the run {' '.join(overrides)}") from None
+        except Exception as error:
+            reason = composition_error(error, overrides, self.options)
+            raise ConfigError(f"{reason}; in the run {' '.join(overrides)}") from error
+
+    def _parse_one(self, text: str) -> tuple[Override, bool]:
+        """Return an override, and whether it sets a plain value, without any change of the structure."""
+        (override,) = self._parse([text])
+        changes_structure = override.is_add() or override.is_delete() or override.is_force_add()
+        return override, not changes_structure and not self.options(override.key_or_group)
+
+    def _structural(self, overrides: Sequence[str]) -> tuple[str, ...]:
+        return tuple(text for text in overrides if not self._parsed(text)[1])
+
+    def _compose(self, structural: tuple[str, ...]) -> _Structure:
+        cfg = self._loader.load_sweep_config(self._master, list(structural))
+        HydraConfig.instance().set_config(cfg)
+        without_hydra = copy.deepcopy(cfg)
+        with open_dict(without_hydra):
+            del without_hydra["hydra"]
+        check_composed(without_hydra, cfg.hydra)
+        return _Structure(HydraConfig.instance().cfg, without_hydra, OmegaConf.to_container(without_hydra))
+
+    def _has_setting(self, structural: tuple[str, ...], key: str) -> bool:
+        *parents, name = key.split(".")
+        node = self._composed(structural).tree
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        return isinstance(node, dict) and (name in node or name in settings_at(parents, node))
+
+
+def _tracked(runs: Sequence[T], title: str) -> Iterator[T]:
+    """Yield the runs. Once that has taken PATIENCE seconds, show in a terminal how far it is."""
+    console, start = Console(stderr=True), time.monotonic()
+    with Progress(console=console, transient=True, disable=True) as bar:
+        task = bar.add_task(title, total=len(runs))
+        for done, run in enumerate(runs):
+            if console.is_terminal and bar.disable and time.monotonic() > start + PATIENCE:
+                bar.disable = False
+                bar.start()
+            bar.update(task, completed=done)
+            yield run

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra.core.override_parser.types import Override, Transformer
+from hydra.core.override_parser.types import Glob, Override, Transformer
 
 from distancing.component import component
 from distancing.errors import SweepError
@@ -71,15 +71,28 @@ def _text(value: Any) -> str:
 
 
 def _choices(overrides: Sequence[Override]) -> Iterator[tuple[str, list[Choice]]]:
-    """Yield the setting of each override and its values. Raise SweepError for an interval of real numbers."""
+    """Yield the setting of each override and its values.
+
+    Raise SweepError for an interval of real numbers, and if there is no value.
+    """
     for override in overrides:
         if not override.is_sweep_override():
             yield override.key_or_group, [(override.input_line or "", override.value())]
         elif override.is_discrete_sweep():
-            values, key = override.sweep_iterator(transformer=Transformer.identity), override.get_key_element()
+            values, key = list(override.sweep_iterator(transformer=Transformer.identity)), override.get_key_element()
+            if not values:
+                raise SweepError(f"{override.input_line} has no value{_of_glob(override)}")
             yield override.key_or_group, [(f"{key}={Transformer.str(value)}", value) for value in values]
         else:
             raise SweepError(f"{override.input_line}: only an optimising sweeper can choose from an interval")
+
+
+def _of_glob(override: Override) -> str:
+    """Return what a glob has chosen from; "" for other sweeps."""
+    if not isinstance(override.value(), Glob) or override.config_loader is None:
+        return ""
+    options = override.config_loader.get_group_options(override.key_or_group)
+    return f": {override.key_or_group} has {', '.join(options) or 'no choices, and a glob is for those'}"
 
 
 def _matches(values: Mapping[str, Any], settings: Mapping[str, list[Choice]]) -> bool:

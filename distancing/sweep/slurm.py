@@ -1,5 +1,6 @@
 """Submit jobs to a Slurm cluster through submitit; they are requeued until their runs have ended."""
 
+import contextlib
 import getpass
 import os
 import re
@@ -18,6 +19,12 @@ from distancing.runs import RunDirectory, SweepDirectory
 from distancing.sweep.job import REQUEUE, Job
 from distancing.sweep.status import Jobs
 
+# Slurm's variables describe the job around this process, or are options of sbatch and srun. They would reach the new
+# jobs and override their settings, but for these:
+OURS = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_", "PMI_", "PMIX_")
+KEPT = ("SLURM_CONF", "SBATCH_RESERVATION")
+ASKED = ("account", "partition", "qos", "constraint")  # SBATCH_… counts where the launcher's setting is null
+DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")  # those of the job around this process
 COMMANDS = ("sbatch", "squeue", "scontrol", "scancel")
 KILLED = 128 + 9  # srun's exit code if one of its tasks was killed
 SETUP = ["trap : TERM  # so that the shell outlives a preemption", "export PYTHONFAULTHANDLER=1"]
@@ -129,10 +136,24 @@ class Slurm:
         parameters |= {name: getattr(self, name) for name in same}
         executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
         try:
-            return [str(job.job_id) for job in executor.map_array(Job.__call__, jobs)]
+            with self._own_environment():
+                return [str(job.job_id) for job in executor.map_array(Job.__call__, jobs)]
         except (FailedJobError, subprocess.CalledProcessError, OSError) as error:
             reason = re.findall(r"sbatch: error: (.*)", str(error))
             raise SweepError(f"sbatch refuses: {'; '.join(reason) or str(error).splitlines()[0]}") from error
+
+    @contextlib.contextmanager
+    def _own_environment(self) -> Iterator[None]:
+        """Hide the variables of a job around this process, and what would override the launcher's settings."""
+        kept = {*KEPT, *(f"SBATCH_{name.upper()}" for name in ASKED if getattr(self, name) is None)}
+        hidden = {name for name in os.environ if name.startswith(OURS) and name not in kept}
+        if "SLURM_JOB_ID" in hidden:
+            hidden |= {name for name in DEVICES if name in os.environ}
+        values = {name: os.environ.pop(name) for name in hidden}
+        try:
+            yield
+        finally:
+            os.environ |= values
 
 
 def queue(runs: Iterable[Path]) -> dict[str, str]:

@@ -65,6 +65,16 @@ def unroll(phases: Mapping[str, Phase | Cycle]) -> dict[str, Phase]:
     return dict(plan)
 
 
+def size(phases: Mapping[str, Phase | Cycle]) -> tuple[int, int]:
+    """Return the number of phases, with cycles unrolled, and the smallest number of epochs that they need."""
+    number = epochs = 0
+    for phase in phases.values():
+        times, inner = (phase.times, phase.phases.values()) if isinstance(phase, Cycle) else (1, [phase])
+        number += times * len(inner)
+        epochs += times * sum(part.epochs or 1 for part in inner)
+    return number, epochs
+
+
 def stored(plan: Mapping[str, Phase]) -> list[str]:
     """Return the names of the networks that a run stores: its checkpoints, and `final` if that is another network."""
     names = [name for name, phase in plan.items() if phase.checkpoint]

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -18,7 +19,7 @@ from distancing.hills.penalty import Penalty
 from distancing.models import Model
 from distancing.models.layout import unsafe_in_channels_last
 from distancing.training.optimizers import Optimizer
-from distancing.training.plan import Cycle, Phase, share, stored, unroll
+from distancing.training.plan import Cycle, Phase, share, size, stored, unroll
 from distancing.training.schedules import Schedule
 
 LARGE = 1e38  # below the largest float32, with room for a factor
@@ -94,9 +95,8 @@ class Config:
             raise ValueError(f"runs={self.runs!r} is not the name of a folder")
         if self.batch_size > self.dataset.available:
             raise ValueError(f"batch_size={self.batch_size} is above the {self.dataset.available} training images")
-        for name, cycle in self.phases.items():
-            if isinstance(cycle, Cycle) and cycle.times > self.epochs:
-                raise ValueError(f"phases.{name}.times={cycle.times} does not fit into epochs={self.epochs}")
+        if any(isinstance(phase, Cycle) and phase.times > self.epochs for phase in self.phases.values()):
+            raise ValueError(_too_short(self.epochs, self.phases))
         plan = unroll(self.phases)
         if not plan:
             raise ValueError("phases is empty: a run needs at least one phase")
@@ -123,8 +123,8 @@ class Config:
                 )
         try:
             share(list(plan.values()), self.epochs)
-        except ValueError as error:
-            raise ValueError(f"epochs={self.epochs}: the {error}") from None
+        except ValueError:
+            raise ValueError(_too_short(self.epochs, self.phases)) from None
         if self.label_smoothing > (most := 1 - 1 / self.dataset.classes):
             raise ValueError(f"label_smoothing={self.label_smoothing} is above 1 − 1/classes = {most:.4g}")
         if self.dataset.size % self.batch_size == 1:
@@ -176,6 +176,14 @@ class Config:
         if self.device not in available:
             raise ConfigError(f"device={self.device} is not on this machine, which has {', '.join(available)}")
         return torch.device(self.device)
+
+
+def _too_short(epochs: int, phases: Mapping[str, Phase | Cycle]) -> str:
+    """Return the error for phases that do not fit into the run's epochs."""
+    phase_count, least = size(phases)
+    cycles = {name: phase for name, phase in phases.items() if isinstance(phase, Cycle)}
+    fewer = "".join(f"; phases.{name}.times={c.times} repeats {len(c.phases)} of them" for name, c in cycles.items())
+    return f"epochs={epochs}: the {phase_count} phases need at least {least} epochs{fewer}; phases=single needs one"
 
 
 @functools.cache
