@@ -16,6 +16,8 @@ from distancing.models.base import Model
 class MLP(Model):
     """A multilayer perceptron with `depth` hidden layers of `width` ReLU units."""
 
+    takes_all_images = True
+
     depth: Annotated[PositiveInt, Le(1000)] = 2
     width: Annotated[PositiveInt, Le(100_000)] = 128
 

@@ -222,7 +222,7 @@ class Trainer:
         """Return the state from which a later process resumes bit for bit; checkpoints have their own files."""
         cuda = self.device.type == "cuda"
         return {
-            "provenance": provenance(),
+            "provenance": provenance(self.config.own_modules),
             "config_hash": self.config.hash,
             "threads": torch.get_num_threads(),  # the last digits depend on it
             "progress": dataclasses.asdict(self.progress),
