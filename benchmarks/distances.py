@@ -15,8 +15,7 @@ from step import BATCH, HILLS, NETWORKS, Runs, config_of, measure, median_and_qu
 
 from distancing.hills import distances
 from distancing.hills.distances import Distance
-from distancing.hills.features import Network
-from distancing.hills.penalty import Hills
+from distancing.hills.hills import Hills
 from distancing.training.setup import reproducible
 from distancing.training.trainer import Trainer
 
@@ -37,18 +36,22 @@ def pieces(trainer: Trainer) -> Runs:
     theta, penalty = trainer.theta, trainer.config.penalty
     assert penalty is not None
     images = trainer.data.normalise(trainer.data.train.images[:BATCH])
-    labels, record, none = trainer.data.train.labels[:BATCH], trainer.records[0], Hills(penalty, trainer.start)
-    seen = Network(theta, trainer.network, lambda n: images[:n], trainer.stepper.autocast)
+    labels, record = trainer.data.train.labels[:BATCH], trainer.records[0]
     places = theta.vector + 0.05 * torch.randn(max(HILLS), len(theta), device=theta.vector.device)
 
     def step() -> None:
-        trainer.stepper.hills = none
         trainer.stepper.step(images, labels, trainer.config.optimizer.lr, False, record)
 
     runs: Runs = {STEP: (step, 1)}
     for name, distance in DISTANCES.items():
         for k in HILLS:
-            hills = Hills(dataclasses.replace(penalty, distance=distance), trainer.start, seen)
+            hills = Hills(
+                trainer.network,
+                dataclasses.replace(penalty, distance=distance),
+                inputs=images,
+                autocast=trainer.stepper.autocast,
+                theta=theta,
+            )
             hills.put(places[:k])
             runs[name, k] = partial(push, trainer, hills, images), 1
     return runs

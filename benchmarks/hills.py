@@ -1,7 +1,7 @@
 """What the hills of one step cost, against their number K and the number of parameters P, beside Algorithm 5 and beside
 reading their places once.
 
-hills        `Hills.energy`: the sum of the hills and its gradient, for K places of P parameters
+hills        `Field.evaluate`: the sum of the hills and its gradient, for K places of P parameters
 far hills    the same where nothing is left of all hills but one: their distances are still needed
 algorithm 5  the thesis's: a Python loop over lists of clones, and its gradient by autograd, for as many tensors as the
              network has
@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from distancing.colours import OKABE_ITO
 from distancing.hills.distances import Euclidean
+from distancing.hills.field import Field
 from distancing.hills.kernels import Gaussian
-from distancing.hills.penalty import Hills, Penalty
+from distancing.hills.penalty import Penalty
 from distancing.models import MobileNetV2, ResNet
 
 NETWORKS = {
@@ -62,19 +63,19 @@ def pieces(network: nn.Module, k: int) -> dict[str, Callable[[], object]]:
         penalty.backward()
 
     with torch.no_grad():
-        assert float(narrow.energy(theta)[0]) <= 1
+        assert float(narrow.evaluate(theta)[0]) <= 1
     return {
-        "hills": torch.no_grad()(lambda: wide.energy(theta)),
-        "far hills": torch.no_grad()(lambda: narrow.energy(theta)),
+        "hills": torch.no_grad()(lambda: wide.evaluate(theta)),
+        "far hills": torch.no_grad()(lambda: narrow.evaluate(theta)),
         "algorithm 5": algorithm_5,
         "reading": places.sum,
     }  # fmt: skip
 
 
-def _hills(theta: Tensor, places: Tensor, sigma: float) -> Hills:
+def _hills(theta: Tensor, places: Tensor, sigma: float) -> Field:
     size = float((theta - places[0]).square().sum().sqrt())
     penalty = Penalty(distance=Euclidean(), kernel=Gaussian(), strength=1.0, sigma=sigma * size, sigma_unit="absolute")
-    hills = Hills(penalty, theta)
+    hills = Field(penalty, theta)
     hills.put(places)
     return hills
 

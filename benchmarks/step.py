@@ -10,7 +10,7 @@ epoch        the steps of an epoch as a run takes them (`reproducible()` too), w
 algorithm 5  the bare loop with K hills as the thesis has them: a checkpoint is a list of clones, its distance
              a Python loop over them, and the sum of the hills is added to the loss, for autograd
 
-and hills alone: `push` is `Stepper.push`, all that they add to a step here; `energy` is `Hills.energy`,
+and hills alone: `push` is `Stepper.push`, all that they add to a step here; `energy` is `Hills.evaluate`,
 the part of it without the cosine; `5 alone` is Algorithm 5 forward and backward, onto old gradients.
 
 After a warm-up every round times each piece, forwards and backwards by turns, so that a drift of the machine
@@ -38,8 +38,9 @@ from torchvision import transforms
 from distancing.data.batches import Data, Split, mean_std
 from distancing.data.datasets import CIFAR10
 from distancing.hills.distances import Euclidean
+from distancing.hills.hills import Hills
 from distancing.hills.kernels import Gaussian
-from distancing.hills.penalty import Hills, Penalty
+from distancing.hills.penalty import Penalty
 from distancing.models import MobileNetV2, Model, ResNet
 from distancing.training.optimizers import SGD
 from distancing.training.plan import Phase
@@ -199,10 +200,10 @@ def pieces(trainer: Trainer, bare: Bare, script: Script) -> Runs:
         energy.backward()
         return energy.detach()
 
-    hills = {k: Hills(penalty, trainer.start) for k in (0, *HILLS)}
+    hills = {k: Hills(trainer.network, penalty, theta=theta) for k in (0, *HILLS)}
     for k in HILLS:
         hills[k].put(trainer.checkpoints.parameters[:k])
-    energy = {k: torch.no_grad()(hills[k].energy) for k in HILLS}
+    energy = {k: torch.no_grad()(hills[k].evaluate) for k in HILLS}
     theirs, ours = alone_5(HILLS[-1]), energy[HILLS[-1]](theta.vector)  # and leave gradients to add to
     gradients = {name: p.grad for name, p in bare.network.named_parameters() if p.grad is not None}
     gradient = theta.flatten(gradients)

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
 
+from distancing import trust
 from distancing.analysis import Analysis
 from distancing.data.datasets import Dataset, Torchvision
 from distancing.errors import ConfigError
@@ -23,6 +24,7 @@ from distancing.hills.distances import Distance
 from distancing.hills.kernels import Kernel
 from distancing.hills.penalty import Penalty
 from distancing.models import Model
+from distancing.models.factory import Factory, is_factory
 from distancing.runs import RunDirectory
 from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase
@@ -57,6 +59,7 @@ MOVED = {
     "distancing.penalty": "distancing.hills.penalty",
     "distancing.schedules": "distancing.training.schedules",
 }
+LIBRARIES = "distancing.models.libraries"  # whose functions make networks
 ABSTRACT = {Torchvision, Analysis, *TARGETS.values()} - {Penalty}  # base classes, which cannot be used themselves
 
 
@@ -161,24 +164,43 @@ def _component(node: Any, path: str, base: type) -> Any:
         if inner_base:
             node = {**node, key: _component(node[key], f"{path}.{key}", inner_base)}
     cls = _component_class(node["_target_"], path, base)
-    return construct(cls, {key: value for key, value in node.items() if key != "_target_"}, path)
+    settings = {key: value for key, value in node.items() if key != "_target_"}
+    if base is Model and not issubclass_of(cls, Model):
+        return Factory(factory=cls, settings=settings)
+    return construct(cls, settings, path)
 
 
 def _component_class(target: str, path: str, base: type) -> type:
-    """Return the class that `target` names. Raise ConfigError unless it is a subclass of `base` in this package."""
+    """Return the class that `target` names: a subclass of `base`, of this package or of a module that the user trusts.
+
+    A model may also be a class of modules, or a function that returns one. Raise ConfigError for anything else.
+    """
+    module, _, name = target.rpartition(".")
+    module = MOVED.get(module, module)
+    own = not module.startswith("distancing.") and trust.is_trusted(module)
+    makes_networks = base is Model and (own or module == LIBRARIES)
     try:
-        module, _, name = target.rpartition(".")
-        module = MOVED.get(module, module)
-        if not module.startswith("distancing."):
+        if not module.startswith("distancing.") and not own:
             raise ImportError(target)
-        cls: type = getattr(importlib.import_module(module), name)
-        if not issubclass(cls, base) or cls in ABSTRACT:
+        cls: type = getattr(trust.load(module) if own else importlib.import_module(module), name)
+        wanted = issubclass_of(cls, base) and cls not in ABSTRACT
+        if not wanted and not (makes_networks and is_factory(cls)):
             raise TypeError(target)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{path}._target_={target}: only a {base.__name__} of this package may be constructed here"
-        ) from error
+        reason = f"only a {base.__name__} of this package may be constructed here"
+        if own:
+            networks = ", a torch.nn.Module, or a function whose annotation returns one" if base is Model else ""
+            wrong = f"{module} has no such {base.__name__}{networks}"
+            reason = str(error) if isinstance(error, ImportError) else wrong
+        elif module and not module.startswith("distancing."):
+            reason += f", or of a module that you trust; {trust.how_to_trust(module)}"
+        raise ConfigError(f"{path}._target_={target}: {reason}") from error
     return cls
+
+
+def issubclass_of(item: Any, base: type) -> bool:
+    """Return whether `item` is a class, and a subclass of `base`."""
+    return isinstance(item, type) and issubclass(item, base)
 
 
 def settings_at(path: Sequence[str], node: Mapping[str, Any]) -> list[str]:

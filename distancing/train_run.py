@@ -32,7 +32,7 @@ def ended_result(config: Config, directory: RunDirectory, console: Console) -> R
     if result:
         threads.use(result.threads)  # None in a result of an older version
         console.print(f"{directory.path}: already ended; overwrite=true starts over", markup=False)
-        _print_code_changes({"source": result.source, "git_commit": result.git_commit}, console)
+        _print_code_changes({"source": result.source, "git_commit": result.git_commit}, config, console)
     return result
 
 
@@ -61,7 +61,7 @@ def train_run(
         if state := directory.load_state(device, lambda line: console.print(f"warning: {line}", markup=False)):
             trainer = resumed_trainer(trainer, state, directory)
             console.print(f"{directory.path}: resumes after {_position(trainer)}")
-            _print_code_changes(state.get("provenance", {}), console)
+            _print_code_changes(state.get("provenance", {}), config, console)
         elif reason:
             console.print(f"threads={number}: {reason}", markup=False)
         result = _train_to_the_end(trainer, directory, stop, console)
@@ -113,9 +113,9 @@ def _position(trainer: Trainer) -> str:
     return f"epoch {trainer.progress.epoch}, step {trainer.progress.step}"
 
 
-def _print_code_changes(made_by: Mapping[str, Any], console: Console) -> None:
+def _print_code_changes(made_by: Mapping[str, Any], config: Config, console: Console) -> None:
     """Print a note if this code is not the code that made a state or a result."""
-    now = provenance()
+    now = provenance(config.own_modules)
     for key, label in (("source", "the source code"), ("git_commit", "the commit")):
         if (then := made_by.get(key)) != now[key]:
             console.print(f"note: {label} has changed since: {then} then, {now[key]} now", markup=False)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from distancing.hills import distances, kernels
 from distancing.hills.distances import Distance
 from distancing.hills.features import Network, Projection
+from distancing.hills.field import Field
 from distancing.hills.kernels import Kernel
-from distancing.hills.penalty import Hills, Penalty
+from distancing.hills.penalty import Penalty
 from distancing.hills.theta import Theta
 from distancing.runs import RunDirectory
 
@@ -77,10 +78,10 @@ def test_distance_and_push(name: str) -> None:
     before = copy.deepcopy(net.module.state_dict())
     thetas, named, modules = neighbours(net, 4)
     penalty = Penalty(distance=DISTANCES[name], kernel=kernels.Gaussian(), strength=2.0, sigma=sigma)
-    hills = Hills(penalty, net.theta.vector, net)
+    hills = Field(penalty, net.theta.vector, net)
     hills.put(thetas[1:])
     d = np.array([squared(name, [named[0], named[i]], [modules[0], modules[i]]) for i in (1, 2, 3)])
-    energy, push, k = hills.energy(thetas[0], IMAGES)
+    energy, push, k = hills.evaluate(thetas[0], IMAGES)
     heights = np.exp(-d / (2 * sigma**2))
     np.testing.assert_allclose(energy, 2 * heights.sum(), rtol=1e-9)
     np.testing.assert_allclose(k, heights, rtol=1e-9)
@@ -89,12 +90,12 @@ def test_distance_and_push(name: str) -> None:
     generator = torch.Generator().manual_seed(3)
     for _ in range(4):
         way = torch.randn(len(thetas[0]), generator=generator, dtype=torch.float64)
-        ahead, behind = (hills.energy(thetas[0] + step * way, IMAGES)[0] for step in (1e-5, -1e-5))
+        ahead, behind = (hills.evaluate(thetas[0] + step * way, IMAGES)[0] for step in (1e-5, -1e-5))
         assert (push @ way).item() == pytest.approx((ahead - behind).item() / 2e-5, rel=1e-5, abs=1e-9)
     assert all(torch.equal(value, before[name]) for name, value in net.module.state_dict().items())
     assert net.module.training
     hills.put(thetas[:1].repeat(3, 1))
-    assert hills.energy(thetas[0], IMAGES)[1].abs().max() < 1e-12
+    assert hills.evaluate(thetas[0], IMAGES)[1].abs().max() < 1e-12
 
 
 def test_a_random_projection_has_one_entry_a_parameter() -> None:
@@ -115,7 +116,7 @@ def test_who_sees_a_scaled_filter(name: str, blind: bool) -> None:
     """A filter before a batch norm, ten times as large: the function is the same."""
     net = network()
     net.module[1].eps = 1e-16
-    hills = Hills(Penalty(distance=DISTANCES[name], kernel=kernels.Gaussian(), strength=1.0, sigma=1.0),
+    hills = Field(Penalty(distance=DISTANCES[name], kernel=kernels.Gaussian(), strength=1.0, sigma=1.0),
                   net.theta.vector, net)  # fmt: skip
     hills.put(net.theta.vector[None].clone())
     scaled = net.theta.vector.clone()
@@ -144,21 +145,21 @@ def test_hills_grow_until_the_network_leaves_and_fade() -> None:
     """Growth by Euler steps of ds/dt = growth · k · exp(−s·k/T); decay by the half-life; only the newest act."""
     start = torch.zeros(3, dtype=torch.float64)
     settings: dict[str, Any] = {"distance": distances.Euclidean(), "kernel": kernels.Gaussian(), "sigma": 1.0}
-    growing = Hills(Penalty(strength=0.5, growth=2.0, temperature=1.5, **settings), start)
-    fading = Hills(Penalty(strength=8.0, half_life=2.0, newest=1, **settings), start)
+    growing = Field(Penalty(strength=0.5, growth=2.0, temperature=1.5, **settings), start)
+    fading = Field(Penalty(strength=8.0, half_life=2.0, newest=1, **settings), start)
     where, theta, s = torch.eye(3, dtype=torch.float64)[:2], torch.tensor([0.5, 0, 0], dtype=torch.float64), [0.5, 0.5]
     k = [math.exp(-0.25 / 2), math.exp(-1.25 / 2)]
     for hills in (growing, fading):
         hills.put(where[:1])
         hills.put(where)
         for _ in range(10):
-            hills.pass_time(hills.energy(theta)[2], 0.1)
+            hills.change(hills.evaluate(theta)[2], 0.1)
     for _ in range(10):
         s = [si + 0.1 * 2 * ki * math.exp(-si * ki / 1.5) for si, ki in zip(s, k, strict=True)]
     assert growing.strengths.tolist() == pytest.approx(s)
-    assert growing.energy(theta)[0].item() == pytest.approx(sum(si * ki for si, ki in zip(s, k, strict=True)))
+    assert growing.evaluate(theta)[0].item() == pytest.approx(sum(si * ki for si, ki in zip(s, k, strict=True)))
     assert fading.strengths.tolist() == pytest.approx([8 / math.sqrt(2)] * 2)
-    assert fading.energy(theta)[0].item() == pytest.approx(8 / math.sqrt(2) * k[1])
+    assert fading.evaluate(theta)[0].item() == pytest.approx(8 / math.sqrt(2) * k[1])
 
 
 def test_hills_grow_by_what_the_step_has_seen() -> None:
@@ -167,10 +168,10 @@ def test_hills_grow_by_what_the_step_has_seen() -> None:
     thetas, named, modules = neighbours(net, 4)
     penalty = Penalty(distance=DISTANCES["function_space"], kernel=kernels.Gaussian(), strength=2.0, sigma=0.3,
                       growth=0.7, newest=2)  # fmt: skip
-    hills, forwards = Hills(penalty, net.theta.vector, net), []
+    hills, forwards = Field(penalty, net.theta.vector, net), []
     hills.put(thetas[1:])
     net.module.register_forward_hook(lambda *_: forwards.append(1))
-    hills.pass_time(hills.energy(thetas[0], IMAGES[:5])[2], 0.1)
+    hills.change(hills.evaluate(thetas[0], IMAGES[:5])[2], 0.1)
     assert len(forwards) == 3
     d = [squared("probe", [named[0], named[i]], [modules[0], modules[i]]) for i in (2, 3)]  # on five images, too
     grown = [2 + 0.1 * 0.7 * math.exp(-di / (2 * 0.3**2)) for di in d]

@@ -51,7 +51,7 @@ def run(words: list[str], folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_runs(page: Path, tmp_path: Path) -> None:
     """A page's commands run one after the other in one folder. A block with a title is exempt, and says why."""
-    for name in ("results", "docs"):
+    for name in ("results", "docs", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     for title, words in commands(page):
         assert not title or title.startswith(MARKS), title

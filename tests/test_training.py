@@ -322,4 +322,4 @@ def test_an_independent_network_in_the_same_run(tmp_path: Any) -> None:
 def test_the_first_phase_may_jump() -> None:
     trainer, plain = build("phases=single", "phases.train.jump=0.5"), build("phases=single")
     assert (trainer.theta.vector - plain.theta.vector).norm().item() == pytest.approx(0.5, rel=1e-5)
-    assert torch.equal(trainer.start, plain.start)
+    assert torch.equal(trainer.hills.start, plain.hills.start)

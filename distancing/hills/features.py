@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distancing.hills.theta import Theta
+from distancing.hills.theta import Layout
 
 Pullback = Callable[[Tensor], Tensor]
 
@@ -20,7 +20,7 @@ Pullback = Callable[[Tensor], Tensor]
 class Network:
     """A network. theta: its parameters. images(n): returns the first n training images, normalised."""
 
-    theta: Theta
+    theta: Layout
     module: nn.Module
     images: Callable[[int], Tensor]
     autocast: torch.autocast

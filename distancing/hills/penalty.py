@@ -9,7 +9,6 @@ from typing_extensions import Self
 
 from distancing.component import component
 from distancing.hills.distances import Distance, Elementwise
-from distancing.hills.features import Features, Identity, Network
 from distancing.hills.kernels import Kernel
 
 
@@ -84,67 +83,6 @@ class Penalty:
         d, pull = self.distance.vjp(theta, checkpoints)
         k, slope = self.kernel.slope(d, _broadcast(widths, d))
         return (_broadcast(s, d) * k).sum(), pull(_broadcast(s, d) * slope), k
-
-
-class Hills:
-    """The hills of a run, at the checkpoints stored so far, and their change with time.
-
-    checkpoints: θ_c [K, P]. centres: their features. widths, strengths: [K]. norm: ‖θ‖ at the newest checkpoint.
-    start: θ_0 [P]. network: None if the distance compares the parameters themselves.
-    """
-
-    def __init__(self, penalty: Penalty, start: Tensor, network: Network | None = None) -> None:
-        self.penalty, self.start = penalty, start
-        self.features: Features = penalty.distance.features(network) if network else Identity()
-        self.checkpoints = start.new_empty(0, len(start))
-        self.strengths = start.new_empty(0)
-
-    def put(self, checkpoints: Tensor) -> None:
-        """Put hills at these checkpoints [K, P]. New hills get the strength s."""
-        new = len(checkpoints) - len(self.strengths)
-        self.strengths = torch.cat((self.strengths, self.strengths.new_full((new,), self.penalty.strength)))
-        self.checkpoints, self.centres = checkpoints, self.features(checkpoints)
-        start = self.features(self.start)
-        self.widths = torch.stack([self.penalty.width(centre, start) for centre in self.centres])
-        self.norm = checkpoints[-1].square().sum().sqrt()
-
-    def __len__(self) -> int:
-        return len(self.strengths)
-
-    @property
-    def acting(self) -> slice:
-        """The slice of the hills that act."""
-        return slice(-(self.penalty.newest or len(self)), None)
-
-    def energy(self, theta: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return E (2.9) and ∂E/∂θ [P] of the hills that act, at θ [P], and their heights k.
-
-        images: the batch, for distances that compare predictions on it.
-        """
-        features, centres, acting = self.features, self.centres, self.acting
-        if features.moving and images is not None:
-            features = features.on(images)
-            centres = features(self.checkpoints[acting])
-        else:
-            centres = centres[acting]
-        phi, pull = features.vjp(theta)
-        energy, gradient, k = self.penalty.energy(phi, centres, self.widths[acting], self.strengths[acting])
-        return energy, pull(gradient), k
-
-    def heights(self, theta: Tensor) -> Tensor:
-        """Return k(θ, θ_c) of each hill [K], between 0 and 1."""
-        return self.penalty.heights(self.features(theta), self.centres, self.widths)
-
-    def pass_time(self, k: Tensor, epochs: float) -> None:
-        """Let the hills grow and decay for `epochs`, usually a fraction of one, while those that act have heights k."""
-        penalty = self.penalty
-        if penalty.growth:
-            rate = penalty.growth * k
-            if penalty.temperature:
-                rate = rate * torch.exp(-self.strengths[self.acting] * k / penalty.temperature)
-            self.strengths[self.acting] += epochs * rate
-        if penalty.half_life:
-            self.strengths = self.strengths * 0.5 ** (epochs / penalty.half_life)
 
 
 def _broadcast(values: Tensor, d: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""The parameters θ of a network as one flat vector, into which the module's own tensors are views.
+"""The parameters θ of a network as one flat vector.
 
 A penalty, a distance, an optimiser step or a copy then takes a few operations on one tensor, whatever the number of
-layers.
+layers. The tensors of a module are views into `Theta`'s vector; `Parameters` leaves them where they are.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -11,46 +12,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Theta:
-    """The parameters of `module` (float32, P in all) and their gradient, each as one vector of shape [P].
+class Layout:
+    """The order of named parameters in one vector [P].
 
-    vector: shares its memory with the module, which computes with whatever is written to it. Weights, the tensors of
-        two or more dimensions, come first; biases and batch norms follow. Strides are kept, so that a module in
-        channels_last stays so. The order depends on the module; what leaves the process is `named`.
-    gradient: the module's gradients, after `collect_gradient`.
-    weights: the number of weights. filters: the number of weights of each output filter.
+    Weights, the tensors of two or more dimensions, come first; biases and batch norms follow. The order depends on the
+    module; what leaves the process is `named`.
+
+    parameters: the parameters in this order. weights: the number of weights. filters: the number of weights of each
+    output filter.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        parameters = dict(sorted(module.named_parameters(), key=lambda named: named[1].dim() < 2))
-        weights = [p for p in parameters.values() if p.dim() >= 2]
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        ordered = dict(sorted(parameters.items(), key=lambda named: named[1].dim() < 2))
+        weights = [p for p in ordered.values() if p.dim() >= 2]
+        self.parameters = list(ordered.values())
         self.weights = sum(p.numel() for p in weights)
         self.filters = [p[0].numel() for p in weights for _ in p]
-        first = next(iter(parameters.values()))
-        self.vector = first.new_empty(sum(p.numel() for p in parameters.values())).detach()
-        self.gradient = torch.zeros_like(self.vector)
-        self.vector.grad = self.gradient  # so that torch.optim steps the whole network as one tensor
-        self._parameters = list(parameters.values())
-        self._views = {name: (p.shape, p.stride()) for name, p in parameters.items()}
-        for parameter, value in zip(self._parameters, self.named(self.vector).values(), strict=True):
-            value.copy_(parameter.detach())
-            parameter.data = value
+        self._views = {name: (p.shape, self.stride(p)) for name, p in ordered.items()}
+        self._length = sum(p.numel() for p in self.parameters)
 
-    def collect_gradient(self) -> None:
-        """Move the gradients of the last backward pass into `gradient`, and clear them.
+    @staticmethod
+    def stride(parameter: Tensor) -> tuple[int, ...]:
+        """Return the strides of a parameter's view into the vector."""
+        return parameter.stride()
 
-        This is one operation. Views into `gradient` would need one for each parameter, and one to clear them.
-        """
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
-        torch.cat([g.as_strided((g.numel(),), (1,)) for g in gradients], out=self.gradient)  # in memory order
-        for parameter in self._parameters:
-            parameter.grad = None
+    @property
+    def vector(self) -> Tensor:
+        """The parameters θ as one vector [P], detached."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
-        return self.vector.numel()
+        return self._length
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._views)
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """The shape of each parameter, in this order."""
+        return {name: list(shape) for name, (shape, _) in self._views.items()}
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """Return views into `vector` [P] with the shapes of the parameters, by their names."""
@@ -60,12 +60,103 @@ class Theta:
             for piece, (name, (shape, stride)) in zip(pieces, self._views.items(), strict=True)
         }
 
+    def pieces(self, vector: Tensor) -> list[Tensor]:
+        """Return the parts of `vector` [P], one for each parameter, in its shape and type."""
+        views = self.named(vector).values()
+        return [view.to(p.dtype) for view, p in zip(views, self.parameters, strict=True)]
+
     def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
         """Return the vector [P] whose `named` views hold these tensors. Raise KeyError if one is missing."""
         vector = torch.empty_like(self.vector)
         for name, view in self.named(vector).items():
             view.copy_(named[name])
         return vector
+
+
+class Theta(Layout):
+    """The parameters of `module` (float32, P in all) and their gradient, each as one vector of shape [P].
+
+    vector: shares its memory with the module, which computes with whatever is written to it. Strides are kept, so that
+        a module in channels_last stays so.
+    gradient: the module's gradients, after `collect_gradient`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(dict(module.named_parameters()))
+        self._vector = self.parameters[0].new_empty(len(self)).detach()
+        self.gradient = torch.zeros_like(self._vector)
+        self._vector.grad = self.gradient  # so that torch.optim steps the whole network as one tensor
+        for parameter, value in zip(self.parameters, self.named(self._vector).values(), strict=True):
+            value.copy_(parameter.detach())
+            parameter.data = value
+
+    @property
+    def vector(self) -> Tensor:
+        return self._vector
+
+    def collect_gradient(self) -> None:
+        """Move the gradients of the last backward pass into `gradient`, and clear them.
+
+        This is one operation. Views into `gradient` would need one for each parameter, and one to clear them.
+        """
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        torch.cat([g.as_strided((g.numel(),), (1,)) for g in gradients], out=self.gradient)  # in memory order
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def add_gradient(self, gradient: Tensor, scale: float = 1.0) -> None:
+        """Add `scale` times this gradient [P] to `gradient`."""
+        self.gradient.add_(gradient, alpha=scale)
+
+    def multiply(self, factor: Tensor) -> None:
+        """Multiply all parameters by a scalar."""
+        self._vector.mul_(factor)
+
+
+class Parameters(Layout):
+    """The trainable parameters of a module that keeps its own tensors, gradients and optimiser.
+
+    Tied parameters count once, and frozen ones do not count. The vector is float32, or float64 if a parameter is.
+    Raise ValueError or TypeError for parameters that do not fit into one vector.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise ValueError("the model has no trainable parameters: hills need some to push")
+        for name, p in trainable.items():
+            if isinstance(p, nn.parameter.UninitializedParameter):
+                raise ValueError(f"{name} has no shape yet: run one forward pass of the model first")
+            if hasattr(p, "device_mesh"):
+                raise TypeError(f"{name} is divided among processes (FSDP): hills need whole parameters")
+            if not p.is_floating_point():
+                raise TypeError(f"{name} is {p.dtype}: hills need parameters of real floating-point numbers")
+        if len(devices := {str(p.device) for p in trainable.values()}) > 1:
+            raise ValueError(f"the parameters are on {', '.join(sorted(devices))}: hills need one device")
+        super().__init__(trainable)
+        self._dtype = functools.reduce(torch.promote_types, (p.dtype for p in self.parameters), torch.float32)
+
+    @staticmethod
+    def stride(parameter: Tensor) -> tuple[int, ...]:
+        return torch.empty(parameter.shape, device="meta").stride()
+
+    @property
+    def vector(self) -> Tensor:
+        return torch.cat([p.detach().flatten().to(self._dtype) for p in self.parameters])
+
+    def add_gradient(self, gradient: Tensor, scale: float = 1.0) -> None:
+        """Add `scale` times this gradient [P] to the parameters' gradients. One that is None counts as 0."""
+        sums, pieces = [], []
+        for p, piece in zip(self.parameters, self.pieces(gradient), strict=True):
+            if p.requires_grad:  # the user may have frozen it since
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                sums.append(p.grad)
+                pieces.append(piece)
+        torch._foreach_add_(sums, pieces, alpha=scale)
+
+    def multiply(self, factor: Tensor) -> None:
+        """Multiply all parameters by a scalar."""
+        torch._foreach_mul_([p.detach() for p in self.parameters], factor)
 
 
 def filter_direction(theta: Theta, generator: torch.Generator) -> Tensor:

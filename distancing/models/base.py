@@ -1,6 +1,7 @@
 """The base class of all models, which are built for an image shape and a number of classes."""
 
-from typing import Literal
+import functools
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -15,6 +16,8 @@ class Model:
     init: `pytorch` (the layers' default), `he` (He et al. 2015, normal, fan-in) or `glorot` (1.8).
     """
 
+    takes_all_images: ClassVar[bool] = False  # True: it needs no `problem` check
+
     init: Literal["pytorch", "he", "glorot"] = "pytorch"
 
     def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -28,6 +31,10 @@ class Model:
             initialise(module, self.init)
         return network
 
+    def problem(self, image_shape: tuple[int, int, int], classes: int) -> str | None:
+        """Return in one line why this is not a classifier of such images, or None. This takes no memory."""
+        return None if self.takes_all_images else _problem(self, image_shape, classes)
+
     def operations(self, image_shape: tuple[int, int, int], classes: int) -> int:
         """Return the number of floating-point operations of one image's forward pass, without computing it."""
         from torch.utils.flop_counter import FlopCounterMode  # slow to import, and rarely needed
@@ -35,6 +42,23 @@ class Model:
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             self.network(image_shape, classes).eval()(torch.empty(1, *image_shape))
         return counter.get_total_flops()
+
+
+@functools.cache
+def _problem(model: Model, image_shape: tuple[int, int, int], classes: int) -> str | None:
+    try:
+        with torch.random.fork_rng([]), torch.device("meta"):
+            network = model.network(image_shape, classes).eval()
+            logits = network(torch.empty(2, *image_shape))
+    except Exception as error:  # whatever the network's code raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"it can't be built for images of shape {image_shape} and {classes} classes: {reason}"
+    if getattr(logits, "shape", None) != (2, classes):
+        returned = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        return f"for two images and {classes} classes it returns {returned} instead of logits of shape (2, {classes})"
+    if frozen := [name for name, p in network.named_parameters() if not p.requires_grad]:
+        return f"its parameter {frozen[0]} is frozen, but a run trains all of them"
+    return None
 
 
 def initialise(module: nn.Module, scheme: str) -> None:

@@ -20,6 +20,8 @@ class MLP(Model):
     width (units): the size of each hidden layer.
     """
 
+    takes_all_images = True
+
     depth: Annotated[PositiveInt, Le(1000)] = 2
     width: Annotated[PositiveInt, Le(100_000)] = 128
 

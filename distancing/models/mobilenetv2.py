@@ -18,6 +18,8 @@ class MobileNetV2(Model):
     dropout: the dropout rate before the last layer. The thesis mentions none.
     """
 
+    takes_all_images = True
+
     width: Annotated[PositiveFloat, Le(100)] = 1.0
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 

@@ -29,6 +29,8 @@ class ResNet(Model):
         second pixel, and zeros for the new channels (option A).
     """
 
+    takes_all_images = True
+
     depth: Annotated[PositiveInt, Le(10_000)]
     width: Annotated[PositiveInt, Le(10_000)] = 16
     stages: Annotated[PositiveInt, Le(6)] = 3

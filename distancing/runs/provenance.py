@@ -5,7 +5,10 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
+
+from distancing.trust import source_files, update
 
 PACKAGE = Path(__file__).parent.parent
 COMMIT_FILE = "git_commit"  # holds the commit in a copy of the package outside a checkout
@@ -13,23 +16,27 @@ LIBRARIES = ("torchvision", "numpy", "hydra-core", "scikit-learn")
 
 
 @functools.cache
-def provenance() -> dict[str, str | dict[str, str] | None]:
-    """Return `source` (a hash of this package's code), `git_commit` (None outside a checkout) and `versions`."""
+def provenance(own: tuple[str, ...] = ()) -> dict[str, str | dict[str, str] | None]:
+    """Return `source` (a hash of the code), `git_commit` (None outside a checkout) and `versions`.
+
+    own: the modules outside of this package that belong to the code.
+    """
     import torch
 
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {
-        "source": source(),
+        "source": source(own),
         "git_commit": git_commit(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), **versions},
     }
 
 
-def source() -> str:
-    """Return a hash, 12 hexadecimal digits, of all modules of this package."""
+def source(own: Iterable[str] = ()) -> str:
+    """Return a hash, 12 hexadecimal digits, of all files of this package and of these modules outside of it."""
     digest = hashlib.sha256()
-    for file in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    update(digest, ((file.relative_to(PACKAGE).as_posix(), file) for file in sorted(PACKAGE.rglob("*.py"))))
+    for module in own:
+        update(digest, source_files(module))
     return digest.hexdigest()[:12]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from distancing import trust
 from distancing.data.datasets import Torchvision
 from distancing.errors import SweepError
 from distancing.runs import Listed, RunDirectory, SweepDirectory
@@ -21,7 +22,7 @@ from distancing.sweep.status import ACTIVE, ENDED, State, status
 LAUNCHERS: dict[str, type[Slurm] | type[Local]] = {"slurm": Slurm, "local": Local}
 POLL = 2.0  # seconds
 PIN = """'''Python imports this first. Otherwise `python -m` would prefer a package in the current folder.'''
-import distancing
+import distancing{own}
 """
 
 
@@ -90,14 +91,18 @@ def read_images(frozen: Sequence[Frozen]) -> None:
 
 
 def snapshot(sweep: SweepDirectory) -> Path:
-    """Copy the code of this package to a folder named by its hash; return the folder."""
-    folder = sweep.code / source()
+    """Copy the code of this package and of the trusted modules to a folder named by its hash; return the folder."""
+    own = sorted({name.partition(".")[0] for name in trust.trusted()})
+    folder = sweep.code / source(own)
     if not folder.exists():
         partial = folder.with_name(f"{folder.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(PACKAGE, partial / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
         (partial / PACKAGE.name / COMMIT_FILE).write_text(git_commit() or "")
-        (partial / "sitecustomize.py").write_text(PIN)
+        for name, file in (pair for module in own for pair in trust.source_files(module)):
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, partial / name)
+        (partial / "sitecustomize.py").write_text(PIN.format(own="".join(f", {module}" for module in own)))
         partial.rename(folder)
     return folder
 

@@ -19,7 +19,7 @@ def compose(trainer: Trainer, diverged: Diverged | None, ensemble: dict[str, Any
     networks = _networks(trainer)
     final = networks[-1] if trainer.final else None
     images = len(trainer.data.train) * progress.epoch
-    code: Any = provenance()  # source, git_commit and versions
+    code: Any = provenance(config.own_modules)  # source, git_commit and versions
     return Result(
         status="diverged" if diverged else "finished",
         diverged=Divergence(phase=diverged.phase, epoch=diverged.epoch, step=diverged.step) if diverged else None,

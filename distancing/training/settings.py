@@ -21,6 +21,7 @@ from distancing.models.layout import unsafe_in_channels_last
 from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase, share, size, stored, unroll
 from distancing.training.schedules import Schedule
+from distancing.trust import own_modules
 
 LARGE = 1e38  # below the largest float32, with room for a factor
 LONGEST = 10**6  # epochs, steps: the files of states are named by six digits of each
@@ -97,6 +98,8 @@ class Config:
             raise ValueError(f"batch_size={self.batch_size} is above the {self.dataset.available} training images")
         if any(isinstance(phase, Cycle) and phase.times > self.epochs for phase in self.phases.values()):
             raise ValueError(_too_short(self.epochs, self.phases))
+        if problem := self.model.problem(self.dataset.image_shape, self.dataset.classes):
+            raise ValueError(f"model: {problem}")
         plan = unroll(self.phases)
         if not plan:
             raise ValueError("phases is empty: a run needs at least one phase")
@@ -138,6 +141,13 @@ class Config:
     def directory(self) -> str:
         """The run's directory, whose name follows from the config alone."""
         return f"{self.runs}/{self.name}-{self.hash}"
+
+    @property
+    def own_modules(self) -> tuple[str, ...]:
+        """The modules outside of this package that define components of this run."""
+        penalty = [self.penalty, self.penalty.distance, self.penalty.kernel] if self.penalty else []
+        single = self.dataset, self.model, self.optimizer, self.scheduler
+        return own_modules([*single, *penalty, *self.analysis.values()])
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Return the context in which the network computes, in bf16 if `precision` says so."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distancing.hills.penalty import Hills
+from distancing.hills.hills import Hills
 from distancing.hills.theta import Theta
 from distancing.training.gradients import cosine_and_ratio
 from distancing.training.settings import Config
@@ -18,11 +18,11 @@ CROSS_ENTROPY, L2, PENALTY, COSINE, RATIO, CORRECT = range(6)
 class Stepper:
     """The training step, which changes the network with its parameters `theta`, the optimiser and the hills.
 
-    forward: the network, compiled if the config says so. steps: the number of steps of an epoch.
+    forward: the network, compiled if the config says so. hills: None if the config has no penalty.
     """
 
-    def __init__(self, config: Config, network: nn.Module, device: torch.device, steps: int) -> None:
-        self.config, self.network, self.steps = config, network, steps
+    def __init__(self, config: Config, network: nn.Module, device: torch.device) -> None:
+        self.config, self.network = config, network
         self.forward: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False) if config.compile else network
         self.autocast = config.autocast(device)
         self.theta = Theta(network)
@@ -48,8 +48,8 @@ class Stepper:
             correct = (logits.argmax(1) == labels).sum()
             torch.stack((cross_entropy.detach(), l2, penalty, cosine, ratio, correct.float()), out=record)
         self.optimizer.step()
-        if hills_act and self.config.penalty and self.config.penalty.fixed_norm:
-            self._keep_norm()
+        if hills_act and self.hills:
+            self.hills.keep_norm()
 
     def push(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Add the hills' gradient to the data's (2.11).
@@ -57,14 +57,8 @@ class Stepper:
         Return the hills' energy, the cosine between the two gradients, and the ratio of their norms, hills to data.
         """
         assert self.hills is not None
-        gradient = self.theta.gradient
-        energy, push, heights = self.hills.energy(self.theta.vector, images)
-        self.hills.pass_time(heights, 1 / self.steps)
-        cosine, ratio = cosine_and_ratio(gradient, push)
-        gradient += push
+        energy, push = self.hills.gradient(images)
+        self.hills.pass_time()
+        cosine, ratio = cosine_and_ratio(self.theta.gradient, push)
+        self.theta.add_gradient(push)
         return energy, cosine, ratio
-
-    def _keep_norm(self) -> None:
-        assert self.hills is not None
-        with torch.no_grad():
-            self.theta.vector.mul_(self.hills.norm / self.theta.vector.square().sum().sqrt())

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from distancing.data.batches import Data, Epoch
 from distancing.errors import StorageError
-from distancing.hills.features import Network
-from distancing.hills.penalty import Hills
+from distancing.hills.hills import Hills
 from distancing.hills.theta import filter_direction
 from distancing.models.evaluation import evaluate
 from distancing.runs import RunDirectory
@@ -33,7 +32,7 @@ class Trainer:
     """A run in memory, which `loop.train` takes to its end.
 
     progress: the position in the plan. rows: the rows of metrics.csv so far. best: the phase's best network so far.
-    records: what the steps of this epoch recorded [S, 6]. start: θ_0.
+    records: what the steps of this epoch recorded [S, 6].
     final: the name, phase, epoch and metrics of the final network; None before the end.
     gradient_check: the outcome of the check of this machine's gradient; None if it was not checked.
     """
@@ -43,9 +42,8 @@ class Trainer:
         self.config, self.data, self.device = config, data, device
         self.network = config.build_network(device)
         self.steps = -(-len(data.train) // config.batch_size)  # of an epoch
-        self.stepper = Stepper(config, self.network, device, self.steps)
+        self.stepper = Stepper(config, self.network, device)
         self.theta = self.stepper.theta
-        self.start = self.theta.vector.clone()
         self.records = torch.zeros(self.steps, 6, device=device)
         self.plan = unroll(config.phases)
         self.progress = Progress()
@@ -55,8 +53,14 @@ class Trainer:
         self.gradient_check: GradientCheck | None = None
         self.checkpoints = Checkpoints(self.theta, sum(phase.checkpoint for phase in self.plan.values()))
         if config.penalty:
-            network = Network(self.theta, self.network, self._first_images, self.stepper.autocast)
-            self.stepper.hills = Hills(config.penalty, self.start, network)
+            self.stepper.hills = Hills(
+                self.network,
+                config.penalty,
+                steps_per_epoch=self.steps,
+                inputs=self._first_images,
+                autocast=self.stepper.autocast,
+                theta=self.theta,
+            )
         self._begin_phase()
 
     # steps
@@ -218,7 +222,7 @@ class Trainer:
         """Return the state from which a later process resumes bit for bit; checkpoints have their own files."""
         cuda = self.device.type == "cuda"
         return {
-            "provenance": provenance(),
+            "provenance": provenance(self.config.own_modules),
             "config_hash": self.config.hash,
             "threads": torch.get_num_threads(),  # the last digits depend on it
             "progress": dataclasses.asdict(self.progress),

@@ -1,0 +1,1 @@
+"""Hills in the training loops of other libraries. Each module needs its library, which is an extra of this package."""

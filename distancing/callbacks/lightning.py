@@ -1,0 +1,51 @@
+"""Hills in Lightning's training loop. Needs the extra `[lightning]`."""
+
+from collections.abc import Collection
+from typing import Any
+
+import lightning
+import torch
+
+from distancing.hills.hills import Hills
+
+
+class HillsCallback(lightning.Callback):
+    """Push the module away from the checkpoints that are stored at the ends of the epochs `place_after`.
+
+    The hills' gradient is added before Lightning clips gradients. The hills are part of Lightning's checkpoints.
+
+    place_after: epochs, counted from 1. settings: those of `Hills`. `hills` is None before the training starts.
+    """
+
+    def __init__(self, place_after: Collection[int], **settings: Any) -> None:
+        self.place_after, self.settings = frozenset(place_after), settings
+        self.hills: Hills | None = None
+        self._state: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not pl_module.automatic_optimization or len(trainer.optimizers) != 1:
+            raise ValueError("HillsCallback needs automatic optimization with one optimizer")
+        steps = max(1, -(-trainer.num_training_batches // trainer.accumulate_grad_batches))
+        self.hills = Hills(pl_module, **{"steps_per_epoch": steps, **self.settings})
+        if self._state is not None:
+            self.hills.load_state_dict(self._state)
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self.hills is not None:
+            self.hills.push()  # a GradScaler's factor has been removed before this hook
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.hills is not None:
+            self.hills.keep_norm()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.hills is not None and trainer.current_epoch + 1 in self.place_after:
+            self.hills.place()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.hills.state_dict() if self.hills is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._state = state_dict or None

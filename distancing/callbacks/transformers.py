@@ -1,0 +1,62 @@
+"""Hills in the training loop of Hugging Face's Trainer. Needs the extra `[transformers]`."""
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from distancing.hills.hills import Hills
+
+FILE = "hills.pt"  # in the folder of each of the Trainer's checkpoints
+
+
+class HillsCallback(TrainerCallback):
+    """Push the model away from the checkpoints that are stored at the ends of the epochs `place_after`.
+
+    The hills' gradient is added after the Trainer has clipped gradients. The hills are saved with the Trainer's
+    checkpoints.
+
+    place_after: epochs, counted from 1. settings: those of `Hills`. `hills` is None before the training starts.
+    """
+
+    def __init__(self, place_after: Collection[int], **settings: Any) -> None:
+        self.place_after, self.settings = frozenset(place_after), settings
+        self.hills: Hills | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: Any
+    ) -> None:
+        if args.deepspeed:
+            raise ValueError("HillsCallback does not work with deepspeed, which keeps the gradients to itself")
+        if args.fp16 and not args.max_grad_norm:
+            raise ValueError("fp16=True needs max_grad_norm > 0 with HillsCallback: clipping unscales the gradients")
+        steps = max(1, math.ceil(state.max_steps / max(1, state.num_train_epochs)))
+        self.hills = Hills(model, **{"steps_per_epoch": steps, **self.settings})
+        if state.global_step:  # resumed
+            file = _folder(args, state) / FILE
+            self.hills.load_state_dict(torch.load(file, self.hills.start.device, weights_only=True))
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        if self.hills is not None:
+            self.hills.push()
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        if self.hills is not None:
+            self.hills.keep_norm()
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.hills is not None and round(state.epoch or 0) in self.place_after:
+            self.hills.place()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.hills is not None and state.is_world_process_zero:
+            torch.save(self.hills.state_dict(), _folder(args, state) / FILE)
+
+
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """Return the folder of the Trainer's checkpoint at this step."""
+    return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"

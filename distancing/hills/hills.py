@@ -1,0 +1,201 @@
+"""The hills of a model in a training loop, the runner's or a user's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from distancing.hills.distances import Euclidean
+from distancing.hills.features import Network
+from distancing.hills.field import Field
+from distancing.hills.kernels import Gaussian
+from distancing.hills.penalty import Penalty
+from distancing.hills.theta import Parameters, Theta
+
+
+class Hills(Field):
+    """Hills on the loss at the checkpoints of `model`, for any training loop and any optimiser.
+
+    Call `push` between the backward pass and the optimiser's step, or add `energy` to the loss; call `place` to put a
+    hill at the present parameters.
+
+    model: any module; one that is compiled or wrapped for several processes (DDP) is unwrapped. Its parameters,
+        gradients and optimiser stay its own. Tied parameters count once, frozen ones do not count.
+    penalty: the settings of the hills. Without it, `settings` are those of `Penalty`: `strength` and `sigma`, and if
+        they are given `sigma_unit`, `distance`, `kernel`, `growth`, `temperature`, `half_life`, `newest`, `fixed_norm`.
+    steps_per_epoch: the number of the optimiser's steps in an epoch, for hills that grow or decay.
+    inputs: a batch of inputs, for a distance that compares predictions; or a function that returns the first n inputs.
+    autocast: the context in which such a distance computes the predictions. None: full precision.
+    theta: the parameters as one vector, if the model computes with one. None: read them from the model.
+
+    Raise pydantic.ValidationError, which is a ValueError, for a setting that is wrong; ValueError or TypeError for a
+    model that cannot have hills.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        penalty: Penalty | None = None,
+        *,
+        steps_per_epoch: int | None = None,
+        inputs: Tensor | Callable[[int], Tensor] | None = None,
+        autocast: torch.autocast | None = None,
+        theta: Theta | None = None,
+        **settings: Any,
+    ) -> None:
+        if penalty is not None and settings:
+            raise TypeError(f"{', '.join(settings)}: give either a penalty or its settings")
+        penalty = penalty or Penalty(**{"distance": Euclidean(), "kernel": Gaussian(), **settings})
+        if penalty.changes and not steps_per_epoch:
+            raise ValueError("hills that grow or decay need steps_per_epoch, the optimiser's steps in an epoch")
+        module = unwrapped(model)
+        self.theta = theta or Parameters(module)
+        self.steps_per_epoch = steps_per_epoch
+        start = self.theta.vector.clone()
+        autocast = autocast or torch.autocast(start.device.type, enabled=False)
+        network = Network(self.theta, module, inputs if callable(inputs) else _first(inputs), autocast)
+        super().__init__(penalty, start, network)
+        self._norm_is_due = False
+
+    # a step
+
+    def push(self, inputs: Tensor | None = None, *, scale: float = 1.0) -> Tensor:
+        """Add the hills' gradient (2.11) to the parameters' gradients, and let time pass; return the energy (2.9).
+
+        Call it once for each step of the optimiser, after the backward passes.
+
+        inputs: the step's batch, for a distance that compares predictions on it.
+        scale: the factor on the loss, such as a GradScaler's. Leave it out after `scaler.unscale_(optimizer)`.
+        """
+        if self._norm_is_due:
+            raise RuntimeError("fixed_norm=True needs hills.keep_norm() after each step of the optimiser")
+        energy, gradient = self.gradient(inputs)
+        if len(self):
+            self.theta.add_gradient(gradient, scale)
+            self.pass_time()
+            self._norm_is_due = self.penalty.fixed_norm
+        return energy
+
+    def energy(self, inputs: Tensor | None = None) -> Tensor:
+        """Return the energy E (2.9), a scalar to add to the loss; its backward pass gives the hills' gradient.
+
+        With hills that grow or decay, call `pass_time` after each step of the optimiser.
+        """
+        energy: Tensor = _Energy.apply(self, inputs, *self.theta.parameters)
+        return energy
+
+    @torch.no_grad()
+    def gradient(self, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return E (2.9) and ∂E/∂θ [P] at the model's parameters, in the order of `theta`."""
+        theta = self.theta.vector
+        if theta.device != self.start.device:
+            raise RuntimeError(f"the model has moved from {self.start.device} to {theta.device} since it got its hills")
+        if not len(self):
+            return theta.new_zeros(()), torch.zeros_like(theta)
+        if self.features.moving and inputs is None:
+            raise ValueError("this distance compares predictions on the step's batch: pass its inputs")
+        with torch.autocast(theta.device.type, enabled=False):
+            energy, gradient, self._heights = self.evaluate(theta, inputs)
+        if self.features.moving:  # each process has a batch of its own
+            _average_over_processes(energy, gradient, self._heights)
+        return energy, gradient
+
+    def pass_time(self) -> None:
+        """Let the hills grow and decay for one step of the optimiser. `push` does this itself."""
+        if self.steps_per_epoch and len(self):
+            self.change(self._heights, 1 / self.steps_per_epoch)
+
+    @torch.no_grad()
+    def keep_norm(self) -> None:
+        """Set ‖θ‖ to its value at the newest checkpoint, after a step of the optimiser, if fixed_norm says so."""
+        if self.penalty.fixed_norm and len(self):
+            self.theta.multiply(self.norm / self.theta.vector.square().sum().sqrt())
+        self._norm_is_due = False
+
+    # checkpoints
+
+    @torch.no_grad()
+    def place(self) -> None:
+        """Store a checkpoint at the model's parameters, and put a hill there."""
+        self.put(torch.cat((self.checkpoints, self.theta.vector[None])))
+
+    @torch.no_grad()
+    def heights(self, theta: Tensor | None = None) -> Tensor:
+        """Return k(θ, θ_c) of each hill [K], between 0 and 1, at θ [P] or else at the model's parameters."""
+        return super().heights(self.theta.vector if theta is None else theta) if len(self) else self.strengths
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the hills' checkpoints and strengths, for `torch.save`. The settings are not part of it."""
+        return {
+            "parameters": self.theta.shapes,
+            "start": self.start,
+            "checkpoints": self.checkpoints,
+            "strengths": self.strengths,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state. Raise ValueError if it is not the state of such a model's hills."""
+        if missing := {"parameters", "start", "checkpoints", "strengths"} - state.keys():
+            raise ValueError(f"this is not a state of hills: it has no {', '.join(sorted(missing))}")
+        shapes, own = state["parameters"], self.theta.shapes
+        if list(shapes.items()) != list(own.items()):
+            wrong = next((name for name in (*own, *shapes) if own.get(name) != shapes.get(name)), "the order")
+            raise ValueError(
+                f"these are the hills of another model: {wrong} is {shapes.get(wrong)} there and {own.get(wrong)} here"
+            )
+        self.start, checkpoints, strengths = (
+            state[name].to(self.start, copy=True) for name in ("start", "checkpoints", "strengths")
+        )
+        self.strengths, self.checkpoints = strengths, checkpoints
+        if len(checkpoints):
+            self.put(checkpoints)
+        self._norm_is_due = False
+
+
+class _Energy(torch.autograd.Function):
+    """The energy of hills as a function of the model's parameters. The forward pass computes its gradient, too."""
+
+    @staticmethod
+    def forward(ctx: Any, hills: Hills, inputs: Tensor | None, *parameters: Tensor) -> Tensor:  # noqa: ARG004
+        energy, gradient = hills.gradient(inputs)
+        ctx.pieces = hills.theta.pieces(gradient)
+        return energy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(factor * piece for piece in ctx.pieces)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside of `torch.compile`'s and DistributedDataParallel's wrappers."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def _first(inputs: Tensor | None) -> Callable[[int], Tensor]:
+    """Return a function that returns the first n of these inputs."""
+
+    def first(n: int) -> Tensor:
+        if inputs is None:
+            raise ValueError("this distance compares predictions: give Hills a batch of inputs")
+        return inputs[:n]
+
+    return first
+
+
+def _average_over_processes(*tensors: Tensor) -> None:
+    """Replace each tensor by its mean over the processes that train together, if there are several."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
+            tensor /= distributed.get_world_size()

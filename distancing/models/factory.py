@@ -1,0 +1,44 @@
+"""Networks of other packages, as functions or classes that return a module."""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from distancing.component import component
+from distancing.models.base import Model
+
+
+@component
+class Factory(Model):
+    """A network that a class or a function outside of this package makes, with its own initialisation.
+
+    factory: receives the settings, and `image_shape` (C, H, W) and `classes` if these are among its parameters.
+    """
+
+    factory: Callable[..., nn.Module]
+    settings: Mapping[str, Any]
+
+    def __hash__(self) -> int:  # the settings may hold lists
+        return hash(repr(self))
+
+    def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        known = {"image_shape": image_shape, "classes": classes}
+        parameters = inspect.signature(self.factory).parameters
+        return self.factory(**{name: known[name] for name in known.keys() & parameters}, **self.settings)
+
+    def build(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        return self.network(image_shape, classes)
+
+
+def is_factory(item: Any) -> bool:
+    """Return whether `item` is a class of modules, or a function that says that it returns one."""
+    if not inspect.isfunction(item):
+        return inspect.isclass(item) and issubclass(item, nn.Module)
+    try:
+        returned = typing.get_type_hints(item).get("return")
+    except Exception:  # annotations that cannot be evaluated
+        return False
+    return inspect.isclass(returned) and issubclass(returned, nn.Module)

@@ -1,0 +1,97 @@
+"""The modules outside of this package whose components a config may name, because the user trusts their code.
+
+Trust is given on a machine, and never by a config. See docs/how-to/own-components.md.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "DISTANCING_COMPONENTS"  # module names and paths, separated like those in PATH
+GROUP = "distancing.components"  # the entry points of installed packages, each of which names a module
+
+
+def settings_file() -> Path:
+    """Return the user's file of trusted modules, one name or path a line. It need not exist."""
+    folder = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(folder) / "distancing/components"
+
+
+def trusted() -> dict[str, Path | None]:
+    """Return the names of the trusted modules, each with the folder to import it from if it was given by its path."""
+    lines = settings_file().read_text().splitlines() if settings_file().is_file() else []
+    entries = [line.partition("#")[0].strip() for line in lines]
+    entries += os.environ.get(VARIABLE, "").split(os.pathsep)
+    names: dict[str, Path | None] = {entry.module: None for entry in entry_points(group=GROUP)}
+    for entry in filter(None, entries):
+        path = Path(entry).expanduser()
+        is_path = len(path.parts) > 1 or path.suffix == ".py"
+        names[path.stem if is_path else entry] = path.resolve().parent if is_path else None
+    return names
+
+
+def is_trusted(module: str) -> bool:
+    """Return whether a module is a trusted one or within a trusted package."""
+    return any(module == name or module.startswith(f"{name}.") for name in trusted())
+
+
+def load(module: str) -> Any:
+    """Import a trusted module. Raise ImportError, in one line, if that fails."""
+    _extend_path()
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # whatever the user's code raises
+        reason = (str(error).splitlines() or ["?"])[0]
+        raise ImportError(f"can't import {module}: {type(error).__name__}: {reason}") from error
+
+
+def how_to_trust(module: str) -> str:
+    """Return in one line how a user lets configs name the components of a module."""
+    top = module.partition(".")[0]
+    line = f"set {VARIABLE}={top}, or add the line {top} to {settings_file()}"
+    return f"if you trust the code of {top}, {line}"
+
+
+def own_modules(components: Iterable[Any]) -> tuple[str, ...]:
+    """Return the top-level modules outside of this package that define these components, sorted."""
+    tops = {module.partition(".")[0] for item in components for module in _modules(item)}
+    return tuple(sorted(tops - {"distancing", "builtins"}))
+
+
+def source_files(module: str) -> Iterator[tuple[str, Path]]:
+    """Yield the Python files of a top-level module or package, by names that do not depend on its folder."""
+    _extend_path()
+    spec = sys.modules[module].__spec__ if module in sys.modules else importlib.util.find_spec(module)
+    if spec is None:
+        return
+    for folder in sorted(spec.submodule_search_locations or []):
+        for file in sorted(Path(folder).rglob("*.py")):
+            yield f"{module}/{file.relative_to(folder).as_posix()}", file
+    if not spec.submodule_search_locations and spec.origin:
+        yield f"{module}.py", Path(spec.origin)
+
+
+def update(digest: "hashlib._Hash", files: Iterable[tuple[str, Path]]) -> None:
+    """Add the names and contents of these files to a hash."""
+    for name, file in files:
+        digest.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
+
+
+def _modules(item: Any) -> Iterator[str]:
+    """Yield the modules that define a component: its class's, and that of the function or class which it wraps."""
+    yield type(item).__module__
+    if factory := getattr(item, "factory", None):
+        yield factory.__module__
+
+
+def _extend_path() -> None:
+    """Let modules that are trusted by their path be imported, after all others of their name."""
+    for folder in filter(None, trusted().values()):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))

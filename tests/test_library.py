@@ -1,0 +1,449 @@
+"""`Hills` in training loops that the user owns, against plain autograd, the runner, Lightning and Hugging Face."""
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, compose
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distancing import Hills
+from distancing.config import check
+from distancing.hills.distances import FunctionSpace
+from distancing.hills.kernels import Laplace
+from distancing.training.trainer import Trainer
+
+INPUTS = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(64) % 4
+SETTINGS = {"strength": 2.0, "sigma": 0.5}
+
+
+class Tied(nn.Module):
+    """Two tied layers, a frozen one, and one that the forward pass does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.frozen, self.unused = (nn.Linear(6, 6) for _ in range(4))
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(6, 4)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.frozen(torch.tanh(self.second(torch.relu(self.first(x))))))
+        return logits
+
+
+def tied(dtype: torch.dtype = torch.float32) -> Tied:
+    torch.manual_seed(0)
+    return Tied().to(dtype)
+
+
+def perceptron() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 4))
+
+
+def wander(model: nn.Module, hills: Hills, places: int = 2) -> None:
+    """Place hills at random parameters around the model's, and stop near the last one."""
+    with torch.no_grad():
+        for _ in range(places):
+            hills.place()
+            for p in model.parameters():
+                if p.requires_grad:
+                    p += 0.05 * torch.randn_like(p)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_push_and_energy_add_the_gradient_and_leave_the_rest_alone(dtype: torch.dtype) -> None:
+    """Tied parameters count once, frozen ones do not, and one without a gradient gets the hills' own."""
+    model = tied(dtype)
+    hills = Hills(model, **SETTINGS)
+    before = {name: (p.data_ptr(), p.requires_grad) for name, p in model.named_parameters()}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    starts = [[p.detach().clone() for p in trainable]]
+    wander(model, hills, 1)
+    starts.append([p.detach().clone() for p in trainable])
+    wander(model, hills, 1)
+    energy = sum(
+        2.0 * torch.exp(-sum((p - c).square().sum() for p, c in zip(trainable, start, strict=True)) / (2 * 0.5**2))
+        for start in starts
+    )
+    exact = torch.autograd.grad(energy, trainable)
+
+    def close(a: Any, b: Any) -> None:
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+    def gradients() -> list[Tensor | None]:
+        return [p.grad for p in trainable]
+
+    x = INPUTS.to(dtype)
+    F.cross_entropy(model(x), LABELS).backward()
+    data = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trainable]
+    assert model.unused.weight.grad is None
+    close(hills.push(scale=3.0), energy.detach())
+    close(gradients(), [d + 3 * e for d, e in zip(data, exact, strict=True)])
+    assert model.frozen.weight.grad is None
+    model.zero_grad()
+    (F.cross_entropy(model(x), LABELS) + hills.energy()).backward()
+    close(gradients(), [d + e for d, e in zip(data, exact, strict=True)])
+    assert before == {name: (p.data_ptr(), p.requires_grad) for name, p in model.named_parameters()}
+
+
+RUNNER = {
+    "growing": ["penalty.growth=2", "penalty.temperature=3", "penalty.half_life=2", "penalty.newest=1"],
+    "function space": ["penalty=function_space", "penalty.strength=30"],
+    "fixed norm": ["penalty=filter_direction", "penalty.fixed_norm=true", "penalty.kernel._target_="
+                   "distancing.hills.kernels.Laplace"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", RUNNER.values(), ids=RUNNER)
+def test_a_loop_of_ones_own_is_the_runner(settings: list[str]) -> None:
+    """The same network, batches and hills give the same parameters, with parameter groups and plain SGD."""
+    overrides = ["model.width=4", "dataset.train_images=120", "batch_size=32", "optimizer.lr=0.05"]
+    config = check(compose("experiment=smoke", "phases=single", "phases.train.penalty=true", *overrides, *settings))
+    assert config.penalty is not None
+    device = torch.device("cpu")
+    runner = Trainer(config, config.dataset.load(device), device)
+    torch.manual_seed(config.seed)
+    model = config.build_network(device)
+    weights, others = ([p for p in model.parameters() if (p.dim() > 1) == big] for big in (True, False))
+    optimizer = torch.optim.SGD(
+        [{"params": weights}, {"params": others}], momentum=0.9, weight_decay=2 * config.optimizer.l2
+    )
+    hills = Hills(model, config.penalty, steps_per_epoch=runner.steps, inputs=runner._first_images)
+    energies = []
+    for epoch in range(4):
+        for images, labels in runner.batches():
+            for group in optimizer.param_groups:
+                group["lr"] = runner._lr(runner.progress.step)
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            energies.append(hills.push(images).item())
+            optimizer.step()
+            hills.keep_norm()
+            runner.step(images, labels)
+        runner.end_epoch()
+        if epoch < 3:
+            runner.add_checkpoint({"name": str(epoch)}, runner.theta.vector)
+            hills.place()
+    assert runner.hills is not None
+    torch.testing.assert_close(hills.strengths, runner.hills.strengths, rtol=1e-4, atol=0.0)
+    assert max(energies) > 0.1 * config.penalty.strength
+    theirs = runner.theta.named(runner.theta.vector)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), theirs[name], rtol=1e-3, atol=2e-4)
+
+
+def train(model: nn.Module, step: Callable[[torch.optim.Optimizer, Hills], None], **settings: Any) -> list[Tensor]:
+    """Take six steps near a hill; return the parameters."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    hills = Hills(model, **{**SETTINGS, **settings})
+    torch.manual_seed(1)
+    wander(model, hills)
+    for _ in range(6):
+        optimizer.zero_grad()
+        step(optimizer, hills)
+    return [p.detach() for p in model.parameters()]
+
+
+def test_mixed_precision_and_gradient_accumulation() -> None:
+    """A scaler, autocast and micro-batches change nothing about what the hills add."""
+    parameters = {}
+    for way in ("plain", "unscaled", "scaled", "energy"):
+        model, scaler = perceptron(), torch.amp.GradScaler("cpu", init_scale=64.0, enabled=way != "plain")
+
+        def step(optimizer: torch.optim.Optimizer, hills: Hills, way: str = way, scaler: Any = scaler,
+                 model: nn.Module = model) -> None:  # fmt: skip
+            parts = 1 if way == "plain" else 4
+            for x, y in zip(INPUTS.chunk(parts), LABELS.chunk(parts), strict=True):
+                loss = F.cross_entropy(model(x), y) / parts
+                with torch.autocast("cpu", torch.bfloat16):
+                    energy = hills.energy() / parts if way == "energy" else 0.0
+                scaler.scale(loss + energy).backward()
+            if way == "unscaled":
+                scaler.unscale_(optimizer)
+            if way != "energy":
+                with torch.autocast("cpu", torch.bfloat16):
+                    hills.push(scale=scaler.get_scale() if way == "scaled" else 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+
+        parameters[way] = train(model, step)
+    for way in ("unscaled", "scaled", "energy"):
+        torch.testing.assert_close(parameters[way], parameters["plain"], rtol=1e-3, atol=1e-5)
+
+
+def test_a_compiled_model_and_a_compiled_step() -> None:
+    def step(model: nn.Module) -> Callable[[torch.optim.Optimizer, Hills], None]:
+        def once(optimizer: torch.optim.Optimizer, hills: Hills) -> None:
+            F.cross_entropy(model(INPUTS), LABELS).backward()
+            hills.push()
+            optimizer.step()
+
+        return once
+
+    plain = perceptron()
+    expected = train(plain, step(plain))
+    compiled = perceptron()
+    compiled.compile(backend="aot_eager")
+    torch.testing.assert_close(train(compiled, step(compiled)), expected)
+    wrapped = torch.compile(perceptron(), backend="aot_eager")
+    assert list(Hills(wrapped, **SETTINGS).theta) == list(Hills(plain, **SETTINGS).theta)
+    model = perceptron()
+
+    @torch.compile(backend="aot_eager")
+    def loss(hills: Hills) -> Tensor:
+        return F.cross_entropy(model(INPUTS), LABELS) + hills.energy()
+
+    def with_energy(optimizer: torch.optim.Optimizer, hills: Hills) -> None:
+        loss(hills).backward()
+        optimizer.step()
+
+    torch.testing.assert_close(train(model, with_energy), expected, rtol=1e-4, atol=1e-6)
+
+
+def process(rank: int, file: str, function_space: bool) -> None:
+    """One of two processes, each with half of the batch; save the parameters and the strengths."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    torch.save(distributed(rank, 2, function_space), f"{file}-{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def distributed(rank: int, processes: int, function_space: bool) -> list[Tensor]:
+    plain = perceptron()
+    model = nn.parallel.DistributedDataParallel(plain) if processes > 1 else plain
+    x, y = (tensor.chunk(processes)[rank] for tensor in (INPUTS, LABELS))
+    distance = {"distance": FunctionSpace(), "inputs": INPUTS} if function_space else {}
+    found: list[Tensor] = []
+
+    def step(optimizer: torch.optim.Optimizer, hills: Hills) -> None:
+        F.cross_entropy(model(x), y).backward()
+        hills.push(x)
+        optimizer.step()
+        found[:] = [hills.strengths]
+
+    parameters = train(model, step, growth=3.0, steps_per_epoch=4, kernel=Laplace(), **distance)
+    return [*parameters, *found]
+
+
+@pytest.mark.parametrize("function_space", [False, True])
+def test_two_processes_have_the_same_parameters(tmp_path: Path, function_space: bool) -> None:
+    """Two processes stay equal, and with hills that do not depend on the batch they are one process with all of it."""
+    file = tmp_path / "rendezvous"
+    torch.multiprocessing.spawn(process, (str(file), function_space), nprocs=2)
+    first, second = (torch.load(f"{file}-{rank}") for rank in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    if not function_space:
+        torch.testing.assert_close(first, distributed(0, 1, False), rtol=1e-4, atol=1e-6)
+
+
+def test_hills_resume_from_their_state(tmp_path: Path) -> None:
+    """Six steps are three, a file, and three more in another model, bit for bit; growth and the norm included."""
+
+    def steps(model: nn.Module, hills: Hills, n: int) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(n):
+            optimizer.zero_grad()
+            F.cross_entropy(model(INPUTS), LABELS).backward()
+            hills.push()
+            optimizer.step()
+            hills.keep_norm()
+
+    settings = {**SETTINGS, "sigma_unit": "travelled", "growth": 2.0, "fixed_norm": True, "steps_per_epoch": 5}
+    model = tied()
+    hills = Hills(model, **settings)
+    with torch.no_grad():
+        model.head.weight += 0.2
+    wander(model, hills)
+    steps(model, hills, 3)
+    torch.save({"model": model.state_dict(), "hills": hills.state_dict()}, tmp_path / "state.pt")
+    steps(model, hills, 3)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    other = tied()
+    resumed = Hills(other, **settings)
+    other.load_state_dict(state["model"])
+    resumed.load_state_dict(state["hills"])
+    steps(other, resumed, 3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert torch.equal(hills.strengths, resumed.strengths)
+    assert len(resumed) == len(hills) == 2
+    assert resumed.norm == pytest.approx(resumed.theta.vector.norm().item(), rel=1e-6)
+    resumed.load_state_dict(Hills(tied(), **settings).state_dict())
+    assert len(resumed) == 0
+    assert resumed.push() == 0
+    with pytest.raises(ValueError, match=r"another model: 0\.weight is None there and \[16, 6\] here"):
+        Hills(perceptron(), **settings).load_state_dict(state["hills"])
+    with pytest.raises(ValueError, match="no checkpoints, parameters, start"):
+        resumed.load_state_dict({"strengths": 1})
+
+
+def frozen() -> nn.Module:
+    return perceptron().requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        (frozen, SETTINGS, "no trainable parameters"),
+        (lambda: nn.LazyLinear(3), SETTINGS, "weight has no shape yet"),
+        (lambda: perceptron().to(torch.complex64), SETTINGS, "real floating-point numbers"),
+        (lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta")), SETTINGS, "on cpu, meta"),
+        (perceptron, {"strength": 1.0, "sigma": -1.0}, "sigma\n.*greater than 0"),
+        (perceptron, {"strength": 1.0, "sigma": 1.0, "sigmas": 2.0}, "sigmas\n.*[Uu]nexpected keyword"),
+        (perceptron, {**SETTINGS, "growth": 1.0}, "need steps_per_epoch"),
+        (perceptron, {**SETTINGS, "distance": FunctionSpace()}, "give Hills a batch of inputs"),
+    ],
+)
+def test_what_cannot_have_hills(model: Callable[[], nn.Module], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        Hills(model(), **settings)
+
+
+def test_what_a_loop_must_not_forget() -> None:
+    model = perceptron()
+    hills = Hills(model, **SETTINGS, fixed_norm=True)
+    wander(model, hills)
+    hills.push()
+    with pytest.raises(RuntimeError, match="keep_norm"):
+        hills.push()
+    moving = Hills(model, **SETTINGS, distance=FunctionSpace(), inputs=INPUTS)
+    moving.place()
+    with pytest.raises(ValueError, match="pass its inputs"):
+        moving.push()
+
+
+def batches() -> Iterator[tuple[Tensor, Tensor]]:
+    return iter(zip(INPUTS.split(16), LABELS.split(16), strict=True))
+
+
+def plain_loop(epochs: int, place_after: tuple[int, ...], clip: float | None = None) -> tuple[nn.Module, Hills]:
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    hills = Hills(model, **SETTINGS, growth=1.0, steps_per_epoch=4)
+    for epoch in range(1, epochs + 1):
+        for x, y in batches():
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            if clip:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            hills.push()
+            optimizer.step()
+        if epoch in place_after:
+            hills.place()
+    return model, hills
+
+
+def same(model: nn.Module, hills: Hills | None, expected: tuple[nn.Module, Hills]) -> None:
+    assert hills is not None
+    torch.testing.assert_close(list(model.parameters()), list(expected[0].parameters()))
+    torch.testing.assert_close(hills.strengths, expected[1].strengths)
+    assert len(hills) > 0
+
+
+def test_lightning(tmp_path: Path) -> None:
+    """Lightning's loop with the callback is the plain loop, also when it is stopped and resumed."""
+    lightning = pytest.importorskip("lightning")
+    from distancing.callbacks.lightning import HillsCallback
+
+    class Module(lightning.LightningModule):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = perceptron()
+
+        def training_step(self, batch: Any, _: int) -> Tensor:
+            return F.cross_entropy(self.layers(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+    def fit(epochs: int, checkpoint: str | None = None) -> tuple[Any, Any, Any]:
+        callback, module = HillsCallback((1, 2), **SETTINGS, growth=1.0), Module()
+        trainer = lightning.Trainer(
+            max_epochs=epochs, callbacks=[callback], accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(
+            module, torch.utils.data.DataLoader(list(zip(INPUTS, LABELS, strict=True)), 16), ckpt_path=checkpoint
+        )
+        return trainer, module, callback
+
+    expected = plain_loop(4, (1, 2))
+    _, module, callback = fit(4)
+    same(module, callback.hills, expected)
+    stopped, *_ = fit(2)
+    stopped.save_checkpoint(tmp_path / "stopped.ckpt")
+    _, module, callback = fit(4, str(tmp_path / "stopped.ckpt"))
+    same(module, callback.hills, expected)
+
+
+def test_hugging_face(tmp_path: Path) -> None:
+    """The Trainer's loop with the callback is the plain loop with clipping, also when it is stopped and resumed."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from distancing.callbacks.transformers import HillsCallback
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = perceptron()
+
+        def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            logits = self.layers(x)
+            return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+    class Trainer(transformers.Trainer):  # type: ignore[misc,name-defined]
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    data = [{"x": x, "labels": y} for x, y in zip(INPUTS, LABELS, strict=True)]
+
+    def fit(epochs: int, resume: bool = False) -> tuple[Any, Any]:
+        model, callback = Model(), HillsCallback((1, 2), **SETTINGS, growth=1.0)
+        arguments = transformers.TrainingArguments(
+            str(tmp_path), num_train_epochs=epochs, per_device_train_batch_size=16, save_strategy="epoch",
+            use_cpu=True, report_to=[], lr_scheduler_type="constant", max_grad_norm=0.5, disable_tqdm=True,
+        )  # fmt: skip
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        Trainer(model, arguments, train_dataset=data, callbacks=[callback], optimizers=(optimizer, None)).train(
+            resume_from_checkpoint=resume
+        )
+        return model, callback
+
+    fit(2)
+    model, callback = fit(4, resume=True)
+    same(model, callback.hills, plain_loop(4, (1, 2), clip=0.5))
+    refused = HillsCallback((1,), **SETTINGS)
+    arguments = copy.copy(transformers.TrainingArguments(str(tmp_path), use_cpu=True, max_grad_norm=0.0))
+    arguments.fp16 = True
+    with pytest.raises(ValueError, match="needs max_grad_norm"):
+        refused.on_train_begin(arguments, transformers.TrainerState(), transformers.TrainerControl(), model=model)
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda file: file.stem)
+def test_the_examples_run(example: Path, tmp_path: Path) -> None:
+    """They place hills, and end away from the first one."""
+    if "lightning" in example.stem:
+        pytest.importorskip("lightning")
+    done = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, check=True)
+    heights = done.stdout.strip().splitlines()[-1].rpartition(":")[2].split(",")
+    assert len(heights) == 2
+    assert float(heights[0]) < 0.5
+
+
+def test_the_library_needs_torch_numpy_and_pydantic_alone() -> None:
+    code = (
+        "import sys, torch; before = set(sys.modules); from distancing import Hills; "
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    pydantic = {"pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"}
+    assert {"distancing", "pydantic"} <= {*done.stdout.split()} <= {"distancing", "numpy", *pydantic}
+    assert torch.__version__
