@@ -103,7 +103,7 @@ def test_one_line_says_what_is_wrong(
     file.write_text(
         file.read_text()
         + "\n\ndef wrong() -> nn.Module:\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
-        + "\ndef frozen() -> nn.Module:\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).requires_grad_(0)\n"
+        + "\ndef frozen() -> nn.Module:\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).requires_grad_(False)\n"
     )
     (example / "broken.py").write_text("1 +\n")
     monkeypatch.setenv(trust.VARIABLE, os.pathsep.join([str(file), str(example / "broken.py")]))

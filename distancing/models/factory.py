@@ -16,6 +16,7 @@ class Factory(Model):
     """A network that a class or a function outside of this package makes, with its own initialisation.
 
     factory: receives the settings, and `image_shape` (C, H, W) and `classes` if these are among its parameters.
+    settings: its other keyword arguments.
     """
 
     factory: Callable[..., nn.Module]
