@@ -114,7 +114,7 @@ def test_a_sweep_from_launch_to_end(user: User, tmp_path: Path) -> None:
     assert outcome(runs[4]) == outcome(Path("alone") / runs[4].name)
 
 
-def test_a_sweep_from_inside_a_job(user: User, tmp_path: Path) -> None:
+def test_a_sweep_from_inside_a_job(user: User) -> None:
     """Neither an array's variables nor the memory of the job around it, nor sbatch's variables, reach the new jobs; but
     a partition that the user has asked for, and that no setting names, does."""
     command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL[:2], "hydra.launcher.mem_gb=0.5",
