@@ -48,7 +48,7 @@ def test_a_study_without_its_sweeper(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [
-    pytest.param("joblib hydra.launcher.n_jobs=1", marks=needs("hydra_plugins.hydra_joblib_launcher")),
+    pytest.param("joblib hydra.launcher.n_jobs=2", marks=needs("hydra_plugins.hydra_joblib_launcher")),
     pytest.param("submitit_local", marks=needs("hydra_plugins.hydra_submitit_launcher")),
 ])  # fmt: skip
 def test_other_launchers(launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
