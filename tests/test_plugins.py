@@ -23,7 +23,7 @@ def test_a_study_goes_on_and_prints_its_best_run(tmp_path: Path, monkeypatch: py
     import optuna
 
     monkeypatch.chdir(tmp_path)
-    sweep = [*SHORT, "+sweep=optimise", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid",
+    sweep = [*SHORT, "+sweep=optimise", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "-m",
              "optimizer.lr=0.01,1e30", "penalty.strength=1", "penalty.sigma=1"]  # fmt: skip
     assert command_line(*sweep, "hydra.sweeper.n_trials=1") in (0, 3)
     assert command_line(*sweep, "hydra.sweeper.n_trials=1") in (0, 3)

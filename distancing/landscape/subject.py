@@ -85,9 +85,10 @@ class Subject:
 
     def stored_losses(self, checkpoint: int) -> dict[str, float]:
         """Return each split's mean loss of a checkpoint, in nats, with the batch-norm statistics that it has stored."""
-        network, buffers = self.checkpoints[checkpoint].network(self.device), list(self.network.buffers())
+        buffers = list(self.network.buffers())
+        stored = self.checkpoints[checkpoint].network(self.device).buffers() if buffers else ()
         with self.at(self.parameters[checkpoint], refresh=False):  # which restores the buffers, too
-            for buffer, value in zip(buffers, network.buffers(), strict=True):
+            for buffer, value in zip(buffers, stored, strict=True):
                 buffer.copy_(value)
             return {split: float(self.losses(split)[0].mean()) for split in self.data.splits}
 
