@@ -1,9 +1,12 @@
 """`distancing train [overrides]` trains one run; with `-m`, a run for each combination of the swept values."""
 
+import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -58,7 +61,9 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
         check_hidden(Path(folder), conf)
     try:
         sys.argv[1:] = _for_hydra(typed, overrides)  # where Hydra reads them
-        hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(task)()
+        start = hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(task)
+        with _help_as_text():
+            start()
     except DistancingError:  # in a sweep, before its first run
         raise
     except Exception as error:
@@ -66,6 +71,23 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
             raise
         raise ConfigError(composition_error(error, overrides, choices_in(conf))) from error
     return max(codes, default=0)
+
+
+@contextlib.contextmanager
+def _help_as_text() -> Iterator[None]:
+    """Give argparse the text of each help. Python 3.14 refuses the object that Hydra 1.3 gives it instead."""
+    original = argparse.ArgumentParser.add_argument
+
+    def add_argument(parser: argparse.ArgumentParser, *names: str, **settings: Any) -> argparse.Action:
+        if not isinstance(settings.get("help", ""), str):
+            settings["help"] = repr(settings["help"]).replace("%", "%%")
+        return original(parser, *names, **settings)
+
+    argparse.ArgumentParser.add_argument = add_argument  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser.add_argument = original  # type: ignore[method-assign]
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 Hydra finds plugins in this namespace only and imports them at every start, so slow imports stand inside functions.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -30,11 +32,14 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         """Launch the runs. Raise SweepError or ConfigError before any starts, and a failed run's error after all."""
+        from distancing.errors import SweepError
         from distancing.runs import SweepDirectory
         from distancing.sweep.freeze import freeze
         from distancing.sweep.grid import Grid
         from distancing.sweep.launch import list_runs
 
+        if "n_trials" in self._settings:
+            raise SweepError("this sweep has settings of Optuna's sweeper: add hydra/sweeper=optuna")
         grid: Grid = _component(Grid, self._settings, "hydra.sweeper")
         jobs = grid.expand(arguments, OverridesParser.create(config_loader=self._loader).parse_overrides)
         if not isinstance(self._launcher, DistancingLauncher):  # which checks the runs of any sweeper itself
@@ -109,6 +114,25 @@ class LocalLauncher(DistancingLauncher):
     """Start runs in several processes on this machine."""
 
     name = "local"
+
+
+class PrintBest(Callback):
+    """Print the command of the best run, after a sweep by Optuna's plugin."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Print it from the plugin's optimization_results.yaml, which has the best values of what was optimised."""
+        best = OmegaConf.load(Path(config.hydra.sweep.dir) / "optimization_results.yaml")
+        chosen = {str(key): value for key, value in best.best_params.items()}
+        typed = OverridesParser.create().parse_overrides(
+            [*(f"{key}={value}" for key, value in config.hydra.sweeper.params.items()), *config.hydra.overrides.task]
+        )
+        fixed = {
+            override.key_or_group: override.input_line or ""
+            for override in typed
+            if override.key_or_group not in (*chosen, "sweep")
+        }
+        command = shlex.join(["python", "train.py", *fixed.values(), *(f"{key}={chosen[key]}" for key in chosen)])
+        print(f"best value {best.best_value:.6g} of the study:\n{command}", flush=True)
 
 
 def _component(cls: type, settings: dict[str, Any], path: str) -> Any:

@@ -1,9 +1,11 @@
 """One entry point for all commands: its names, its configs, its exit codes, and terminals without θ."""
 
+import argparse
 import io
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -50,6 +52,23 @@ def test_train_prefers_the_configs_of_the_current_folder(tmp_path: Path, monkeyp
         config.write_text(config.read_text(encoding="utf-8").replace("seed: 0 ", "seed: 7 "), encoding="utf-8")
     assert distancing(monkeypatch, "train", "sead=1") == 2
     assert capsys.readouterr().err.startswith("error: sead is not a setting; allowed here: ")
+
+
+def test_train_on_python_3_14(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                              capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    """There argparse looks into the help as soon as an option is added, and Hydra 1.3 gives it one that is no text."""
+    original = argparse._ActionsContainer.add_argument
+
+    def add_argument(container: argparse._ActionsContainer, *names: str, **settings: Any) -> argparse.Action:
+        action = original(container, *names, **settings)
+        assert action.help is None or "%" not in action.help or action.help % {"prog": "", "default": ""}
+        return action
+
+    monkeypatch.setattr(argparse._ActionsContainer, "add_argument", add_argument)
+    monkeypatch.chdir(tmp_path)
+    assert distancing(monkeypatch, "train", "--cfg", "job") == 0
+    assert distancing(monkeypatch, "train", "--help") == 0
+    assert "Powered by Hydra" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,11 @@ def test_outputs_of_a_run(run: Path) -> None:
     assert [(row["from"], row["path"], float(row["t"])) for row in rows[:5]] == [
         ("descend", "line", t) for t in (0, 0.25, 0.5, 0.75, 1)
     ]
+    own = [row["test/loss_stored_statistics"] for row in rows[:5]]  # as in result.json, beside the barrier's own ends
+    assert [float(own[0]), float(own[4])] == pytest.approx(
+        [checkpoint["metrics"]["test"]["loss"] for checkpoint in result(run)["checkpoints"][:2]], rel=1e-5
+    )
+    assert own[1:4] == [""] * 3
     straight = [float(row["test/loss"]) for row in rows[:5]]
     rise = max(loss - straight[0] + k / 4 * (straight[0] - straight[4]) for k, loss in enumerate(straight))
     assert barrier[f"test_height/{PAIRS[0]}"] == pytest.approx(rise, abs=1e-9)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,15 +26,17 @@ from distancing.config import check, construct
 from distancing.errors import ConfigError, SweepError
 from distancing.experiment import main
 from distancing.runs import Listed, SweepDirectory, provenance
+from distancing.sweep import __main__ as sweep_main
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.cost import Devices
 from distancing.sweep.freeze import freeze
 from distancing.sweep.grid import Grid
 from distancing.sweep.job import STARTS, resume
 from distancing.sweep.launch import LAUNCHERS
+from distancing.sweep.local import Local
 from distancing.sweep.status import status
 
-SWEEPS = sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml"))
+SWEEPS = sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml") if path.stem != "optimise")
 SMALL = {"schedulers", "thesis"}  # these compose in a few seconds
 Sweep = Callable[..., SweepDirectory]
 
@@ -232,7 +235,7 @@ def test_states(tmp_path: Path) -> None:
         found = status(Listed(tmp_path, (), 10), queue or {}, ended or {})
         return found.state, found.epoch, found.note
 
-    assert of() == ("waiting", 0, "")
+    assert of() == ("waiting", 0, "never started")
     (tmp_path / "job.json").write_text('{"launcher": "slurm", "job": "7_1"}')
     assert of({"7_1": "PENDING"}) == ("queued", 0, "")
     assert of({"7_1": "RUNNING", "7_2": "PENDING"}) == ("running", 0, "starting")
@@ -270,12 +273,12 @@ def test_how_a_local_run_ended(tmp_path: Path) -> None:
         (tmp_path / "job.json").write_text(json.dumps({"launcher": "local", "host": "elsewhere", "pid": 1, **job}))
         return str(status(Listed(tmp_path, (), 10), {}))
 
-    assert of() == "waiting"  # it never started
+    assert of() == "waiting: never started"
     assert of(exit=-signal.SIGINT) == of(exit=128 + signal.SIGTERM) == "stopped"
     assert of(exit=-signal.SIGBUS) == of(exit=128 + signal.SIGBUS) == "killed by SIGBUS"
     assert of(exit=-signal.SIGKILL) == of(exit=137) == "killed by SIGKILL; out of memory?"
     assert of(exit=127) == "failed: exit code 127"
-    assert of(exit="torn", log="\0") == "waiting"
+    assert of(exit="torn", log="\0") == "waiting: never started"
     (tmp_path / "starts.json").write_text('{"newest": "", "times": 1}')
     assert of() == "failed: its process is gone"
     (tmp_path / ".owner").write_text(json.dumps({"host": socket.gethostname(), "pid": 1}))
@@ -290,6 +293,46 @@ def test_how_a_local_run_ended(tmp_path: Path) -> None:
     crash.unlink()
     os.utime(tmp_path / "result.json", (time.time() + 9, time.time() + 9))
     assert of(exit=-signal.SIGBUS) == "finished"  # another process has ended it since
+
+
+def ctrl_c(log: Path, delay: float) -> None:
+    """Send SIGINT to this process, some seconds after the start of the run with this log."""
+    while not log.exists():
+        time.sleep(0.001)
+    time.sleep(delay)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_at_once_starts_no_other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                            capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    """The first run's process is stopped, whatever it has come to; the others were never started; watching ends."""
+    monkeypatch.chdir(tmp_path)
+    runs = [Path(f"runs/{name}-00000000") for name in "abc"]
+    made = SweepDirectory("runs/sweeps/it")
+    with made.lock():
+        made.add(Listed(run, (), 3) for run in runs)
+    for delay in (0, 0.01, 0.03, 0.06, 0.1):
+        for folder in (*runs, made.jobs):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        threading.Thread(target=ctrl_c, args=(made.jobs / f"{runs[0].name}.log", delay)).start()
+        with pytest.raises(SystemExit, match="130"):
+            list(Local(processes=1).start(runs, made, None))
+        assert [str(status(run, {})) for run in made.runs()] == ["stopped", *["waiting: never started"] * 2]
+    assert cli(["status", "it", "--watch", "0.01"]) == 0
+    assert "2 waiting, 1 stopped" in capfd.readouterr().out
+
+
+def test_watching_ends_once_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's own launcher leaves no trace of the runs that it is going to start: some patience is due."""
+    monkeypatch.chdir(tmp_path)
+    made = SweepDirectory("runs/sweeps/it")
+    with made.lock():
+        made.add([Listed(Path("runs/a"), (), 3)])
+    monkeypatch.setattr(sweep_main, "IDLE", 0.2)
+    begin = time.monotonic()
+    assert cli(["status", "it", "--watch", "0.05"]) == 0
+    assert time.monotonic() > begin + 0.2
 
 
 @pytest.mark.slow

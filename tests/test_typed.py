@@ -2,7 +2,12 @@
 
 import contextlib
 import io
+import os
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +17,7 @@ from conftest import ROOT, TINY, command_line, launched
 from omegaconf import DictConfig
 
 from distancing.errors import ConfigError
+from distancing.report.__main__ import main as report
 
 Typed = Callable[..., str]
 SHORT = [*TINY, "epochs=7"]
@@ -210,3 +216,53 @@ def test_a_config_saved_without_its_values(tmp_path: Path, refused: Typed) -> No
     name = next(line for line in config.read_text(encoding="utf-8").splitlines() if line.startswith("name:"))
     (tmp_path / "own/my.yaml").write_text(f"seed: 0\n{name}\n")
     assert "saved without its values" in refused("--config-name=my", f"--config-dir={tmp_path}/own")
+
+
+# printed commands, and terminals
+
+FOLDER = "a b'c \"ü"
+
+
+@pytest.mark.slow
+def test_printed_commands_are_pasted_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                          capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    """Those of a run, a sweep and a report, in a shell, from a folder whose name needs quotes."""
+    monkeypatch.chdir(tmp_path)
+    typed = [*SHORT, r"""runs="a b'c \"ü" """.strip(), "seed=0"]
+    assert command_line(*typed) == 0
+    (run,) = Path(FOLDER).glob("digits-*")
+    printed = capfd.readouterr().out
+    assert command_line("-m", *typed, "hydra/launcher=local") == 0
+    printed += capfd.readouterr().out
+    assert report([str(run), "--command", "--tensorboard", f"{FOLDER}/links"]) == 0
+    assert report([str(run), "--tensorboard", f"{FOLDER}/links"]) == 0
+    printed += capfd.readouterr().out
+    commands = re.findall(r"(?:python|tensorboard) .*", printed)
+    starts = ["tensorboard", "python -m distancing.ensemble", "python -m distancing.sweep", "python train.py"]
+    assert [sum(command.startswith(start) for command in commands) for start in starts] == [2, 1, 1, 1]
+    for command in commands:
+        if command.startswith("tensorboard"):
+            assert Path(shlex.split(command)[-1]).is_dir()
+            continue
+        command = command.replace("python", shlex.quote(sys.executable), 1).replace("train.py", str(ROOT / "train.py"))
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        if "train.py" in command:
+            assert f"{run}: already ended" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_every_command_in_a_terminal_without_theta(encoding: str, tmp_path: Path) -> None:
+    sweep = tmp_path / "runs/sweeps/it"
+    sweep.mkdir(parents=True)
+    (sweep / "runs.jsonl").write_text('{"run": "../../ä", "overrides": ["θ=‖"], "epochs": 1}\n', encoding="utf-8")
+    packed = str(ROOT / "results/strength_sigma.zip")
+    for line in (["report", "--help"], ["ensemble", "--help"], ["landscape", "--help"], ["sweep", "--help"],
+                 ["report", packed, "--where", "penalty.sigma=3", "--baseline", "penalty=none"],
+                 ["sweep", "status", str(sweep)], ["train", "--help"]):  # fmt: skip
+        done = subprocess.run([sys.executable, "-m", "distancing", *line], capture_output=True, cwd=tmp_path,
+                              env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding})  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, b""), line
+        assert done.stdout.decode(encoding)

@@ -9,7 +9,7 @@ from distancing.analysis import Analysis
 from distancing.component import component
 from distancing.landscape import lines
 from distancing.landscape.matching import match, permutation_groups
-from distancing.landscape.path import Pairs, lerp, pairs, passes, profile
+from distancing.landscape.path import Pairs, lerp, line, pairs, passes, profile
 from distancing.landscape.subject import Findings, Subject, Track
 
 
@@ -53,7 +53,7 @@ class Barrier(Analysis):
         profiles = {}
         with subject.progress(track, "barrier", (len(selected) + len(matched)) * passes(subject, self.points)):
             for i, j in selected:
-                paths = {"line": profile(subject, lerp(theta[i], theta[j]), self.points)}
+                paths = {"line": line(subject, i, j, self.points)}
                 if (i, j) in matched:
                     paths["matched"] = profile(subject, lerp(theta[i], matched[i, j]), self.points)
                 elif self.matching:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from operator import itemgetter
 
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 
 from distancing.landscape.marks import mark
 from distancing.landscape.path import SPLITS, Profile
@@ -79,7 +80,7 @@ def picture(profiles: Profiles) -> Figure:
 
 def _draw_row(profiles: Profiles, subfigure: SubFigure) -> None:
     panels = dict(zip(PANELS, subfigure.subplots(1, len(PANELS)), strict=True))
-    handles, labels = [], []
+    handles, labels, ends = [], [], list[Line2D]()
     for k, (pair, paths) in enumerate(profiles.items()):
         for path, profile in _distinct(paths).items():
             curves = {split: profile.losses[split].mean(1) for split in SPLITS}
@@ -87,6 +88,10 @@ def _draw_row(profiles: Profiles, subfigure: SubFigure) -> None:
             style = {**mark(k), "ls": PATHS[path][1], "markevery": (k % 4, 4), "ms": 4.5, "lw": 1.4}
             for panel, axes in panels.items():
                 (line,) = axes.plot(profile.t, curves[panel], **style)
+                if panel in profile.stored:
+                    ends = axes.plot(
+                        [0, 1], profile.stored[panel], "o", mfc="none", mec=line.get_color(), clip_on=False
+                    )
             handles.append(line)
             labels.append(_label(pair, path, profile))
     for panel, axes in panels.items():
@@ -94,6 +99,8 @@ def _draw_row(profiles: Profiles, subfigure: SubFigure) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if panel != "accuracy":
             axes.set_ylim(bottom=0)
+    if ends:
+        handles, labels = [*handles, *ends], [*labels, "as in result.json: the checkpoints' own batch-norm statistics"]
     legend = {"title": "test loss, rise above the chord", "title_fontsize": "small", "alignment": "left"}
     subfigure.legend(
         handles, labels, loc="outside right upper", frameon=False, fontsize="small", handlelength=3.4, **legend

@@ -20,23 +20,29 @@ class Profile:
     """Loss and accuracy at T points of a path, in float64.
 
     t [T]: from 0 to 1. losses: each split's [T, N] of N images, in nats. accuracy: each split's [T], from 0 to 1.
+    stored: each split's mean losses at both ends with the batch-norm statistics of the checkpoints, as in result.json;
+    {} if the ends are no checkpoints.
     """
 
     t: Tensor
     losses: Mapping[str, Tensor]
     accuracy: Mapping[str, Tensor]
+    stored: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def height(self, split: str) -> tuple[float, float]:
         """Return the barrier's height on a split and its standard error, in nats."""
         return height(self.losses[split], self.t)
 
     def rows(self) -> Iterator[dict[str, float | str]]:
-        """Yield a CSV row for each point: t, and each split's mean loss and accuracy."""
+        """Yield a CSV row for each point: t, and each split's mean loss and accuracy; at the ends also `stored`."""
+        ends = {0: 0, len(self.t) - 1: 1}  # point → end
         for i, t in enumerate(self.t.tolist()):
             row: dict[str, float | str] = {"t": t}
             for split in SPLITS:
                 row[f"{split}/loss"] = float(self.losses[split][i].mean())
                 row[f"{split}/accuracy"] = float(self.accuracy[split][i])
+                known = i in ends and split in self.stored
+                row[f"{split}/loss_stored_statistics"] = self.stored[split][ends[i]] if known else ""
             yield row
 
 
@@ -59,6 +65,13 @@ def profile(subject: Subject, path: Path, points: int) -> Profile:
     losses = {split: torch.stack([loss for loss, _ in points]) for split, points in by_split.items()}
     accuracy = {split: torch.stack([correct.mean() for _, correct in points]) for split, points in by_split.items()}
     return Profile(t, losses, accuracy)
+
+
+def line(subject: Subject, i: int, j: int, points: int) -> Profile:
+    """Return the profile of the straight line from checkpoint i to checkpoint j."""
+    path = profile(subject, lerp(subject.parameters[i], subject.parameters[j]), points)
+    ends = subject.stored_losses(i), subject.stored_losses(j)
+    return dataclasses.replace(path, stored={split: (ends[0][split], ends[1][split]) for split in SPLITS})
 
 
 def passes(subject: Subject, points: int) -> int:

@@ -83,6 +83,15 @@ class Subject:
             for tensor, value in zip(tensors, saved, strict=True):
                 tensor.copy_(value)
 
+    def stored_losses(self, checkpoint: int) -> dict[str, float]:
+        """Return each split's mean loss of a checkpoint, in nats, with the batch-norm statistics that it has stored."""
+        buffers = list(self.network.buffers())
+        stored = self.checkpoints[checkpoint].network(self.device).buffers() if buffers else ()
+        with self.at(self.parameters[checkpoint], refresh=False):  # which restores the buffers, too
+            for buffer, value in zip(buffers, stored, strict=True):
+                buffer.copy_(value)
+            return {split: float(self.losses(split)[0].mean()) for split in self.data.splits}
+
     def losses(self, split: str) -> tuple[Tensor, Tensor]:
         """Return the network's cross entropy [N] of each image of the split, in nats, and 1 where it is correct, else 0
         [N]; both in float64 on the CPU."""

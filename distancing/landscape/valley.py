@@ -14,7 +14,7 @@ from distancing.component import component
 from distancing.data.batches import Epoch
 from distancing.errors import LandscapeError
 from distancing.landscape import lines
-from distancing.landscape.path import Pairs, Path, lerp, pairs, passes, profile
+from distancing.landscape.path import Pairs, Path, line, pairs, passes, profile
 from distancing.landscape.subject import Findings, Subject, Track
 
 
@@ -53,9 +53,9 @@ class Valley(Analysis):
             a, b = theta[i], theta[j]
             bend = self.trained(subject, a, b, track)
             with subject.progress(track, "valley", 2 * passes(subject, self.points)):
-                line = profile(subject, lerp(a, b), self.points)
+                straight = line(subject, i, j, self.points)
                 curve = profile(subject, bezier(a, bend, b), self.points)
-            profiles[names[i], names[j]] = {"line": line, "curve": curve}
+            profiles[names[i], names[j]] = {"line": straight, "curve": curve}
             distance = float((a - b).norm())
             pair = lines.tag(names[i], names[j])
             values[f"distance/{pair}"] = distance

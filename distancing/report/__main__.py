@@ -1,6 +1,7 @@
 """`python -m distancing.report SOURCE…`: summarize hundreds of runs as a table, figures and one page."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,7 +76,7 @@ def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) 
         pack([run for group in overview.all_groups for run in group.runs], args.pack)
     if args.tensorboard:
         links = link(overview, args.tensorboard)
-        console.print(f"{links} runs: tensorboard --logdir {args.tensorboard}", markup=False)
+        console.print(f"{links} runs: tensorboard --logdir {shlex.quote(str(args.tensorboard))}", markup=False)
     if damaged := overview.damaged:
         console.print(f"{len(damaged)} damaged files:", style="red")
         for line in damaged:

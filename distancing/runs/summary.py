@@ -1,5 +1,6 @@
 """A run's result as tables for the terminal."""
 
+import shlex
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -17,14 +18,15 @@ def summary(result: dict[str, Any], directory: str) -> RenderableType:
     """
     checkpoints = [*result["checkpoints"], *([result["final"]] if result["final"] else [])]
     landscape = _landscape(result["analysis"] or {})
+    pasted = shlex.quote(directory)
     facts = (
         f"{result['epochs']} epochs in {result['seconds']:.1f} s, training at {result['images_per_second']:,.0f} "
         f"images/s on {result['device']}, {result['parameters']:,} parameters\n"
         f"run directory  {directory}\n"
-        f"TensorBoard    tensorboard --logdir {directory}"
+        f"TensorBoard    tensorboard --logdir {pasted}"
     )
     if result["ensemble"]:
-        facts += f"\nensemble       python -m distancing.ensemble {directory}"
+        facts += f"\nensemble       python -m distancing.ensemble {pasted}"
     if landscape.rows:
         facts += f"\nlandscape      {directory}/landscape"
     if not checkpoints:

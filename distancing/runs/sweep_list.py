@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,8 @@ class SweepDirectory:
             if stat.st_uid != os.getuid():
                 raise SweepError(f"{path} belongs to another user, who could run commands as you")
             if stat.st_mode & forbidden:
-                raise SweepError(f"{path} can be written by others, who could run commands as you: chmod go-w {path}")
+                mend = f"chmod go-w {shlex.quote(str(path))}"
+                raise SweepError(f"{path} can be written by others, who could run commands as you: {mend}")
 
     def make_jobs(self) -> Path:
         """Create jobs/, writable for this user alone, and return it. Raises SweepError if others can write to it."""

@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -18,6 +18,7 @@ from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
 from distancing.sweep import cost, slurm
 from distancing.sweep.status import ACTIVE, ENDED, State, Status, status
 
+IDLE = 30.0  # seconds without a running run after which none is expected
 STYLES: dict[State, str] = {
     "finished": "green", "running": "cyan", "queued": "blue", "waiting": "dim", "stopped": "yellow",
     "cancelled": "yellow", "diverged": "magenta", "failed": "red", "killed": "red",
@@ -31,7 +32,7 @@ def argument_parser() -> argparse.ArgumentParser:
     sweep = argparse.ArgumentParser(add_help=False)
     sweep.add_argument("sweep", metavar="SWEEP", help="its directory, or its name in runs/sweeps")
     show = commands.add_parser("status", parents=[sweep], help="show the state of each run")
-    show.add_argument("--watch", nargs="?", const=5.0, type=float, metavar="SECONDS", help="refresh until all end")
+    show.add_argument("--watch", nargs="?", const=5.0, type=float, metavar="SECONDS", help="refresh until none runs")
     estimate = commands.add_parser("cost", parents=[sweep], help="estimate hours, disk and memory from finished runs")
     estimate.add_argument("--at-a-time", type=int, default=1, metavar="N", help="number of runs that train at a time")
     commands.add_parser("retry", parents=[sweep], help="start runs that failed, stopped, or never started")
@@ -73,20 +74,32 @@ def statuses(sweep: SweepDirectory) -> dict[Listed, Status]:
 
 
 def _show(sweep: SweepDirectory, interval: float | None, console: Console) -> None:
-    """Print the table of runs, or refresh it every `interval` seconds until all have ended."""
+    """Print the table of runs, or refresh it every `interval` seconds until none runs or will be started."""
     if interval is None:
         console.print(table(sweep, statuses(sweep)))
         return
+    active = time.monotonic()  # when a run was last seen at work
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
             try:
                 status_by_run = statuses(sweep)
                 live.update(table(sweep, status_by_run), refresh=True)
-                if not any(run_status.state in (*ACTIVE, "waiting") for run_status in status_by_run.values()):
+                if any(run_status.state in ACTIVE for run_status in status_by_run.values()):
+                    active = time.monotonic()
+                elif not _may_start(status_by_run) or time.monotonic() > active + IDLE:
                     return
             except SweepError as error:  # for example while Slurm's controller restarts: keep the last table
                 live.console.print(str(error), markup=False)
             time.sleep(interval)
+
+
+def _may_start(status_by_run: Mapping[Listed, Status]) -> bool:
+    """Return True if a run may be started by Hydra's own launcher, which leaves no trace between two runs.
+
+    The other launchers leave a job.json in each run; if such a run waits, its launcher was stopped.
+    """
+    waiting = (RunDirectory(run.path) for run, run_status in status_by_run.items() if run_status.state == "waiting")
+    return any(not directory.read_json("job.json") for directory in waiting)
 
 
 def _cost(sweep: SweepDirectory, at_a_time: int) -> str:

@@ -1,6 +1,7 @@
 """Start the runs of a sweep, except those that have ended, are queued or are running."""
 
 import contextlib
+import shlex
 import shutil
 import time
 from collections import Counter
@@ -56,7 +57,7 @@ def launch(frozen: Sequence[Frozen], sweep: SweepDirectory, launcher: Slurm | Lo
             yield cost.estimate([run.flat for run in todo], todo[0].directory.parent)
         messages = start([run.directory for run in todo], sweep, launcher)
     yield from messages
-    yield f"follow with  python -m distancing.sweep status {sweep.path}"
+    yield f"follow with  python -m distancing.sweep status {shlex.quote(str(sweep.path))}"
 
 
 def start(runs: Sequence[Path], sweep: SweepDirectory, launcher: Slurm | Local) -> Iterator[str]:

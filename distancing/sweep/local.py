@@ -51,11 +51,11 @@ class Local:
 
     def _start(self, logs: Mapping[Path, Path], code: Path | None) -> Iterator[str]:
         """Train the runs. Raise SystemExit if a signal stopped the sweep."""
-        free, waiting = deque(self._environments(len(logs), code)), deque(logs)
-        running: dict[Path, tuple[subprocess.Popen[bytes], dict[str, str]]] = {}
+        waiting, running = deque(logs), dict[Path, tuple[subprocess.Popen[bytes], dict[str, str]]]()
         stopping = False
         with StopSignal() as stop:
             try:
+                free = deque(self._environments(len(logs), code))
                 while running or (waiting and not stop.received):
                     while free and waiting and not stop.received:
                         run, environment = waiting.popleft(), free.popleft()
@@ -73,6 +73,8 @@ class Local:
                 _terminate(running)
                 for run, (process, _) in running.items():
                     _end(run, process)
+                for run in waiting:  # no longer queued, even if this process lives on
+                    RunDirectory(run).write_json("job.json", {"launcher": "local"})
         if stop.received:
             yield f"{len(waiting)} not started"
             raise SystemExit(128 + stop.received)

@@ -43,7 +43,7 @@ class Status:
     advice: str = ""
 
     def __str__(self) -> str:
-        return f"{self.state}{': ' if self.state == 'failed' else ' '}{self.note}".strip()
+        return f"{self.state}{': ' if self.state in ('failed', 'waiting') else ' '}{self.note}".strip()
 
 
 def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
@@ -98,7 +98,7 @@ def _gone(directory: RunDirectory, job: Mapping[str, Any], epoch: int, why: str 
             return Status("killed", epoch, note="without a trace, as by SIGKILL; out of memory?")
         if job:
             return Status("failed", epoch, note=f"its process is gone{f': {why}' if why else ''}")
-    return Status("stopped" if directory.states() else "waiting", epoch)
+    return Status("stopped", epoch) if directory.states() else Status("waiting", epoch, note="never started")
 
 
 def _after_result(directory: RunDirectory) -> str:
