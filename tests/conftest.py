@@ -27,6 +27,7 @@ from distancing.runs import SweepDirectory
 from distancing.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
+NEED_MORE = {"folder", "npz", "timm", "torchvision"}  # choices that need files or names: see test_more_choices.py
 TINY = ["experiment=smoke", "model.width=2", "dataset.train_images=60", "batch_size=16"]
 THREADS = int(os.environ["OMP_NUM_THREADS"])
 torch.set_num_threads(THREADS)

@@ -91,7 +91,7 @@ def test_the_docs_example_from_a_folder_of_its_own(example: Path) -> None:
         ([WIDTH], "missing 1 required .*width"),
         (["model._target_=minestrone.Net"], "if you trust the code of minestrone, set"),
         (["model._target_=mine.wrong", WIDTH], r"for two images and 2 classes it returns shape \(2, 3\) instead of"),
-        (["model._target_=mine.frozen", WIDTH], r"its parameter 1\.weight is frozen"),
+        (["model._target_=mine.frozen", WIDTH], r"its parameter 0\.weight is frozen"),
         (["dataset.noise=a"], "dataset.noise='a'"),
         (["penalty.kernel._target_=broken.Kernel"], "can't import broken: SyntaxError"),
     ],
@@ -103,7 +103,7 @@ def test_one_line_says_what_is_wrong(
     file.write_text(
         file.read_text()
         + "\n\ndef wrong() -> nn.Module:\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
-        + "\ndef frozen() -> nn.Module:\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).requires_grad_(False)\n"
+        + "\ndef frozen() -> nn.Module:\n    return narrow((1, 8, 8), 2).requires_grad_(False)\n"
     )
     (example / "broken.py").write_text("1 +\n")
     monkeypatch.setenv(trust.VARIABLE, os.pathsep.join([str(file), str(example / "broken.py")]))

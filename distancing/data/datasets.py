@@ -237,6 +237,15 @@ class FashionMNIST(Torchvision):
 
 
 @component
+class KMNIST(Torchvision):
+    """60,000 and 10,000 handwritten Japanese characters in 10 classes (Clanuwat et al. 2018)."""
+
+    image_shape = (1, 28, 28)
+    available = 60_000
+    reader = "KMNIST"
+
+
+@component
 class CIFAR10(Torchvision):
     """50,000 and 10,000 colour photographs in 10 classes (Krizhevsky 2009)."""
 

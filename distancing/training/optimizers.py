@@ -1,10 +1,11 @@
 """Optimisers: torch.optim on the whole network as one tensor."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Lt
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
+from torch import Tensor
 from typing_extensions import Self
 
 from distancing.component import component
@@ -17,10 +18,28 @@ class Optimizer:
 
     lr: the initial learning rate, before the schedule.
     l2: λ of (1.13), which adds λ‖θ‖² to the loss and 2λθ to the gradient.
+    decay: the parameters to which `l2`, or a weight decay, applies: `all`, or only the `weights`, without biases and
+        norms.
     """
 
     lr: PositiveFloat
     l2: NonNegativeFloat = 0.0
+    decay: Literal["all", "weights"] = "all"
+
+    def penalised(self, theta: Theta) -> Tensor:
+        """Return the parameters to which `l2` applies, as a part of `theta.vector`."""
+        return theta.vector if self.decay == "all" else theta.vector[: theta.weights]
+
+    def groups(self, theta: Theta, weight_decay: float) -> list[dict[str, Any]]:
+        """Return torch's parameter groups, in which this weight decay applies to the penalised parameters alone."""
+        if self.decay == "all":
+            return [{"params": [theta.vector], "weight_decay": weight_decay}]
+        groups = []
+        for part, decay in ((slice(theta.weights), weight_decay), (slice(theta.weights, None), 0.0)):
+            parameters = theta.vector[part]
+            parameters.grad = theta.gradient[part]
+            groups.append({"params": [parameters], "weight_decay": decay})
+        return groups
 
     def build(self, theta: Theta) -> torch.optim.Optimizer:
         """Return torch's optimiser of `theta.vector`."""
@@ -48,10 +67,42 @@ class SGD(Optimizer):
 
     def build(self, theta: Theta) -> torch.optim.Optimizer:
         return torch.optim.SGD(
-            [theta.vector],
+            self.groups(theta, 2 * self.l2),  # the gradient of λθ² is 2λθ
             lr=self.lr,
             momentum=self.momentum,
             nesterov=self.nesterov,
-            weight_decay=2 * self.l2,  # the gradient of λθ² is 2λθ
             fused=True,  # reads θ, velocity and gradient from memory once
         )
+
+
+@component
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015)."""
+
+    beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
+    beta2: Annotated[float, Ge(0), Lt(1)] = 0.999
+    eps: PositiveFloat = 1e-8
+
+    def build(self, theta: Theta) -> torch.optim.Optimizer:
+        groups = self.groups(theta, 2 * self.l2)
+        return torch.optim.Adam(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+
+
+@component
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019).
+
+    weight_decay: each step multiplies θ by 1 − lr · weight_decay. This is not part of the loss, so `l2` must be 0.
+    """
+
+    weight_decay: NonNegativeFloat = 0.01
+
+    @model_validator(mode="after")
+    def _has_one_decay(self) -> Self:
+        if self.l2:
+            raise ValueError(f"l2={self.l2}: AdamW has weight_decay instead; optimizer=adam has l2")
+        return self
+
+    def build(self, theta: Theta) -> torch.optim.Optimizer:
+        groups = self.groups(theta, self.weight_decay)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)

@@ -42,7 +42,7 @@ class Stepper:
         cross_entropy.backward()
         self.theta.collect_gradient()
         with torch.no_grad():
-            theta = self.theta.vector
+            theta = self.config.optimizer.penalised(self.theta)
             l2 = self.config.optimizer.l2 * theta.dot(theta)  # the optimiser adds its gradient
             penalty, cosine, ratio = self.push(images) if hills_act else [self._nothing] * 3
             correct = (logits.argmax(1) == labels).sum()
