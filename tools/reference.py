@@ -110,7 +110,7 @@ def fields(cls: type, prefix: str, defaults: Mapping[str, Any], leave_out: Seque
             continue
         default = defaults.get(field.name, _default(field))
         described = text[field.name]
-        value = "" if default is dataclasses.MISSING else f"`{_yaml(default)}`"
+        value = "" if default in (dataclasses.MISSING, "???") else f"`{_yaml(default)}`"
         meaning = _sentence(described.text)
         rows.append([f"`{prefix}{field.name}`", allowed(hints[field.name]), value, described.unit, meaning])
     return table(("setting", "allowed values", "default", "unit", "meaning"), rows) if rows else "No settings.\n"
@@ -200,6 +200,11 @@ def _classes(group: str) -> Iterator[str]:
     for values in (load(group, name) for name in order):
         cls = _class(values["_target_"])
         if cls in known:
+            continue
+        if not dataclasses.is_dataclass(cls):  # a function of another library's networks
+            known[cls] = set()
+            rows = [[f"`{group}.{key}`", f"`{value}`"] for key, value in values.items() if key != "_target_"]
+            yield f"\n### {group}: {cls.__name__}\n\n{summary(cls)}\n\n{table(('setting', 'default'), rows)}"
             continue
         own = {(field.name, str(values.get(field.name))) for field in dataclasses.fields(cls)}
         before = set.union(*known.values()) if known else set()

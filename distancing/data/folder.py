@@ -24,7 +24,9 @@ class Folder(Dataset):
     Each image is resized to `image_size` × `image_size` pixels once, and kept as uint8. Random crops are padded with an
     eighth of that.
 
-    image_size: in pixels. colours: `rgb` or `grey`.
+    path: the folder.
+    image_size (pixels): the height and the width of the resized images.
+    colours: `rgb`, or `grey` for one channel.
     """
 
     path: str

@@ -19,6 +19,8 @@ class Npz(Dataset):
 
     Images are uint8 [N, H, W] or [N, H, W, C]; labels are integers [N] from 0. There are as many classes as the largest
     training label says. Random crops are padded with an eighth of the height. Mirror images are not used.
+
+    path: the file.
     """
 
     path: str

@@ -18,6 +18,10 @@ class PreActResNet(Model):
     The first stage has `width` · `widen` channels; each later one halves the image and doubles the channels. With three
     stages of width 16, WRN-d-k has (d − 4) / 6 blocks and widen = k.
 
+    blocks: the number of blocks of each stage.
+    width (channels): the number of channels of the stem.
+    widen: the factor by which the first stage is wider than the stem.
+    stages: the number of stages.
     dropout: the rate between the two convolutions of a block.
     """
 

@@ -77,7 +77,12 @@ class SGD(Optimizer):
 
 @component
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015)."""
+    """Adam (Kingma & Ba 2015).
+
+    beta1: the decay rate of the mean of the gradients.
+    beta2: the decay rate of the mean of their squares.
+    eps: added to the root of that mean, so that no step divides by 0.
+    """
 
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.999
