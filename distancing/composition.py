@@ -73,7 +73,8 @@ def check_composed(cfg: DictConfig, hydra: Any, typed: Sequence[str] = ()) -> No
         if composed != value and not (composed is False and value is None):
             raise ConfigError(_ignored(f"{key}={composed}", key))
     choices = {str(group): choice for group, choice in hydra.runtime.choices.items()}
-    for override in (*hydra.overrides.task, *hydra.overrides.hydra):
+    overrides: Any = OmegaConf.to_container(hydra.overrides, resolve=False)
+    for override in (*overrides["task"], *overrides["hydra"]):
         _check_single(override)
     if "dataset" in choices and (lists := [group for group in GROUPS if group not in (*choices, *LISTS)]):
         raise ConfigError(f"{lists[0]} has a list of choices in a YAML, and one choice belongs here")

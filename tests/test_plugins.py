@@ -23,16 +23,14 @@ def test_a_study_goes_on_and_prints_its_best_run(tmp_path: Path, monkeypatch: py
     import optuna
 
     monkeypatch.chdir(tmp_path)
-    sweep = [*SHORT, "+sweep=optimise", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "-m",
-             "optimizer.lr=0.01,1e30", "penalty.strength=1", "penalty.sigma=1"]  # fmt: skip
-    assert command_line(*sweep, "hydra.sweeper.n_trials=1") in (0, 3)
-    assert command_line(*sweep, "hydra.sweeper.n_trials=1") in (0, 3)
+    sweep = [*SHORT, "+sweep=optimise", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1"]
+    assert command_line(*sweep, "optimizer.lr=1e30") == 3
+    assert command_line(*sweep, "optimizer.lr=0.01") == 0
     study = optuna.load_study("optimise", "sqlite:///optimise.db")
-    values = {trial.params["optimizer.lr"]: trial.value for trial in study.trials}
+    values = [trial.value for trial in study.trials]
     (good,) = (run for run in Path("runs").glob("digits-*") if result(run)["status"] == "finished")
-    assert len(study.trials) == 2
-    assert sorted(values.values()) == [result(good)["metrics"]["validation"]["loss"], float("inf")]
-    assert OmegaConf.load("runs/sweeps/optimise/optimization_results.yaml").best_value == min(values.values())
+    assert values == [float("inf"), result(good)["metrics"]["validation"]["loss"]]
+    assert OmegaConf.load("runs/sweeps/optimise/optimization_results.yaml").best_value == values[1]
     command = capfd.readouterr().out.splitlines()[-1]
     assert command.startswith("python train.py ")
     assert command_line(*shlex.split(command)[2:]) == 0
