@@ -54,7 +54,7 @@ def run(
     if result.diverged:
         kept = f"the last good state is in {directory.path}/state"
         console.print(f"diverged: the loss is not finite in {result.diverged}; {kept}", markup=False)
-    console.print(summary(result.to_dict(), str(directory.path)), soft_wrap=True)
+    console.print(summary(result, str(directory.path)), soft_wrap=True)
     return result
 
 

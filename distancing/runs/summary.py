@@ -1,43 +1,45 @@
 """A run's result as tables for the terminal."""
 
 import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from distancing.runs.result import CheckpointInfo, Metrics, Result
+
 LANDSCAPE_VALUES = 8  # rows of each analysis: its first values that are not about a single checkpoint or pair
 
 
-def summary(result: dict[str, Any], directory: str) -> RenderableType:
-    """Return the tables of a result.json, and below them the files to look at in `directory`.
+def summary(result: Result, directory: str) -> RenderableType:
+    """Return the tables of a result, and below them the files to look at in `directory`.
 
     They show loss and accuracy of each checkpoint, of the final network, of their ensemble and of the network at their
     mean; the distances between them; and the results of the analyses.
     """
-    checkpoints = [*result["checkpoints"], *([result["final"]] if result["final"] else [])]
-    landscape = _landscape(result["analysis"] or {})
+    landscape = _landscape(result.analysis or {})
     pasted = shlex.quote(directory)
     facts = (
-        f"{result['epochs']} epochs in {result['seconds']:.1f} s, training at {result['images_per_second']:,.0f} "
-        f"images/s on {result['device']}, {result['parameters']:,} parameters\n"
+        f"{result.epochs} epochs in {result.seconds:.1f} s, training at {result.images_per_second:,.0f} "
+        f"images/s on {result.device}, {result.parameters:,} parameters\n"
         f"run directory  {directory}\n"
         f"TensorBoard    tensorboard --logdir {pasted}"
     )
-    if result["ensemble"]:
+    if result.ensemble:
         facts += f"\nensemble       python -m distancing.ensemble {pasted}"
     if landscape.rows:
         facts += f"\nlandscape      {directory}/landscape"
-    if not checkpoints:
+    if not result.networks:
         return Text(facts)
-    tables = [_metrics(result, checkpoints), _distances(checkpoints), *([landscape] if landscape.rows else [])]
+    tables = [_metrics(result), _distances(result.networks), *([landscape] if landscape.rows else [])]
     return Group(*tables, Text(facts))
 
 
-def _metrics(result: dict[str, Any], checkpoints: list[dict[str, Any]]) -> Table:
-    splits = list(checkpoints[0]["metrics"])
-    table = Table(title=f"{result['name']}: {result['status']}", title_justify="left", title_style="bold")
+def _metrics(result: Result) -> Table:
+    splits = list(result.networks[0].metrics)
+    table = Table(title=f"{result.name}: {result.status}", title_justify="left", title_style="bold")
     table.add_column("checkpoint")
     table.add_column("phase")
     table.add_column("epoch", justify="right")
@@ -45,13 +47,13 @@ def _metrics(result: dict[str, Any], checkpoints: list[dict[str, Any]]) -> Table
         table.add_column(f"{split} loss", justify="right")
         table.add_column(f"{split} acc.", justify="right")
 
-    def add_row(name: str, phase: str, epoch: str, scores: dict[str, Any], loss: str) -> None:
+    def add_row(name: str, phase: str, epoch: str, scores: Metrics, loss: str) -> None:
         cells = [(_number(scores[split][loss]), f"{scores[split]['accuracy']:.2%}") for split in splits]
         table.add_row(name, phase, epoch, *(cell for pair in cells for cell in pair))
 
-    for checkpoint in checkpoints:
-        add_row(checkpoint["name"], checkpoint["phase"], str(checkpoint["epoch"]), checkpoint["metrics"], "loss")
-    if ensemble := result["ensemble"]:
+    for checkpoint in result.networks:
+        add_row(checkpoint.name, checkpoint.phase, str(checkpoint.epoch), checkpoint.metrics, "loss")
+    if ensemble := result.ensemble:
         table.add_section()
         average = {split: ensemble["splits"][split]["ensemble"] for split in splits}
         add_row(f"average of {len(ensemble['members'])}", "", "", average, "nll")
@@ -59,18 +61,18 @@ def _metrics(result: dict[str, Any], checkpoints: list[dict[str, Any]]) -> Table
     return table
 
 
-def _distances(checkpoints: list[dict[str, Any]]) -> Table:
+def _distances(checkpoints: Sequence[CheckpointInfo]) -> Table:
     table = Table(title="distances ‖θ − θ_c‖", title_justify="left")
     table.add_column("")
-    names = [checkpoint["name"] for checkpoint in checkpoints]
+    names = [checkpoint.name for checkpoint in checkpoints]
     for name in names:
         table.add_column(name, justify="right")
     for checkpoint in checkpoints:
-        table.add_row(checkpoint["name"], *(f"{checkpoint['distances'][name]:.3f}" for name in names))
+        table.add_row(checkpoint.name, *(_number(checkpoint.distances[name], 3) for name in names))
     return table
 
 
-def _landscape(analyses: dict[str, dict[str, Any]]) -> Table:
+def _landscape(analyses: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(title="landscape", title_justify="left")
     for column in ("analysis", "value", ""):
         table.add_column(column, justify="left" if column else "right")
@@ -82,5 +84,5 @@ def _landscape(analyses: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4f}"
+def _number(value: float | None, decimals: int = 4) -> str:
+    return "not finite" if value is None else f"{value:.{decimals}f}"
