@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.hills.theta import Layout
+from distancing.modes import modes_kept
 
 Pullback = Callable[[Tensor], Tensor]
 
@@ -176,11 +177,7 @@ class Predictions(Features):
 @contextmanager
 def _batch_statistics(module: nn.Module) -> Iterator[None]:
     """Set evaluation mode everywhere but in batch norms, and restore all modes afterwards."""
-    modes = {layer: layer.training for layer in module.modules()}
-    try:
-        for layer in modes:
+    with modes_kept(module):
+        for layer in module.modules():
             layer.training = isinstance(layer, nn.modules.batchnorm._BatchNorm)
         yield
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.data.batches import Data, Split
+from distancing.modes import modes_kept
 
 BATCH = 1000
 
@@ -15,14 +16,9 @@ BATCH = 1000
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Set evaluation mode without gradients, and restore the mode of every module afterwards."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with modes_kept(network), torch.no_grad():
+        network.eval()
+        yield
 
 
 def predict(network: nn.Module, data: Data, split: Split, autocast: torch.autocast) -> Tensor:

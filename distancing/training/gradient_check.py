@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from distancing.data.batches import Data
 from distancing.errors import GradientError
+from distancing.modes import modes_kept
 from distancing.runs.result import GradientCheck
 from distancing.training.settings import Config
 
@@ -119,16 +120,13 @@ def _gradient(
 @contextmanager
 def _unchanged(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Restore the network's buffers and modes and the random generators afterwards."""
-    modes = {module: module.training for module in network.modules()}
     buffers = {buffer: buffer.clone() for buffer in network.buffers()}
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with modes_kept(network), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield
         finally:
             for buffer, value in buffers.items():
                 buffer.copy_(value)
-            for module, mode in modes.items():
-                module.training = mode
 
 
 def _remedy(config: Config, check: GradientCheck) -> str:
