@@ -53,7 +53,8 @@ def test_the_place_of_a_fault(fault: str, by: signal.Signals, tmp_path: Path) ->
 def trained(folder: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
     """`python train.py OVERRIDES` in a process group of its own, as a shell starts it, with one thread."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "train.py"), *overrides, *LONG, "hydra.sweep.dir=runs/sweeps/it"]
+    sweep = ["hydra.sweep.dir=runs/sweeps/it"] if "-m" in overrides else []
+    command = [sys.executable, str(ROOT / "train.py"), *overrides, *LONG, *sweep]
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, start_new_session=True) as process:  # fmt: skip
         try:

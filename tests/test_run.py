@@ -89,7 +89,7 @@ def test_the_same_command_again(
     assert output.endswith(table)
     assert "has changed since" not in output
     changed = {**provenance.provenance(), "source": "other", "git_commit": "newer"}
-    monkeypatch.setattr("distancing.train_run.provenance", lambda: changed)
+    monkeypatch.setattr("distancing.train_run.provenance", lambda _: changed)
     assert runs(*TINY) == 0
     output = capsys.readouterr().out
     assert f"the source code has changed since: {first['source']} then, other now" in output
