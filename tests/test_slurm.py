@@ -1,5 +1,6 @@
 """Sweeps on a real Slurm cluster: submitted at once, frozen, and the same bits whatever happens to their jobs."""
 
+import importlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, TINY, launched, multirun, result, start
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from slurm_cluster import Cluster
 from test_resume import outcome
@@ -25,7 +27,6 @@ from distancing.runs import SweepDirectory
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.slurm import queue
 from distancing.sweep.status import status
-from hydra_plugins.distancing_sweep import DistancingLauncher
 
 pytestmark = [
     pytest.mark.slow,
@@ -188,13 +189,15 @@ def test_waits_in_a_container_and_returns_the_results(
     singularity.chmod(0o755)
     monkeypatch.setenv("PATH", f"{singularity.parent}:{os.environ['PATH']}")
     returned: list[JobReturn] = []
-    launch = DistancingLauncher.launch
+    Plugins.instance()  # it executes the plugin's module anew, so the class must be looked up after that
+    launcher_class = importlib.import_module("hydra_plugins.distancing_sweep").DistancingLauncher
+    launch = launcher_class.launch
 
-    def record(launcher: DistancingLauncher, *arguments: Any, **settings: Any) -> Any:
+    def record(launcher: Any, *arguments: Any, **settings: Any) -> Any:
         returned.extend(launch(launcher, *arguments, **settings))
         return returned
 
-    monkeypatch.setattr(DistancingLauncher, "launch", record)
+    monkeypatch.setattr(launcher_class, "launch", record)
     launched(
         "hydra/launcher=tcml", "hydra.launcher.partition=gpu", "hydra.launcher.mem_gb=null", "hydra.launcher.wait=true",
         f"hydra.launcher.python='singularity exec --nv image.sif {sys.executable}'",
