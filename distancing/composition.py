@@ -25,9 +25,8 @@ OF_HYDRA = ("hydra.mode", "hydra.verbose", "hydra.searchpath", "hydra/callbacks"
             "hydra.callbacks", "hydra/help", "hydra.help", "hydra/hydra_help",
             "hydra.hydra_help", "hydra/job_logging", "hydra.job_logging", "hydra/hydra_logging",
             "hydra.hydra_logging")  # fmt: skip
-NOT_HERE: dict[
-    str, Any
-] = {  # settings of Hydra that have no effect on a run or a sweep, or not on each launcher's, and their values
+# settings of Hydra that have no effect on a run or a sweep, or only with some launchers, and their values
+NOT_HERE: dict[str, Any] = {
     "hydra.run.dir": ".",
     "hydra.sweep.subdir": ".",
     "hydra.output_subdir": None,

@@ -79,7 +79,7 @@ def _help_as_text() -> Iterator[None]:
     original = argparse.ArgumentParser.add_argument
 
     def add_argument(parser: argparse.ArgumentParser, *names: str, **settings: Any) -> argparse.Action:
-        if not isinstance(settings.get("help", ""), str):
+        if not isinstance(settings.get("help"), str | None):
             settings["help"] = repr(settings["help"]).replace("%", "%%")
         return original(parser, *names, **settings)
 

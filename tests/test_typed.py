@@ -226,7 +226,7 @@ FOLDER = "a b'c \"ü"
 @pytest.mark.slow
 def test_printed_commands_are_pasted_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                           capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    """Those of a run, a sweep and a report, in a shell, from a folder whose name needs quotes."""
+    """A shell runs what a run, a sweep and a report print, from a folder whose name needs quotes."""
     monkeypatch.chdir(tmp_path)
     typed = [*SHORT, r"""runs="a b'c \"ü" """.strip(), "seed=0"]
     assert command_line(*typed) == 0

@@ -35,7 +35,7 @@ class Column:
     head: str
     metric: str
     where: Settings = field(default_factory=dict)
-    source: str = ""
+    source: str = ""  # of a picture
 
 
 @dataclass(frozen=True)
@@ -206,23 +206,13 @@ SHORT = {
             Column("8 hills: accuracy, %", "test.accuracy", {"times": "8"}),
         ],
     ),
-    "checkpoints-mlp": Short(
-        "checkpoints-mlp",
-        CHECKPOINTS,
-        [
-            *(Column(f"{n} hill{'s' * (n != '1')}: barrier", BARRIER, {"times": n}) for n in TIMES),
-            Column("8 hills: accuracy, %", "test.accuracy", {"times": "8"}),
-        ],
-    ),
     "sharpness": Short(
         "escape",
         MAIN,
         [
             Column("random rise, nats", "sharpness.settle-1/rise_random_0.1", WITH_L2),
-            Column("p", "sharpness.settle-1/rise_random_0.1 p (Holm)", WITH_L2, "generalise"),
             Column("worst rise, nats", "sharpness.settle-1/rise_worst_0.2", WITH_L2),
             Column("trace", "sharpness.settle-1/hessian_trace_relative", WITH_L2),
-            Column("p", "sharpness.settle-1/hessian_trace_relative p (Holm)", WITH_L2, "generalise"),
         ],
     ),
     "generalise": Short(
@@ -302,7 +292,7 @@ def table(short: Short) -> str:
     }
     lines = [["", *(column.head for column in short.columns)], ["---", *["---:"] * len(short.columns)]]
     for name, kind in short.kinds.items():
-        lines.append([name, *(cell(sources[column.source or short.source], kind, column) for column in short.columns)])
+        lines.append([name, *(cell(rows, kind, column) for column in short.columns)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -333,7 +323,7 @@ def _mean_error(values: Sequence[float]) -> tuple[float, float]:
 def tables() -> dict[str, str]:
     """Return all short tables by name."""
     made = {name: table(short) for name, short in SHORT.items()}
-    return made | {name: ensembles(name, 16) for name in ("ensembles-resnet8", "ensembles-mlp", "ensembles-mnist")}
+    return made | {name: ensembles(name, 16) for name in ("ensembles-resnet8",)}
 
 
 def updated(text: str) -> str:
@@ -444,6 +434,10 @@ def pictures() -> None:
         dot_picture("results_generalise", ESCAPES, [
             ("", Column("test accuracy, %", "test.accuracy", {}, "generalise")),
             ("", Column("NLL of checkpoint and end, nats", "ensemble.test.nll", {}, "generalise")),
+        ])  # fmt: skip
+        dot_picture("results_gradients", SHORT["gradients"].kinds, [
+            ("", Column("mean cosine of the two gradients", "gradients.cosine_mean", {}, "gradients")),
+            ("", Column("largest angle, degrees", "gradients.angle_max", {}, "gradients")),
         ])  # fmt: skip
         dot_picture("results_interplay", INTERPLAY, [
             (name, Column(barrier, BARRIER, {"penalty": penalty}, "interplay"))
