@@ -287,9 +287,7 @@ def cell(rows: Sequence[Row], kind: Settings, column: Column) -> str:
 
 def table(short: Short) -> str:
     """Return the short table in Markdown."""
-    sources = {
-        name: full(name) for name in {short.source, *(column.source or short.source for column in short.columns)}
-    }
+    rows = full(short.source)
     lines = [["", *(column.head for column in short.columns)], ["---", *["---:"] * len(short.columns)]]
     for name, kind in short.kinds.items():
         lines.append([name, *(cell(rows, kind, column) for column in short.columns)])
