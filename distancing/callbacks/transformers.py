@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distancing.hills.hills import Hills
@@ -28,14 +27,14 @@ class HillsCallback(TrainerCallback):
         self.hills: Hills | None = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if args.deepspeed:
             raise ValueError("HillsCallback does not work with deepspeed, which keeps the gradients to itself")
         if args.fp16 and not args.max_grad_norm:
             raise ValueError("fp16=True needs max_grad_norm > 0 with HillsCallback: clipping unscales the gradients")
         steps = max(1, math.ceil(state.max_steps / max(1, state.num_train_epochs)))
-        self.hills = Hills(model, **{"steps_per_epoch": steps, **self.settings})
+        self.hills = Hills(kwargs["model"], **{"steps_per_epoch": steps, **self.settings})
         if state.global_step:  # resumed
             file = _folder(args, state) / FILE
             self.hills.load_state_dict(torch.load(file, self.hills.start.device, weights_only=True))
