@@ -47,6 +47,12 @@ def run(words: list[str], folder: Path) -> None:
     assert process.returncode == 0, f"{shlex.join(words)}\n{process.stderr}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_begins_with_its_title(page: Path) -> None:
+    """A page that was cut, or lost its beginning in a merge, does not."""
+    assert page.read_text(encoding="utf-8").startswith("# ")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_runs(page: Path, tmp_path: Path) -> None:
