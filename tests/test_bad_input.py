@@ -265,6 +265,7 @@ MISSING = ("model._target_=distancing.models.Model", "dataset._target_=distancin
            "~phases", "~penalty.kernel", "~seed", "~dataset._target_", "seed=???", "seed=${seed}",)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_unknown_and_missing_settings(refused: Callable[..., str]) -> None:
     different(40, UNKNOWN, refused)
     for override in MISSING:

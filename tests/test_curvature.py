@@ -479,6 +479,7 @@ def test_analyses_are_computed_once(run: Path, capsys: pytest.CaptureFixture[str
     assert result(run)["analysis"] == analysis
 
 
+@pytest.mark.slow
 def test_refused_arguments(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = ["--folder", str(tmp_path)]
     files = [str(run / f"checkpoints/{name}.pt") for name in ("descend", "settle-1", "settle-2")]

@@ -116,6 +116,7 @@ def test_bags_and_folds_are_scored_on_common_images(runs: dict[str, Path]) -> No
         )
 
 
+@pytest.mark.slow
 def test_a_run_on_a_bag_or_a_fold_is_scored_on_its_own_split(tmp_path: Path) -> None:
     """Each image of its own division counts once."""
     fold = ["dataset.folds=2", "dataset.fold=1", "dataset.validation_fraction=0"]

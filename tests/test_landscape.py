@@ -291,6 +291,7 @@ def test_a_linear_network_whose_barrier_is_known(run: Path) -> None:
     assert findings.values["test_height/plus_to_minus"] == pytest.approx(height, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_stored_analyses_are_reused_unless_their_inputs_change(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

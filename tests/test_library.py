@@ -180,6 +180,7 @@ def test_mixed_precision_and_gradient_accumulation() -> None:
         torch.testing.assert_close(parameters[way], parameters["plain"], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_and_a_compiled_step() -> None:
     def step(model: nn.Module) -> Callable[[torch.optim.Optimizer, Hills], None]:
         def once(optimizer: torch.optim.Optimizer, hills: Hills) -> None:
@@ -234,6 +235,7 @@ def distributed(rank: int, processes: int, function_space: bool) -> list[Tensor]
     return [*parameters, *found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function_space", [False, True])
 def test_two_processes_have_the_same_parameters(tmp_path: Path, function_space: bool) -> None:
     """Two processes stay equal, and with hills that do not depend on the batch they are one process with all of it."""
@@ -384,6 +386,7 @@ def test_lightning(tmp_path: Path) -> None:
     same(module, callback.hills, expected)
 
 
+@pytest.mark.slow
 def test_hugging_face(tmp_path: Path) -> None:
     """The Trainer's loop with the callback is the plain loop with clipping, also when it is stopped and resumed."""
     transformers = pytest.importorskip("transformers")
@@ -427,6 +430,7 @@ def test_hugging_face(tmp_path: Path) -> None:
         refused.on_train_begin(arguments, transformers.TrainerState(), transformers.TrainerControl(), model=model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda file: file.stem)
 def test_the_examples_run(example: Path, tmp_path: Path) -> None:
     """They place hills, and end away from the first one."""

@@ -328,6 +328,7 @@ def pictures(overview: Overview) -> dict[str, Figure]:
     return {name: picture.figure for name, picture in drawn.items()}
 
 
+@pytest.mark.slow
 def test_figures(folder: Folder) -> None:
     for sigma, strength, accuracy in ((0.1, 5.0, 0.8), (3, 5.0, 0.7)):
         for seed in (0, 1):
@@ -449,6 +450,7 @@ def check_page(html: str) -> str:
     return parser.text
 
 
+@pytest.mark.slow
 def test_the_page_and_the_other_files(folder: Folder, tmp_path: Path) -> None:
     """All files are written from any folder, without importing torch or Hydra."""
     script = ("import sys; from distancing.report.__main__ import main; code = main(sys.argv[1:]); "

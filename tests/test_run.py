@@ -76,6 +76,7 @@ def test_what_a_run_leaves_behind(runs: Runs, tmp_path: Path, capsys: pytest.Cap
     assert "epochs=9" in OmegaConf.load(run / ".hydra/overrides.yaml")
 
 
+@pytest.mark.slow
 def test_the_same_command_again(
     runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_last_step_into_nowhere(runs: Runs, tmp_path: Path) -> None:
     assert result(next(tmp_path.glob("finite-*")))["diverged"]["epoch"] == 1  # they are, but what they compute is not
 
 
+@pytest.mark.slow
 def test_a_full_disk(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No file may grow past 20 kB: there is one clear line and no torn file, and with more room the run ends."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

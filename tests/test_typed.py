@@ -129,6 +129,7 @@ def planned(*typed: str) -> tuple[int, list[str]]:
     return int(last.partition("what ")[2].partition(" runs")[0]), lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "runs", "said"),
     [
