@@ -132,7 +132,7 @@ def _ignored(override: str, key: str) -> str:
 def composition_error(error: Exception, overrides: Sequence[str], options: Options) -> str:
     """Return in one line why Hydra or OmegaConf refused an override or a YAML.
 
-    overrides: of the run or the sweep. options: returns the choices of a config group.
+    overrides: the overrides of the run or the sweep. options: returns the choices of a config group.
     """
     if isinstance(error, OverrideParseException):
         return malformed(error.override)

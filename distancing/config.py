@@ -126,7 +126,7 @@ def read_config(path: Path) -> Config:
 
 
 def hyperparameters(directory: RunDirectory) -> dict[str, Any]:
-    """Return a run's settings by their dotted names: those that can change its numbers, and the typed group choices.
+    """Return the settings that can change a run's numbers, and the typed group choices, by their dotted names.
 
     A choice such as `penalty=none` may leave no setting behind it.
     """

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-MAX_LETTERS = 1500  # of a reported line
+MAX_LETTERS = 1500  # the limit of a reported line
 REFUSED, DIVERGED, NOT_THE_SAME, WRONG_GRADIENT = 2, 3, 4, 5
 # what each exit code of a command means, for the reference
 EXIT_CODES = {

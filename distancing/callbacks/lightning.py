@@ -14,7 +14,7 @@ class HillsCallback(lightning.Callback):
 
     The hills' gradient is added before Lightning clips gradients. The hills are part of Lightning's checkpoints.
 
-    place_after: epochs, counted from 1. settings: those of `Hills`. `hills` is None before the training starts.
+    place_after: epochs, counted from 1. settings: the settings of `Hills`. `hills` is None before the training starts.
     """
 
     def __init__(self, place_after: Collection[int], **settings: Any) -> None:

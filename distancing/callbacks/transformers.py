@@ -19,7 +19,7 @@ class HillsCallback(TrainerCallback):
     The hills' gradient is added after the Trainer has clipped gradients. The hills are saved with the Trainer's
     checkpoints.
 
-    place_after: epochs, counted from 1. settings: those of `Hills`. `hills` is None before the training starts.
+    place_after: epochs, counted from 1. settings: the settings of `Hills`. `hills` is None before the training starts.
     """
 
     def __init__(self, place_after: Collection[int], **settings: Any) -> None:

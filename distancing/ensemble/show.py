@@ -22,7 +22,7 @@ MARKS = {"train": "o", "validation": "s", "test": "D"}
 def table(result: dict[str, Any]) -> RenderableType:
     """Return a table of the scores of each member, their average and the network at their mean, and one of the errors.
 
-    result: of `judge`, here and below.
+    result: the result of `judge`, here and below.
     """
     splits = {name: split for name, split in result["splits"].items() if name != "train"}
     rows = Table(title=f"ensemble of {len(result['members'])}", title_justify="left", title_style="bold")

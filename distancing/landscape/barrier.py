@@ -30,7 +30,7 @@ class Barrier(Analysis):
         "units_moved/PAIR": ("", "the share of hidden units that matching permutes, from 0 to 1"),
     }
 
-    images: Annotated[int, Ge(2)] = 1000  # of each split: 2,000 with the test images
+    images: Annotated[int, Ge(2)] = 1000  # per split: 2,000 with the test images
     points: Annotated[int, Ge(3)] = 25
     pairs: Pairs = "successive"
     matching: bool = True

@@ -17,7 +17,7 @@ class Loss:
 
     Computes in the parameters' own precision, without autocast: bfloat16 would drown small differences and curvatures.
 
-    batches: of one pass over the images. tick: called after each batch.
+    batches: the number of batches of one pass over the images. tick: called after each batch.
     """
 
     def __init__(self, network: nn.Module, theta: Theta, data: Data, split: Split, tick: Callable[[], object]) -> None:

@@ -25,12 +25,15 @@ CHANNEL_BY_CHANNEL = (
 )  # fmt: skip
 FLATTEN = (nn.Flatten, torch.flatten)
 ADD = (operator.add, operator.iadd, torch.add)
-RESTARTS = 3  # of `match`, each with its own random order of the groups
+RESTARTS = 3  # `match` begins so often, each time with its own random order of the groups
 
 
 @dataclasses.dataclass(frozen=True)
 class PermutationGroup:
-    """`size` hidden units. axes: those that permute with them, as (name of a parameter or buffer, axis)."""
+    """Hidden units that permute together.
+
+    size: the number of units. axes: the axes along which they lie, as (name of a parameter or buffer, axis).
+    """
 
     size: int
     axes: tuple[tuple[str, int], ...]
@@ -127,7 +130,7 @@ class _AxisTracker(fx.Interpreter):
 
     Axes with the same channels are in one space. Spaces that prove to be the same are merged (union-find).
 
-    space: of each node's output. axes: the space of each (tensor, axis). parents: of each space in the union-find.
+    space: the space of each node's output. axes: the space of each (tensor, axis). parents: the parent of each space.
     """
 
     FIXED = 0  # the space of all channels that can't permute

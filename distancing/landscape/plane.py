@@ -24,7 +24,7 @@ from distancing.landscape.marks import mark, short
 from distancing.landscape.subject import Findings, Subject, Track
 from distancing.models.evaluation import BATCH
 
-COLLINEAR = 1e-4  # of the longer side: three checkpoints that are nearer to one line than this span no plane
+COLLINEAR = 1e-4  # three checkpoints that are nearer to one line than this share of the longer side span no plane
 SPLITS = "train", "test"
 TINY = 1e-12  # smaller losses are drawn as this, on the logarithmic scale
 
@@ -132,9 +132,9 @@ class Frame:
 
 
 def hills(subject: Subject) -> list[tuple[int, float]]:
-    """Return index and width σ of each checkpoint's hill: those of one run, of which only the last has none.
+    """Return the index and the width σ of each hill, if the checkpoints are of one run. The last one has no hill.
 
-    Returns none if the distance is not Euclidean, for then σ is no radius in parameter space.
+    Return an empty list if the distance is not Euclidean, for then σ is no radius in parameter space.
     """
     penalty = subject.config.penalty
     if subject.run is None or penalty is None or type(penalty.distance) is not Euclidean:
@@ -154,7 +154,7 @@ def picture(
     side = math.isqrt(len(grid))
     x, y = (np.array([row[axis] for row in grid], dtype=float).reshape(side, side) for axis in "xy")
     names = short(subject.names)
-    aspect = min(max(np.ptp(y) / np.ptp(x), 0.3), 1.5)  # of a panel
+    aspect = min(max(np.ptp(y) / np.ptp(x), 0.3), 1.5)  # the aspect of a panel
     wide = aspect <= 0.7  # panels are stacked
     figure = Figure(figsize=(8, 11 * aspect + 1.6) if wide else (12.4, 5 * aspect + 1.4), dpi=110, layout="compressed")
     panels = figure.subplots(2, 1, sharex=True) if wide else figure.subplots(1, 2, sharey=True)
@@ -169,7 +169,7 @@ def picture(
         for i, width in hills:
             x_, y_, distance = positions[i]
             if width > distance:
-                radius = math.sqrt(width**2 - distance**2)  # of the circle in which the plane cuts the sphere
+                radius = math.sqrt(width**2 - distance**2)  # where the plane cuts the sphere
                 angle = np.linspace(0, 2 * np.pi, 200)
                 circle = x_ + radius * np.cos(angle), y_ + radius * np.sin(angle)
                 axes.plot(*circle, color="white", ls="--", lw=1.4, path_effects=outlined, label=label)

@@ -29,7 +29,7 @@ Track = Callable[[Iterable[T], str, int], Iterable[T]]  # (items, description, t
 class Findings:
     """The results of one analysis.
 
-    values: named numbers, for result.json and TensorBoard. rows: of the CSV file, all with the same keys.
+    values: named numbers, for result.json and TensorBoard. rows: the rows of the CSV file, all with the same keys.
     """
 
     values: Mapping[str, float]

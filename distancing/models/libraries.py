@@ -12,7 +12,7 @@ def torchvision(
 ) -> nn.Module:
     """Return torchvision's network of this name, for images with any number of channels.
 
-    stem: see `adapt`. settings: of torchvision's function. Raise ValueError for an unknown name.
+    stem: see `adapt`. settings: the arguments of torchvision's function. Raise ValueError for an unknown name.
     """
     from torchvision.models import get_model
 
@@ -24,7 +24,8 @@ def timm(
 ) -> nn.Module:
     """Return timm's network of this name, for images with any number of channels.
 
-    stem: see `adapt`. settings: of `timm.create_model`. Raise ImportError without timm, ValueError for an unknown name.
+    stem: see `adapt`. settings: the arguments of `timm.create_model`. Raise ImportError without timm, ValueError for
+    an unknown name.
     """
     try:
         from timm import create_model

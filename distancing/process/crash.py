@@ -22,7 +22,7 @@ ADVICE = "after a fault in native code, try speed=plain threads=1: contiguous te
 TITLE = "Fatal Python error: "
 FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 OURS = re.compile(r"(?:.*/)?((?:distancing|torch)(?:/\w+)+\.py)")
-LINES, LETTERS = 3, 200  # of a log that are quoted
+LINES, LETTERS = 3, 200  # how much of a log is quoted
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def trace() -> None:
 @contextlib.contextmanager
 def kept(path: Path) -> Iterator[None]:
     """Write that stack to the file `path`, too. The file is removed at the end, unless the process dies."""
-    path.unlink(missing_ok=True)  # of an earlier process: this one may be killed before tee has started
+    path.unlink(missing_ok=True)  # an earlier process left it: this one may be killed before tee has started
     # faulthandler writes to one file only; tee outlives this process, and ignores Ctrl-C
     with subprocess.Popen(["tee", "-i", str(path)], stdin=subprocess.PIPE, stdout=sys.__stderr__) as tee:
         assert tee.stdin is not None

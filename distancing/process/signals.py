@@ -5,7 +5,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, Literal
 
-Request = Literal["save", "stop"] | None  # of a run: save the state, and perhaps stop
+Request = Literal["save", "stop"] | None  # what a run is to do: save its state, and perhaps stop
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 

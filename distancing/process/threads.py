@@ -124,7 +124,7 @@ def _lines(path: Path) -> list[str]:
 
 
 class Time(NamedTuple):
-    """Core seconds since some moment. total: all of them. left: those that other processes did not use."""
+    """Core seconds since some moment. total: the time of all cores. left: the time that other processes did not use."""
 
     total: float
     left: float

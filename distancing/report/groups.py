@@ -18,7 +18,7 @@ Condition = tuple[str, str]  # a setting, and the value it must have, or several
 class Group:
     """Runs that differ in their seeds alone.
 
-    settings: those in which the groups differ.
+    settings: the settings in which the groups differ.
     runs: one for each seed.
     """
 

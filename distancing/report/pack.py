@@ -10,8 +10,8 @@ from distancing.errors import ReportError
 from distancing.report.runs import Run
 
 KEPT = (".hydra/config.yaml", ".hydra/overrides.yaml", "result.json", "metrics.csv")
-DATE = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same runs make the same file
-MAX_BYTES = 1 << 28  # of an unpacked entry; larger ones are skipped
+DATE = (1980, 1, 1, 0, 0, 0)  # the date of every entry, so that the same runs make the same file
+MAX_BYTES = 1 << 28  # the limit of an unpacked entry; larger ones are skipped
 
 
 def pack(runs: Sequence[Run], file: Path) -> None:

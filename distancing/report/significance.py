@@ -11,7 +11,10 @@ TEST = "paired t-test by seed, two-sided (scipy.stats.ttest_rel)"
 
 @dataclass(frozen=True)
 class Comparison:
-    """n: seeds that both have. difference: mean of this group's value minus the baseline's; sd: of the differences.
+    """The paired comparison of a group with a baseline.
+
+    n: the number of seeds that both have. difference: the mean difference, group minus baseline. sd: the standard
+        deviation of the differences.
     p: None for fewer than two pairs, for equal differences, and for values that are not finite. holm: p corrected for
         all comparisons.
     """

@@ -24,7 +24,7 @@ QUIET = 10.0  # seconds between progress lines where the output is not a termina
 class Metrics:
     """Write one row per epoch to metrics.csv and to TensorBoard. A value of None leaves its cell empty.
 
-    rows: those of the epochs before a resume. Both files are rewritten from them, so that nothing stays that a
+    rows: the rows of the epochs before a resume. Both files are rewritten from them, so that nothing stays that a
     stopped process wrote after its last saved state. (TensorBoard's own purging relies on the names of the event
     files, which sort wrongly if two processes start within a second.)
     """

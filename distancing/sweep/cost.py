@@ -46,8 +46,8 @@ class Devices:
 class Measured:
     """The measured cost of a workload on one device, as medians over finished runs.
 
-    runs: their number. seconds: of an epoch, evaluations included. disk: bytes. memory: peak in bytes, or None if it
-    was not measured.
+    runs: the number of these runs. seconds: the time of an epoch, evaluations included. disk: the size of the run's
+        directory in bytes. memory: the peak in bytes, or None if it was not measured.
     """
 
     runs: int

@@ -88,7 +88,7 @@ def applicable(composer: "Composer", jobs: Sequence[Sequence[str]]) -> tuple[lis
     Such a setting must be one of another run of the sweep, which makes another choice. A setting that no run has stays
     where it is, to be refused.
     """
-    absent: list[dict[str, str]] = []  # of each job: override → setting
+    absent: list[dict[str, str]] = []  # for each job: override → setting
     known: set[str] = set()
     for overrides in _tracked(jobs, "composing"):
         with composer.explained(overrides):

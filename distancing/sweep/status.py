@@ -29,7 +29,8 @@ class Status:
     """The status of a run.
 
     state: a `waiting` run was never started; a `stopped` one was told to stop and can be resumed.
-    epoch: number of epochs done. seconds_left: estimated from the last epochs. test_accuracy: of a finished run.
+    epoch: the number of epochs done. seconds_left: an estimate from the last epochs. test_accuracy: None before the
+        end.
     note: the reason of a failure, or the signal that killed the process.
     log, advice: the last lines of the log of a run whose process died, and settings to try.
     """

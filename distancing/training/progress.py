@@ -25,8 +25,8 @@ class Progress:
     phase_epochs: int = 0  # at most
     schedule_start: int = 0  # epochs done when the learning-rate schedule (re)started
     schedule_epochs: int = 0  # epochs until its next restart
-    seconds: float = 0.0  # of all work
-    training_seconds: float = 0.0  # of training steps alone
+    seconds: float = 0.0  # the time of all work
+    training_seconds: float = 0.0  # the time of training steps alone
 
     def begin_phase(self, coming: Sequence[Phase], epochs: int) -> None:
         """Begin the first of the `coming` phases, and share the rest of the run's `epochs` among them all."""
