@@ -168,10 +168,10 @@ SHORT = {
         "escape_images",
         {name: kind for name, kind in IMAGE_KINDS.items() if name not in ("random jump, length 10",)},
         [
-            Column("MNIST: barrier", BARRIER, {**WITH_L2, "dataset": "mnist"}),
-            Column("accuracy, %", "test.accuracy", {**WITH_L2, "dataset": "mnist"}),
-            Column("CIFAR-10: barrier", BARRIER, {**WITH_L2, "dataset": "cifar10"}),
-            Column("accuracy, %", "test.accuracy", {**WITH_L2, "dataset": "cifar10"}),
+            Column("MNIST: barrier", BARRIER, {"dataset": "mnist"}),
+            Column("accuracy, %", "test.accuracy", {"dataset": "mnist"}),
+            Column("CIFAR-10: barrier", BARRIER, {"dataset": "cifar10"}),
+            Column("accuracy, %", "test.accuracy", {"dataset": "cifar10"}),
         ],
     ),
     "escape-mlp": Short(
@@ -418,8 +418,8 @@ def pictures() -> None:
             ("without L2", Column(barrier, BARRIER, WITHOUT_L2, "escape")),
         ])  # fmt: skip
         dot_picture("results_images", IMAGE_KINDS, [
-            ("MNIST", Column(barrier, BARRIER, {**WITH_L2, "dataset": "mnist"}, "escape_images")),
-            ("CIFAR-10", Column(barrier, BARRIER, {**WITH_L2, "dataset": "cifar10"}, "escape_images")),
+            ("MNIST", Column(barrier, BARRIER, {"dataset": "mnist"}, "escape_images")),
+            ("CIFAR-10", Column(barrier, BARRIER, {"dataset": "cifar10"}, "escape_images")),
         ])  # fmt: skip
         dot_picture("results_mlp", ESCAPES, [
             ("", Column(barrier, BARRIER, {}, "escape-mlp")),
