@@ -95,7 +95,7 @@ def _draw_row(profiles: Profiles, subfigure: SubFigure) -> None:
             handles.append(line)
             labels.append(_label(pair, path, profile))
     for panel, axes in panels.items():
-        axes.set(xlabel="t, from one checkpoint (0) to the other (1)", ylabel=PANELS[panel], xlim=(0, 1))
+        axes.set(xlabel="position t on the path", ylabel=PANELS[panel], xlim=(0, 1))
         axes.spines[["top", "right"]].set_visible(False)
         if panel != "accuracy":
             axes.set_ylim(bottom=0)
