@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from annotated_types import MinLen
-from pydantic import PositiveFloat, PositiveInt
+from annotated_types import Len, MinLen
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import Self
 
 from distancing.component import component
 
@@ -22,6 +23,8 @@ class Phase:
         is the control for a hill: does it matter where the hill pushes, or only how far?
     checkpoint: store a checkpoint at the end, named after the phase.
     restart_schedule: restart the learning-rate schedule.
+    lr: two learning rates of the phase's own, instead of the schedule. The rate moves linearly from the first, and the
+        last step of the phase has the second.
     until_loss (nats): end once the mean training cross entropy of an epoch is below this (the "sufficiently low error"
         of Algorithm 3).
     patience (epochs): early stopping (section 1.1.4): end once the validation loss has not improved for this many
@@ -34,8 +37,19 @@ class Phase:
     jump: PositiveFloat | None = None
     checkpoint: bool = False
     restart_schedule: bool = False
+    lr: Annotated[list[NonNegativeFloat], Len(2, 2)] | None = None
     until_loss: PositiveFloat | None = None
     patience: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _has_one_schedule(self) -> Self:
+        if self.lr and self.restart_schedule:
+            raise ValueError("lr replaces the schedule, so restart_schedule=true would be ignored: set only one of them")
+        return self
+
+    def own_lr(self, share: float) -> float | None:
+        """Return the phase's own learning rate after this share of its length, from 0 to 1; None if it has none."""
+        return self.lr[0] + (self.lr[1] - self.lr[0]) * share if self.lr else None
 
 
 @component

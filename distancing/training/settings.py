@@ -1,6 +1,7 @@
 """The settings of one run, and what they determine: its directory, its device, its network."""
 
 import functools
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -109,6 +110,11 @@ class Config:
             if phase.patience and not self.dataset.held_out:
                 raise ValueError(
                     f"phases.{name}.patience={phase.patience} needs dataset.validation_fraction > 0, or dataset.folds"
+                )
+        for (before, first), (name, phase) in itertools.pairwise(plan.items()):
+            if first.lr and not (phase.lr or phase.restart_schedule):
+                raise ValueError(
+                    f"phases.{name} follows {before}, which has an lr of its own: set its lr or restart_schedule=true"
                 )
         for name, analysis in self.analysis.items():
             if not re.fullmatch(r"[\w-]{1,50}", name):

@@ -106,8 +106,12 @@ class Trainer:
             raise Diverged(self.phase_name, self.progress.epoch + 1, first)
 
     def _lr(self, step: int) -> float:
-        t = self.progress.epoch - self.progress.schedule_start + step / self.steps
-        rate = self.config.scheduler(self.config.optimizer.lr, t, self.progress.schedule_epochs)
+        progress = self.progress
+        # the rate at the end of the step, as in the papers whose phases have rates of their own
+        share = (progress.epoch - progress.phase_start + (step + 1) / self.steps) / progress.phase_epochs
+        if (rate := self.phase.own_lr(share)) is None:
+            t = progress.epoch - progress.schedule_start + step / self.steps
+            rate = self.config.scheduler(self.config.optimizer.lr, t, progress.schedule_epochs)
         return rate if rate < LARGE else math.inf  # torch refuses rates above float32's range; infinity diverges
 
     # epochs
