@@ -1,11 +1,17 @@
 """The rivals of the hills, fast geometric ensembles and the like, against the formulas of their papers in float64."""
 
+import itertools
 from typing import Any
 
 import pytest
+import torch
 from conftest import start
 from test_training import build, drive
+from torch import Tensor
+from torch.optim import swa_utils
 
+from distancing.runs import RunDirectory, load
+from distancing.training.loop import train
 from distancing.training.trainer import Trainer
 
 
@@ -21,8 +27,8 @@ def test_fast_geometric_ensembles_have_the_rates_of_their_paper(tmp_path: Any) -
     """Garipov et al. 2018, section 5: t(i) = (mod(i − 1, c) + 1) / c, and α(i) falls from α1 to α2 and rises again. A
     network is stored in the middle of each cycle. The conventional start has its whole schedule."""
     high, low, epochs, networks = 0.03, 0.001, 2, 3
-    overrides = [f"phases.first.lr=[{high},{low}]", f"phases.first.epochs={epochs}", f"phases.cycle.times={networks - 1}"]
-    trainer = build("phases=fge", "penalty=none", "optimizer.lr=0.1", "scheduler=cosine", "epochs=14", *overrides)
+    cycles = [f"phases.first.lr=[{high},{low}]", f"phases.first.epochs={epochs}", f"phases.cycle.times={networks - 1}"]
+    trainer = build("phases=fge", "penalty=none", "optimizer.lr=0.1", "scheduler=cosine", "epochs=14", *cycles)
     seen = rates(trainer, tmp_path)
     cycle, begin = 2 * epochs * trainer.steps, 4 * trainer.steps
     for i, rate in enumerate(seen[begin:], 1):
@@ -30,15 +36,75 @@ def test_fast_geometric_ensembles_have_the_rates_of_their_paper(tmp_path: Any) -
         expected = (1 - 2 * t) * high + 2 * t * low if t <= 0.5 else (2 - 2 * t) * low + (2 * t - 1) * high
         assert rate == pytest.approx(expected, rel=1e-9)
     assert seen[:begin] == rates(build("phases=single", "optimizer.lr=0.1", "epochs=4"), tmp_path / "single")
-    assert [info["epoch"] for info in trainer.checkpoints.infos] == [4 + epochs + 2 * epochs * k for k in range(networks)]
+    ends = [info["epoch"] for info in trainer.checkpoints.infos]
+    assert ends == [4 + epochs + 2 * epochs * k for k in range(networks)]
     assert [row["lr"] for row in trainer.rows] == seen[:: trainer.steps]
+
+
+def iterates(trainer: Trainer, folder: Any) -> tuple[Tensor, list[float]]:
+    """Train the run; return the parameters after each epoch [epochs, P] in float64, and the rate of each step."""
+    seen: list[Tensor] = []
+    steps = itertools.count(1)
+    trainer.stepper.optimizer.register_step_post_hook(
+        lambda *_: seen.append(trainer.theta.vector.double()) if next(steps) % trainer.steps == 0 else None
+    )
+    lr = rates(trainer, folder)
+    return torch.stack(seen), lr
+
+
+@pytest.mark.parametrize(("high", "low", "c"), [(0.05, 0.05, 1), (0.05, 0.002, 2)])
+def test_swa_is_that_of_its_paper(high: float, low: float, c: int, tmp_path: Any) -> None:
+    """Izmailov et al. 2018, Algorithm 1: w_SWA ← (w_SWA · n + w) / (n + 1) at the end of each cycle, from the ŵ of the
+    start on; α(i) = (1 − t(i)) α1 + t(i) α2; batch norm's statistics are those of the average."""
+    trainer = build("phases=swa", "penalty=none", "epochs=9", f"phases.swa.lr=[{high},{low}]",
+                    f"phases.swa.average={c}", "phases.descend.epochs=3")  # fmt: skip
+    theta, seen = iterates(trainer, tmp_path)
+    expected = theta[2::c].mean(0)
+    torch.testing.assert_close(trainer.theta.vector.double(), expected, rtol=1e-6, atol=1e-7)
+    assert (trainer.theta.vector - theta[-1]).norm() > 1e-3
+    cycle = c * trainer.steps
+    for i, rate in enumerate(seen[3 * trainer.steps :], 1):
+        t = ((i - 1) % cycle + 1) / cycle
+        assert rate == pytest.approx((1 - t) * high + t * low, rel=1e-9)
+    stored = load(tmp_path / "checkpoints/swa.pt")["network"]
+    assert torch.equal(trainer.theta.flatten(stored), trainer.theta.vector)
+    network = trainer.config.build_network(trainer.device)
+    network.load_state_dict(stored)
+    swa_utils.update_bn([trainer.data.normalise(trainer.data.train.images)], network)
+    for name, buffer in network.named_buffers():
+        torch.testing.assert_close(stored[name], buffer, msg=name)
+
+
+@pytest.mark.parametrize("rival", [
+    ["phases=swa", "epochs=7", "phases.swa.lr=[0.05,0.01]", "phases.swa.average=2", "phases.descend.epochs=1"],
+])  # fmt: skip
+def test_a_rival_resumes_with_the_same_bits(rival: list[str], tmp_path: Any) -> None:
+    """Stopped after each step, and resumed from what was stored by a new trainer."""
+
+    def networks(folder: Any) -> dict[str, Any]:
+        return {file.name: load(file)["network"] for file in sorted((folder / "checkpoints").glob("*.pt"))}
+
+    whole = drive(build(*rival), tmp_path / "whole")
+    with RunDirectory(tmp_path / "parts") as directory:
+        over = False
+        while not over:
+            parts = build(*rival)
+            if state := directory.load_state(parts.device, print):
+                parts.load_state_dict(state, directory)
+            over = train(parts, directory, lambda *_: "stop", lambda _: None, lambda: None)
+    assert torch.equal(whole.theta.vector, parts.theta.vector)
+    one, other = networks(tmp_path / "whole"), networks(tmp_path / "parts")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[name][key]) for name in one for key, value in one[name].items())
 
 
 REFUSED = {
     "phases.train.lr=[0.1]": "phases.train.lr=[0.1]: list should have at least 2 items",
     "phases.train.lr=[0.1,-1]": "phases.train.lr.1=-1: input should be greater than or equal to 0",
-    "phases.train.lr=[0.1,0] phases.train.restart_schedule=true": "phases.train: lr replaces the schedule, so restart_",
-    "phases.train.lr=[0.1,0] +phases.last.epochs=1": "phases.last follows train, which has an lr of its own: set its lr",
+    "phases.train.lr=[0.1,0] phases.train.restart_schedule=true": "phases.train: lr replaces the schedule and would",
+    "phases.train.lr=[0.1,0] +phases.last.epochs=1": "phases.last follows train, which has an lr of its own: set its",
+    "phases.train.average=80": "phases.train has 70 epochs, and its average needs 80 or more",
+    "phases.train.average=1 phases.train.until_loss=1": "phases.train: average needs the whole phase: set until_loss",
 }
 
 

@@ -24,7 +24,9 @@ class Phase:
     checkpoint: store a checkpoint at the end, named after the phase.
     restart_schedule: restart the learning-rate schedule.
     lr: two learning rates of the phase's own, instead of the schedule. The rate moves linearly from the first, and the
-        last step of the phase has the second.
+        last step of the phase has the second. With `average`, it starts again after each averaged network.
+    average (epochs): average the parameters at the beginning of the phase and then after every so many epochs. At the
+        end of the phase, move to the average, and recompute the batch-norm statistics.
     until_loss (nats): end once the mean training cross entropy of an epoch is below this (the "sufficiently low error"
         of Algorithm 3).
     patience (epochs): early stopping (section 1.1.4): end once the validation loss has not improved for this many
@@ -38,18 +40,34 @@ class Phase:
     checkpoint: bool = False
     restart_schedule: bool = False
     lr: Annotated[list[NonNegativeFloat], Len(2, 2)] | None = None
+    average: PositiveInt | None = None
     until_loss: PositiveFloat | None = None
     patience: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _has_one_schedule(self) -> Self:
         if self.lr and self.restart_schedule:
-            raise ValueError("lr replaces the schedule, so restart_schedule=true would be ignored: set only one of them")
+            raise ValueError("lr replaces the schedule and would ignore restart_schedule=true: set only one of them")
         return self
 
-    def own_lr(self, share: float) -> float | None:
-        """Return the phase's own learning rate after this share of its length, from 0 to 1; None if it has none."""
-        return self.lr[0] + (self.lr[1] - self.lr[0]) * share if self.lr else None
+    @model_validator(mode="after")
+    def _can_average(self) -> Self:
+        if self.average and (self.until_loss or self.patience):
+            raise ValueError("average needs the whole phase: set until_loss and patience to null")
+        return self
+
+    @property
+    def least(self) -> int:
+        """The smallest number of epochs that the phase needs."""
+        return self.average or 1
+
+    def own_lr(self, t: float, epochs: int) -> float | None:
+        """Return the phase's own learning rate after t of its epochs; None if it has none."""
+        if self.lr is None:
+            return None
+        period = self.average or epochs
+        share = 1 - -t % period / period  # 1 at the end of a period, and not 0
+        return self.lr[0] + (self.lr[1] - self.lr[0]) * share
 
 
 @component
@@ -85,7 +103,7 @@ def size(phases: Mapping[str, Phase | Cycle]) -> tuple[int, int]:
     for phase in phases.values():
         times, inner = (phase.times, phase.phases.values()) if isinstance(phase, Cycle) else (1, [phase])
         number += times * len(inner)
-        epochs += times * sum(part.epochs or 1 for part in inner)
+        epochs += times * sum(part.epochs or part.least for part in inner)
     return number, epochs
 
 

@@ -131,9 +131,12 @@ class Config:
                     "change one of them, or set one phase's epochs to null for the rest"
                 )
         try:
-            share(list(plan.values()), self.epochs)
+            shares = share(list(plan.values()), self.epochs)
         except ValueError:
             raise ValueError(_too_short(self.epochs, self.phases)) from None
+        for (name, phase), epochs in zip(plan.items(), shares, strict=True):
+            if epochs < phase.least:
+                raise ValueError(f"phases.{name} has {epochs} epochs, and its average needs {phase.least} or more")
         if self.label_smoothing > (most := 1 - 1 / self.dataset.classes):
             raise ValueError(f"label_smoothing={self.label_smoothing} is above 1 − 1/classes = {most:.4g}")
         if self.dataset.size % self.batch_size == 1:

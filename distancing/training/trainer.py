@@ -15,9 +15,10 @@ from distancing.data.batches import Data, Epoch
 from distancing.errors import StorageError
 from distancing.hills.hills import Hills
 from distancing.hills.theta import filter_direction
-from distancing.models.evaluation import evaluate
+from distancing.models.evaluation import evaluate, refresh_batch_norm
 from distancing.runs import RunDirectory
 from distancing.runs.provenance import provenance
+from distancing.training.averaging import Average
 from distancing.training.checkpoints import Checkpoints, save_checkpoint
 from distancing.training.early_stopping import Best
 from distancing.training.gradient_check import GradientCheck
@@ -32,6 +33,7 @@ class Trainer:
     """A run in memory, which `loop.train` takes to its end.
 
     progress: the position in the plan. rows: the rows of metrics.csv so far. best: the phase's best network so far.
+    average: the average of the phase's parameters; None if it has none.
     records: what the steps of this epoch recorded [S, 6].
     final: the name, phase, epoch and metrics of the final network; None before the end.
     gradient_check: the outcome of the check of this machine's gradient; None if it was not checked.
@@ -48,6 +50,7 @@ class Trainer:
         self.plan = unroll(config.phases)
         self.progress = Progress()
         self.best = Best()
+        self.average: Average | None = None
         self.rows: list[dict[str, Any]] = []
         self.final: dict[str, Any] | None = None
         self.gradient_check: GradientCheck | None = None
@@ -108,8 +111,8 @@ class Trainer:
     def _lr(self, step: int) -> float:
         progress = self.progress
         # the rate at the end of the step, as in the papers whose phases have rates of their own
-        share = (progress.epoch - progress.phase_start + (step + 1) / self.steps) / progress.phase_epochs
-        if (rate := self.phase.own_lr(share)) is None:
+        after = progress.epoch - progress.phase_start + (step + 1) / self.steps
+        if (rate := self.phase.own_lr(after, progress.phase_epochs)) is None:
             t = progress.epoch - progress.schedule_start + step / self.steps
             rate = self.config.scheduler(self.config.optimizer.lr, t, progress.schedule_epochs)
         return rate if rate < LARGE else math.inf  # torch refuses rates above float32's range; infinity diverges
@@ -123,6 +126,8 @@ class Trainer:
         row |= training_metrics(self.records, len(self.data.train), self.config.batch_size, self.hills_act)
         progress.epoch, progress.step = progress.epoch + 1, 0
         over = progress.epoch - progress.phase_start >= progress.phase_epochs
+        if self.average and phase.average and (progress.epoch - progress.phase_start) % phase.average == 0:
+            self.average.add(self.theta.vector)
         over = over or (phase.until_loss is not None and row["train/cross_entropy"] < phase.until_loss)
         due = over or progress.epoch % self.config.evaluate_every == 0
         for split in ("validation", "test"):
@@ -172,10 +177,13 @@ class Trainer:
         return self.plan[self.phase_name]
 
     def end_phase(self, directory: RunDirectory) -> None:
-        """Restore the best parameters and store a checkpoint, if the phase says so, and begin the next phase."""
+        """Move to the best or the average parameters, store checkpoints, and begin the next phase."""
         begun = time.perf_counter()
         if self.best.kept is not None:
             self._move(self.best.kept["network"])
+        if self.average:
+            self._move_to(self.average.mean)
+            self.stepper.optimizer.state.clear()
         if self.phase.checkpoint:
             self.add_checkpoint(self.save_checkpoint(directory, self.phase_name), self.theta.vector)
         self.progress.phase += 1
@@ -194,11 +202,17 @@ class Trainer:
             direction = filter_direction(self.theta, torch.Generator().manual_seed(self._phase_seed()))
             self.theta.vector.add_(direction, alpha=self.phase.jump)
             self.stepper.optimizer.state.clear()
+        self.average = Average(self.theta.vector, None) if self.phase.average else None
 
     def _move(self, network: dict[str, Tensor]) -> None:
         """Set the parameters and buffers, and clear the velocity, which belongs to the old parameters."""
         self.network.load_state_dict(network)
         self.stepper.optimizer.state.clear()
+
+    def _move_to(self, parameters: Tensor) -> None:
+        """Set the parameters [P], and the batch-norm statistics that fit them."""
+        self.theta.vector.copy_(parameters)
+        refresh_batch_norm(self.network, self.data, self.stepper.autocast)
 
     def _phase_seed(self) -> int:
         """Return a seed that depends on (seed, epoch) alone, so that a resumed run needs no generator state."""
@@ -234,6 +248,7 @@ class Trainer:
             "optimizer": self.stepper.optimizer.state_dict(),
             "records": self.records,
             "best": self.best.kept,
+            "average": self.average.state_dict() if self.average else None,
             "checkpoints": self.checkpoints.infos,
             "strengths": self.hills.strengths if self.hills is not None else None,
             "rows": self.rows,
@@ -250,6 +265,7 @@ class Trainer:
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.records.copy_(state["records"])
         self.best, self.rows = Best(state["best"]), state["rows"]
+        self.average = Average.from_state(state.get("average"))  # missing from the states of older versions
         self.checkpoints.load(state["checkpoints"], directory, self.config.hash)
         if self.hills is not None:
             if len(self.checkpoints):
