@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import start
+from conftest import TINY, only_run, result, start
 from test_training import build, drive
 from torch import Tensor
 from torch.optim import swa_utils
 
+from distancing.ensemble.__main__ import main as ensemble
 from distancing.runs import RunDirectory, load
+from distancing.stored import find_checkpoints
 from distancing.training.loop import train
 from distancing.training.trainer import Trainer
 
@@ -75,7 +77,53 @@ def test_swa_is_that_of_its_paper(high: float, low: float, c: int, tmp_path: Any
         torch.testing.assert_close(stored[name], buffer, msg=name)
 
 
+SWAG = ["phases=swag", "epochs=8", "phases.swag.rank=3", "phases.swag.samples=4", "phases.descend.epochs=2"]
+
+
+def test_swag_draws_from_the_gaussian_of_its_paper(tmp_path: Any) -> None:
+    """Maddox et al. 2019, Algorithm 1 with K = 3: moments from the θ_0 of the start on, deviations from the running
+    mean. The stored networks are (1) of the paper for the same z; so are the moments of many samples."""
+    trainer = build(*SWAG, "penalty=none", "phases.swag.lr=[0.05,0.05]", "optimizer.momentum=0")
+    theta, _ = iterates(trainer, tmp_path)
+    used = theta[1:]
+    mean, diagonal = used.mean(0), (used**2).mean(0) - used.mean(0) ** 2
+    deviations = torch.stack([used[i] - used[: i + 1].mean(0) for i in range(len(used))][-3:])
+    assert trainer.average is not None
+    generator = torch.Generator().manual_seed(trainer._phase_seed())
+    for i in range(1, 5):
+        z_1, z_2 = (torch.randn(n, generator=generator).double() for n in (len(mean), 3))
+        expected = mean + diagonal.clamp(0).sqrt() * z_1 / 2**0.5 + z_2 @ deviations / (2 * (3 - 1)) ** 0.5
+        state = load(tmp_path / f"checkpoints/swag-sample-{i}.pt")["network"]
+        torch.testing.assert_close(trainer.theta.flatten(state).double(), expected, rtol=1e-4, atol=1e-6)
+        network = trainer.config.build_network(trainer.device)
+        network.load_state_dict(state)
+        swa_utils.update_bn([trainer.data.normalise(trainer.data.train.images)], network)
+        for name, buffer in network.named_buffers():
+            torch.testing.assert_close(state[name], buffer, msg=name)
+    samples = torch.stack([trainer.average.sample(generator) for _ in range(4000)])[:, :50].double()
+    covariance = (diagonal.diag()[:50, :50] + deviations.T[:50] @ deviations[:, :50] / (3 - 1)) / 2
+    error = torch.cov(samples.T) - covariance
+    deviation = (
+        (covariance.diag().outer(covariance.diag()) + covariance**2).div(4000).sqrt()
+    )  # of a sample's covariance
+    assert (error.abs() / deviation.clamp_min(1e-12)).max() < 6
+
+
+def test_a_run_of_swag_is_an_ensemble_of_its_samples(tmp_path: Any) -> None:
+    """The average of SWA is its final network, and no member."""
+    assert start(*TINY, *SWAG, f"runs={tmp_path}") == 0
+    run = only_run(tmp_path)
+    content = result(run)
+    names = [f"swag-sample-{i}" for i in range(1, 5)]
+    assert content["ensemble"]["members"] == names
+    assert [member.name for member in find_checkpoints([run])] == names
+    assert [info["epoch"] for info in (*content["checkpoints"], content["final"])] == [8] * 5
+    assert content["final"]["distances"]["swag-sample-1"] > 0
+    assert ensemble([str(run), "--json", str(tmp_path / "scores.json")]) == 0
+
+
 @pytest.mark.parametrize("rival", [
+    [*SWAG, "phases.swag.checkpoint=true"],
     ["phases=swa", "epochs=7", "phases.swa.lr=[0.05,0.01]", "phases.swa.average=2", "phases.descend.epochs=1"],
 ])  # fmt: skip
 def test_a_rival_resumes_with_the_same_bits(rival: list[str], tmp_path: Any) -> None:
@@ -103,6 +151,10 @@ REFUSED = {
     "phases.train.lr=[0.1,-1]": "phases.train.lr.1=-1: input should be greater than or equal to 0",
     "phases.train.lr=[0.1,0] phases.train.restart_schedule=true": "phases.train: lr replaces the schedule and would",
     "phases.train.lr=[0.1,0] +phases.last.epochs=1": "phases.last follows train, which has an lr of its own: set its",
+    "phases.train.average=1 phases.train.rank=3": "phases.train: SWAG needs all three of average, rank and samples",
+    "phases=swag phases.swag.rank=1": "phases.swag.rank=1: input should be greater than or equal to 2",
+    "phases=swag epochs=30": "phases.swag has 15 epochs, and its average needs 20 or more",
+    "phases=swag epochs=99 +phases.swag-sample-2={checkpoint:true,restart_schedule:true}": "two checkpoints are named swag-sample-2: rename one of the phases",
     "phases.train.average=80": "phases.train has 70 epochs, and its average needs 80 or more",
     "phases.train.average=1 phases.train.until_loss=1": "phases.train: average needs the whole phase: set until_loss",
 }

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from annotated_types import Len, MinLen
+from annotated_types import Ge, Len, MinLen
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
@@ -27,6 +27,8 @@ class Phase:
         last step of the phase has the second. With `average`, it starts again after each averaged network.
     average (epochs): average the parameters at the beginning of the phase and then after every so many epochs. At the
         end of the phase, move to the average, and recompute the batch-norm statistics.
+    rank: SWAG's K, the number of deviations from the average whose directions its Gaussian has.
+    samples: store this many networks drawn from SWAG's Gaussian at the end of the phase, as NAME-sample-1, …
     until_loss (nats): end once the mean training cross entropy of an epoch is below this (the "sufficiently low error"
         of Algorithm 3).
     patience (epochs): early stopping (section 1.1.4): end once the validation loss has not improved for this many
@@ -41,6 +43,8 @@ class Phase:
     restart_schedule: bool = False
     lr: Annotated[list[NonNegativeFloat], Len(2, 2)] | None = None
     average: PositiveInt | None = None
+    rank: Annotated[int, Ge(2)] | None = None
+    samples: PositiveInt | None = None
     until_loss: PositiveFloat | None = None
     patience: PositiveInt | None = None
 
@@ -54,12 +58,19 @@ class Phase:
     def _can_average(self) -> Self:
         if self.average and (self.until_loss or self.patience):
             raise ValueError("average needs the whole phase: set until_loss and patience to null")
+        if (self.rank or self.samples) and not (self.average and self.rank and self.samples):
+            raise ValueError("SWAG needs all three of average, rank and samples")
         return self
 
     @property
     def least(self) -> int:
         """The smallest number of epochs that the phase needs."""
-        return self.average or 1
+        return (self.average or 1) * (self.rank or 1)
+
+    def stored(self, name: str) -> list[str]:
+        """Return the names of the checkpoints of the phase of this name."""
+        samples = [f"{name}-sample-{i}" for i in range(1, (self.samples or 0) + 1)]
+        return [*samples, *([name] if self.checkpoint else [])]
 
     def own_lr(self, t: float, epochs: int) -> float | None:
         """Return the phase's own learning rate after t of its epochs; None if it has none."""
@@ -109,8 +120,14 @@ def size(phases: Mapping[str, Phase | Cycle]) -> tuple[int, int]:
 
 def stored(plan: Mapping[str, Phase]) -> list[str]:
     """Return the names of the networks that a run stores: its checkpoints, and `final` if that is another network."""
-    names = [name for name, phase in plan.items() if phase.checkpoint]
-    return names if list(plan)[-1] in names else [*names, "final"]
+    names = checkpoints(plan)
+    last, phase = list(plan.items())[-1]
+    return names if phase.stored(last) else [*names, "final"]
+
+
+def checkpoints(plan: Mapping[str, Phase]) -> list[str]:
+    """Return the names of the checkpoints that these phases store, in their order."""
+    return [checkpoint for name, phase in plan.items() for checkpoint in phase.stored(name)]
 
 
 def share(phases: Sequence[Phase], left: int) -> list[int]:

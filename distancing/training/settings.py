@@ -20,7 +20,7 @@ from distancing.hills.penalty import Penalty
 from distancing.models import Model
 from distancing.models.layout import unsafe_in_channels_last
 from distancing.training.optimizers import Optimizer
-from distancing.training.plan import Cycle, Phase, share, size, stored, unroll
+from distancing.training.plan import Cycle, Phase, checkpoints, share, size, stored, unroll
 from distancing.training.schedules import Schedule
 from distancing.trust import own_modules
 
@@ -111,6 +111,9 @@ class Config:
                 raise ValueError(
                     f"phases.{name}.patience={phase.patience} needs dataset.validation_fraction > 0, or dataset.folds"
                 )
+        names = checkpoints(plan)
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two checkpoints are named {duplicates[0]}: rename one of the phases")
         for (before, first), (name, phase) in itertools.pairwise(plan.items()):
             if first.lr and not (phase.lr or phase.restart_schedule):
                 raise ValueError(

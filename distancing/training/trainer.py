@@ -23,7 +23,7 @@ from distancing.training.checkpoints import Checkpoints, save_checkpoint
 from distancing.training.early_stopping import Best
 from distancing.training.gradient_check import GradientCheck
 from distancing.training.metrics import columns, distances, training_metrics
-from distancing.training.plan import Phase, unroll
+from distancing.training.plan import Phase, checkpoints, unroll
 from distancing.training.progress import Diverged, Progress
 from distancing.training.settings import LARGE, Config
 from distancing.training.step import PENALTY, Stepper
@@ -54,7 +54,7 @@ class Trainer:
         self.rows: list[dict[str, Any]] = []
         self.final: dict[str, Any] | None = None
         self.gradient_check: GradientCheck | None = None
-        self.checkpoints = Checkpoints(self.theta, sum(phase.checkpoint for phase in self.plan.values()))
+        self.checkpoints = Checkpoints(self.theta, len(checkpoints(self.plan)))
         if config.penalty:
             self.stepper.hills = Hills(
                 self.network,
@@ -160,7 +160,7 @@ class Trainer:
     def columns(self) -> list[str]:
         """The columns of metrics.csv."""
         splits = [split for split in ("validation", "test") if split in self.data.splits]
-        return columns(self.config, splits, [name for name, phase in list(self.plan.items())[:-1] if phase.checkpoint])
+        return columns(self.config, splits, checkpoints(dict(list(self.plan.items())[:-1])))
 
     # phases
 
@@ -182,6 +182,7 @@ class Trainer:
         if self.best.kept is not None:
             self._move(self.best.kept["network"])
         if self.average:
+            self._store_samples(self.average, directory)
             self._move_to(self.average.mean)
             self.stepper.optimizer.state.clear()
         if self.phase.checkpoint:
@@ -190,6 +191,14 @@ class Trainer:
         if not self.done:
             self._begin_phase()
         self.progress.seconds += time.perf_counter() - begun
+
+    def _store_samples(self, average: Average, directory: RunDirectory) -> None:
+        """Store the phase's networks that are drawn from the Gaussian around the average."""
+        generator = torch.Generator().manual_seed(self._phase_seed())
+        names = self.phase.stored(self.phase_name)
+        for name in names[: self.phase.samples or 0]:
+            self._move_to(average.sample(generator))
+            self.add_checkpoint(self.save_checkpoint(directory, name), self.theta.vector)
 
     def _begin_phase(self) -> None:
         self.progress.begin_phase(list(self.plan.values())[self.progress.phase :], self.config.epochs)
@@ -202,7 +211,7 @@ class Trainer:
             direction = filter_direction(self.theta, torch.Generator().manual_seed(self._phase_seed()))
             self.theta.vector.add_(direction, alpha=self.phase.jump)
             self.stepper.optimizer.state.clear()
-        self.average = Average(self.theta.vector, None) if self.phase.average else None
+        self.average = Average(self.theta.vector, self.phase.rank) if self.phase.average else None
 
     def _move(self, network: dict[str, Tensor]) -> None:
         """Set the parameters and buffers, and clear the velocity, which belongs to the old parameters."""
