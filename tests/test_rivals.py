@@ -1,19 +1,25 @@
 """The rivals of the hills, fast geometric ensembles and the like, against the formulas of their papers in float64."""
 
 import itertools
+import math
 from typing import Any
 
 import pytest
 import torch
 from conftest import TINY, only_run, result, start
-from test_training import build, drive
-from torch import Tensor
+from test_training import build, drive, settings, trainer_of
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import swa_utils
 
 from distancing.ensemble.__main__ import main as ensemble
+from distancing.hills.theta import Theta
+from distancing.models.mlp import MLP
 from distancing.runs import RunDirectory, load
 from distancing.stored import find_checkpoints
 from distancing.training.loop import train
+from distancing.training.optimizers import SGD
+from distancing.training.plan import Phase
 from distancing.training.trainer import Trainer
 
 
@@ -122,7 +128,67 @@ def test_a_run_of_swag_is_an_ensemble_of_its_samples(tmp_path: Any) -> None:
     assert ensemble([str(run), "--json", str(tmp_path / "scores.json")]) == 0
 
 
+CSGMCMC = ["phases=csgmcmc", "epochs=8", "phases.cycle.times=2", "optimizer.lr=0.02"]
+
+
+def test_cyclical_sgmcmc_has_the_cycles_of_its_paper(tmp_path: Any) -> None:
+    """Zhang et al. 2020: α_k = α_0 / 2 · (cos(π mod(k − 1, K/M) / (K/M)) + 1), and noise in the last part of a cycle
+    alone, where random numbers are drawn. A network is stored at the end of each cycle."""
+    trainer = build(*CSGMCMC, "penalty=none", "phases.cycle.phases.explore.epochs=3")
+    states = [torch.get_rng_state()]
+    trainer.stepper.optimizer.register_step_post_hook(lambda *_: states.append(torch.get_rng_state()))
+    seen = rates(trainer, tmp_path)
+    cycle = len(seen) // 2
+    expected = [0.02 / 2 * (math.cos(math.pi * (k % cycle) / cycle) + 1) for k in range(len(seen))]
+    assert seen == pytest.approx(expected, rel=1e-9)
+    drew = [not torch.equal(before, after) for before, after in itertools.pairwise(states)]
+    assert drew == ([False] * 3 * trainer.steps + [True] * trainer.steps) * 2
+    assert trainer.checkpoints.names == ["sample-1", "sample-2"]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_a_noisy_step_is_that_of_langevin_dynamics(momentum: float) -> None:
+    """With U = N · loss, α = ε/N and temperature T: SGLD is θ − α∇U + √(2αT) ξ (Welling & Teh 2011), and SGHMC has the
+    velocity (1 − η)v − α∇U + √(2ηαT) ξ with friction η (Chen et al. 2014, equation 15)."""
+    lr, l2, temperature, eta = 0.01, 0.02, 0.7, 1 - momentum
+    optimizer = SGD(lr=lr, momentum=momentum, l2=l2)
+    trainer = trainer_of(settings(optimizer=optimizer, penalty=None, phases={"sample": Phase(temperature=temperature)}))
+    alpha, n = lr / 60, 60
+    network = MLP(width=9).build((1, 8, 8), 10).double()
+    velocity = torch.zeros(len(trainer.theta), dtype=torch.float64)
+    for images, labels in trainer.batches():
+        before, state = trainer.theta.vector.double(), torch.get_rng_state()
+        network.load_state_dict(trainer.network.state_dict())
+        parameters = sorted(network.parameters(), key=lambda p: p.dim() < 2)  # weights first
+        theta = nn.utils.parameters_to_vector(parameters)
+        u = n * (F.cross_entropy(network(images.double()), labels) + l2 * (theta**2).sum())
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(u, parameters)])
+        trainer.step(images, labels)
+        with torch.random.fork_rng():
+            torch.set_rng_state(state)
+            xi = -torch.randn(len(theta)).double()
+        velocity = (1 - eta) * velocity - alpha * gradient + math.sqrt(2 * eta * alpha * temperature) * xi
+        torch.testing.assert_close(trainer.theta.vector.double(), before + velocity, rtol=1e-6, atol=1e-7)
+        assert velocity.norm() > 1.1 * (alpha * gradient).norm()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_noisy_steps_sample_the_density(momentum: float) -> None:
+    """2,550 coordinates, each of the loss hθ²/2: their variance becomes T/h."""
+    optimizer = SGD(lr=0.02, momentum=momentum)
+    theta = Theta(nn.Linear(50, 50))
+    torch_optimizer, h, temperature = optimizer.build(theta), 2.0, 0.3
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for _ in range(600):
+            noise = optimizer.noise(0.02, temperature) * torch.randn_like(theta.vector)
+            theta.gradient.copy_(h * theta.vector + noise)
+            torch_optimizer.step()
+    assert theta.vector.var().item() == pytest.approx(temperature / h, rel=0.1)
+
+
 @pytest.mark.parametrize("rival", [
+    [*CSGMCMC, "model=mobilenetv2", "model.width=0.1", "model.dropout=0.3"],
     [*SWAG, "phases.swag.checkpoint=true"],
     ["phases=swa", "epochs=7", "phases.swa.lr=[0.05,0.01]", "phases.swa.average=2", "phases.descend.epochs=1"],
 ])  # fmt: skip
@@ -154,7 +220,9 @@ REFUSED = {
     "phases.train.average=1 phases.train.rank=3": "phases.train: SWAG needs all three of average, rank and samples",
     "phases=swag phases.swag.rank=1": "phases.swag.rank=1: input should be greater than or equal to 2",
     "phases=swag epochs=30": "phases.swag has 15 epochs, and its average needs 20 or more",
-    "phases=swag epochs=99 +phases.swag-sample-2={checkpoint:true,restart_schedule:true}": "two checkpoints are named swag-sample-2: rename one of the phases",
+    "phases=swag epochs=99 +phases.swag-sample-2={checkpoint:true,lr:[1,1]}": "two checkpoints are named swag-sample-2: rename one of the phases",
+    "phases.train.temperature=1 optimizer=adam": "phases.train.temperature=1.0: only SGD without Nesterov momentum can",
+    "phases.train.temperature=1 optimizer=nesterov": "phases.train.temperature=1.0: only SGD without Nesterov momentum can",
     "phases.train.average=80": "phases.train has 70 epochs, and its average needs 80 or more",
     "phases.train.average=1 phases.train.until_loss=1": "phases.train: average needs the whole phase: set until_loss",
 }

@@ -28,6 +28,9 @@ class Phase:
     average (epochs): average the parameters at the beginning of the phase and then after every so many epochs. At the
         end of the phase, move to the average, and recompute the batch-norm statistics.
     rank: SWAG's K, the number of deviations from the average whose directions its Gaussian has.
+    temperature: sample from the posterior instead of minimising the loss: Langevin noise of this temperature T is added
+        to each step, so that θ tends to the density exp(−N · loss / T), with N training images. T = 1 is the posterior
+        itself. The velocity starts again at zero after the phase.
     samples: store this many networks drawn from SWAG's Gaussian at the end of the phase, as NAME-sample-1, …
     until_loss (nats): end once the mean training cross entropy of an epoch is below this (the "sufficiently low error"
         of Algorithm 3).
@@ -45,6 +48,7 @@ class Phase:
     average: PositiveInt | None = None
     rank: Annotated[int, Ge(2)] | None = None
     samples: PositiveInt | None = None
+    temperature: PositiveFloat | None = None
     until_loss: PositiveFloat | None = None
     patience: PositiveInt | None = None
 

@@ -107,6 +107,11 @@ class Config:
         for name, phase in plan.items():
             if not re.fullmatch(r"[\w-]{1,50}", name) or name == "final":
                 raise ValueError(f"phases.{name}: a phase's name may have letters, digits, _ and -, and not be 'final'")
+            if phase.temperature:
+                try:
+                    self.optimizer.noise(self.optimizer.lr, phase.temperature)
+                except ValueError as error:
+                    raise ValueError(f"phases.{name}.temperature={phase.temperature}: {error}") from None
             if phase.patience and not self.dataset.held_out:
                 raise ValueError(
                     f"phases.{name}.patience={phase.patience} needs dataset.validation_fraction > 0, or dataset.folds"

@@ -77,7 +77,8 @@ class Trainer:
     def step(self, images: Tensor, labels: Tensor) -> None:
         """Take one step, and count it."""
         step = self.progress.step
-        self.stepper.step(images, labels, self._lr(step), self.hills_act, self.records[step])
+        lr = self._lr(step)
+        self.stepper.step(images, labels, lr, self.hills_act, self.records[step], self._noise(lr))
         self.progress.step += 1
 
     @property
@@ -116,6 +117,13 @@ class Trainer:
             t = progress.epoch - progress.schedule_start + step / self.steps
             rate = self.config.scheduler(self.config.optimizer.lr, t, progress.schedule_epochs)
         return rate if rate < LARGE else math.inf  # torch refuses rates above float32's range; infinity diverges
+
+    def _noise(self, lr: float) -> float:
+        """Return the standard deviation of the noise on the gradient of the mean loss, as the phase says."""
+        if self.phase.temperature is None:
+            return 0.0
+        # exp(−N · loss / T) is a density of temperature T / N
+        return self.config.optimizer.noise(lr, self.phase.temperature / len(self.data.train))
 
     # epochs
 
@@ -184,6 +192,7 @@ class Trainer:
         if self.average:
             self._store_samples(self.average, directory)
             self._move_to(self.average.mean)
+        if self.average or self.phase.temperature:  # the noise in the velocity is that of the last, smallest rate
             self.stepper.optimizer.state.clear()
         if self.phase.checkpoint:
             self.add_checkpoint(self.save_checkpoint(directory, self.phase_name), self.theta.vector)
@@ -261,7 +270,7 @@ class Trainer:
             "checkpoints": self.checkpoints.infos,
             "strengths": self.hills.strengths if self.hills is not None else None,
             "rows": self.rows,
-            "rng": torch.get_rng_state(),  # for dropout alone
+            "rng": torch.get_rng_state(),  # for dropout and the noise alone
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
 
