@@ -33,6 +33,6 @@ class Progress:
         shares = share(coming, epochs - self.epoch)
         self.phase_start, self.phase_epochs = self.epoch, shares[0]
         if self.phase == 0 or coming[0].restart_schedule:
-            restarts = [i for i, phase in enumerate(coming) if phase.restart_schedule and i > 0]
+            restarts = [i for i, phase in enumerate(coming) if (phase.restart_schedule or phase.lr) and i > 0]
             self.schedule_start = self.epoch
             self.schedule_epochs = sum(shares[: restarts[0] if restarts else None])
