@@ -18,6 +18,9 @@ from distancing.runs import RunDirectory, SweepDirectory, load
 from distancing.runs.result import read_result
 from distancing.training.settings import Config
 
+# the settings of a data set, where it has them, in which the networks of an ensemble agree
+SAME = ("train_images", "validation_fraction", "folds", "seed", "split", "test_fraction", "image_size", "colours")
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -127,8 +130,8 @@ def check_same_data(checkpoints: Sequence[Checkpoint]) -> None:
     """Raise EnsembleError unless all networks have learned the same task from the same split of the images."""
     first, *others = checkpoints
     for other in others:
-        for key in ("train_images", "validation_fraction", "folds", "seed"):
-            a, b = (getattr(checkpoint.config.dataset, key) for checkpoint in (first, other))
+        for key in SAME:
+            a, b = (getattr(checkpoint.config.dataset, key, None) for checkpoint in (first, other))
             if type(first.config.dataset) is not type(other.config.dataset):
                 key, a, b = "_target_", *(type(checkpoint.config.dataset).__name__ for checkpoint in (first, other))
             if a != b:

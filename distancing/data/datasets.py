@@ -1,7 +1,8 @@
 """The data sets, and how they are split. No decision depends on the test set."""
 
 import hashlib
-from typing import Annotated, Any, ClassVar
+import math
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from typing_extensions import Self
 from distancing.component import component
 from distancing.data.batches import Data, Split, mean_std
 from distancing.errors import DatasetError
+from distancing.process import memory
 
+GIB = 2**30  # bytes
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
@@ -43,6 +46,7 @@ class Dataset:
     image_shape: ClassVar[tuple[int, int, int]]  # channels, height, width
     classes: ClassVar[int] = 10
     available: ClassVar[int]  # the number of training images
+    test_images: ClassVar[int] = 0  # their number; only the check of the memory needs it
     padding: ClassVar[int] = 4
     mirror: ClassVar[bool] = False
 
@@ -89,7 +93,11 @@ class Dataset:
         raise NotImplementedError
 
     def load(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Data:
-        """Return the splits on `device`, with batches in `memory_format`. Raise DatasetError if they cannot be read."""
+        """Return the splits on `device`, with batches in `memory_format`.
+
+        Raise DatasetError if the images cannot be read, or do not fit into the memory.
+        """
+        self._check_memory(device)
         (images, labels), test = self.read()
         chosen = balanced(labels, self.train_images, self.seed) if self.train_images else np.arange(len(labels))
         held_out = chosen[:0]
@@ -120,6 +128,20 @@ class Dataset:
             flip=self.mirror and self.augment,
             memory_format=memory_format,
         )
+
+    def _check_memory(self, device: torch.device) -> None:
+        """Raise DatasetError unless the free memory holds all images and a copy of the chosen ones."""
+        total, chosen = self.available + self.test_images, self.train_images or self.available
+        needs = [("this machine", total + chosen, memory.free())]
+        if device.type == "cuda":
+            needs.append(("the GPU", chosen + self.test_images, torch.cuda.mem_get_info(device)[0]))
+        for place, images, free in needs:
+            if (needed := images * math.prod(self.image_shape)) > free:
+                raise DatasetError(
+                    f"dataset: {type(self).__name__} has {total:,} images of {'×'.join(map(str, self.image_shape))}, "
+                    f"which need {needed / GIB:.3g} GiB of memory, but {place} has {free / GIB:.3g} GiB left: free "
+                    "some, ask Slurm for more (hydra.launcher.mem_gb), or use fewer or smaller images"
+                )
 
 
 def balanced(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
@@ -154,6 +176,7 @@ class Digits(Dataset):
 
     image_shape = (1, 8, 8)
     available = 1437
+    test_images = 360
     padding = 1
 
     def read(self) -> tuple[Arrays, Arrays]:
@@ -176,6 +199,7 @@ class Torchvision(Dataset):
 
     root: str = "data"
     download: bool = True
+    test_images = 10_000
     reader: ClassVar[str]  # its class in torchvision.datasets
     digests: ClassVar[tuple[str, ...]] = ()  # of the training and test images, if torchvision does not check the files
 
@@ -186,18 +210,31 @@ class Torchvision(Dataset):
         return self
 
     def read(self) -> tuple[Arrays, Arrays]:
-        import torchvision
-
-        reader = getattr(torchvision.datasets, self.reader)
         try:
-            train, test = (_arrays(reader(self.root, train=train, download=self.download)) for train in (True, False))
+            train, test = (self._read_part(train) for train in (True, False))
             self._check(train, self.available, self.digests[:1])
-            self._check(test, 10_000, self.digests[1:])
+            self._check(test, self.test_images, self.digests[1:])
         except Exception as error:  # torchvision passes on any error of its reader or the network
             hint = "" if self.download else "; dataset.download=true would fetch it"
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise DatasetError(f"dataset.root={self.root}: can't read {self.reader}: {reason}{hint}") from error
         return train, test
+
+    def _read_part(self, train: bool) -> Arrays:
+        """Return the training or the test images, as torchvision reads them."""
+        import torchvision
+
+        reader = getattr(torchvision.datasets, self.reader)
+        return self._arrays(reader(self.root, **self._part(train), download=self.download))
+
+    def _part(self, train: bool) -> dict[str, Any]:
+        """Return the arguments with which torchvision reads the training or the test images."""
+        return {"train": train}
+
+    def _arrays(self, dataset: Any) -> Arrays:
+        """Return what torchvision has read."""
+        images = np.ascontiguousarray(dataset.data, dtype=np.uint8)
+        return images.reshape(*images.shape[:3], -1), np.asarray(dataset.targets, dtype=np.int64)
 
     def _check(self, arrays: Arrays, n: int, digest: tuple[str, ...]) -> None:
         """Raise ValueError for files that torchvision can read but that hold something else."""
@@ -209,11 +246,6 @@ class Torchvision(Dataset):
             raise ValueError(f"labels from {labels.min()} to {labels.max()} for {self.classes} classes")
         if digest and hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16] != digest[0]:
             raise ValueError("the checksum of its images and labels is wrong")
-
-
-def _arrays(dataset: Any) -> Arrays:
-    images = np.ascontiguousarray(dataset.data, dtype=np.uint8)
-    return images.reshape(*images.shape[:3], -1), np.asarray(dataset.targets, dtype=np.int64)
 
 
 @component
@@ -243,6 +275,79 @@ class KMNIST(Torchvision):
     image_shape = (1, 28, 28)
     available = 60_000
     reader = "KMNIST"
+
+
+@component
+class EMNIST(Torchvision):
+    """28×28 pixels of handwritten letters and digits (Cohen et al. 2017), transposed, as they are in the files.
+
+    split: `balanced` (47 classes), `byclass` (62, of unequal sizes), `bymerge` (47, of unequal sizes), `digits` (10),
+        `letters` (26) or `mnist` (10).
+    """
+
+    split: Literal["balanced", "byclass", "bymerge", "digits", "letters", "mnist"] = "balanced"
+
+    image_shape = (1, 28, 28)
+    reader = "EMNIST"
+    sizes: ClassVar[dict[str, tuple[int, int, int]]] = {  # training images, test images, classes
+        "balanced": (112_800, 18_800, 47),
+        "byclass": (697_932, 116_323, 62),
+        "bymerge": (697_932, 116_323, 47),
+        "digits": (240_000, 40_000, 10),
+        "letters": (124_800, 20_800, 26),
+        "mnist": (60_000, 10_000, 10),
+    }
+
+    @property
+    def available(self) -> int:  # type: ignore[override]
+        return self.sizes[self.split][0]
+
+    @property
+    def test_images(self) -> int:  # type: ignore[override]
+        return self.sizes[self.split][1]
+
+    @property
+    def classes(self) -> int:  # type: ignore[override]
+        return self.sizes[self.split][2]
+
+    def _part(self, train: bool) -> dict[str, Any]:
+        return {"split": self.split, "train": train}
+
+    def _arrays(self, dataset: Any) -> Arrays:
+        images, labels = super()._arrays(dataset)
+        return images, labels - 1 if self.split == "letters" else labels  # a is 1 in the file
+
+
+@component
+class SVHN(Torchvision):
+    """73,257 and 26,032 colour photographs of house numbers, cropped around one digit (Netzer et al. 2011)."""
+
+    image_shape = (3, 32, 32)
+    available = 73_257
+    test_images = 26_032
+    reader = "SVHN"
+
+    def _part(self, train: bool) -> dict[str, Any]:
+        return {"split": "train" if train else "test"}
+
+    def _arrays(self, dataset: Any) -> Arrays:
+        images = np.ascontiguousarray(dataset.data.transpose(0, 2, 3, 1), dtype=np.uint8)
+        return images, np.asarray(dataset.labels, dtype=np.int64)
+
+
+@component
+class STL10(SVHN):
+    """5,000 and 8,000 colour photographs of 96×96 pixels in 10 classes (Coates et al. 2011).
+
+    torchvision only reads them beside the 100,000 images without labels, which are not used: a download of 2.6 GB.
+    """
+
+    image_shape = (3, 96, 96)
+    available = 5_000
+    test_images = 8_000
+    padding = 12
+    mirror = True
+    reader = "STL10"
 
 
 @component

@@ -2,9 +2,10 @@
 
 import functools
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Gt, Lt
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pydantic import PositiveInt
@@ -15,21 +16,26 @@ from distancing.errors import DatasetError
 
 FORMATS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 FEWEST = 2  # images of a class
+Files = dict[str, list[Path]]  # by class
 
 
 @component
 class Folder(Dataset):
-    """The images in `path`/train/CLASS and `path`/test/CLASS. The classes are numbered in the order of their names.
+    """The images in `path`/train/CLASS and `path`/test/CLASS, or in `path`/CLASS if `test_fraction` is given.
+
+    The classes are numbered in the order of their names.
 
     Each image is resized to `image_size` × `image_size` pixels once, and kept as uint8. Random crops are padded with an
     eighth of that.
 
     path: the folder.
+    test_fraction: use this fraction of the images in `path`/CLASS as test images. The draw is stratified, with `seed`.
     image_size (pixels): the height and the width of the resized images.
     colours: `rgb`, or `grey` for one channel.
     """
 
     path: str
+    test_fraction: Annotated[float, Gt(0), Lt(1)] | None = None
     image_size: PositiveInt = 32
     colours: Literal["rgb", "grey"] = "rgb"
 
@@ -39,23 +45,34 @@ class Folder(Dataset):
 
     @property
     def classes(self) -> int:  # type: ignore[override]
-        return len(_files(self.path, "train"))
+        return len(self._parts[0])
 
     @property
     def available(self) -> int:  # type: ignore[override]
-        return sum(map(len, _files(self.path, "train").values()))
+        return sum(map(len, self._parts[0].values()))
+
+    @property
+    def test_images(self) -> int:  # type: ignore[override]
+        return sum(map(len, self._parts[1].values()))
 
     @property
     def padding(self) -> int:  # type: ignore[override]
         return max(1, self.image_size // 8)
 
+    @property
+    def _parts(self) -> tuple[Files, Files]:
+        """The training and the test files of each class."""
+        if self.test_fraction is None:
+            return _files(self.path, "train"), _files(self.path, "test")
+        return _divided(self.path, self.test_fraction, self.seed)
+
     def read(self) -> tuple[Arrays, Arrays]:
-        train, test = (_files(self.path, part) for part in ("train", "test"))
+        train, test = self._parts
         if other := test.keys() - train.keys():
             raise DatasetError(f"dataset.path={self.path}: test has the class {sorted(other)[0]}, which train has not")
         return self._arrays(train, list(train)), self._arrays(test, list(train))
 
-    def _arrays(self, files: dict[str, list[Path]], names: list[str]) -> Arrays:
+    def _arrays(self, files: Files, names: list[str]) -> Arrays:
         images = [self._image(file) for name in names for file in files.get(name, [])]
         labels = [label for label, name in enumerate(names) for _ in files.get(name, [])]
         return np.stack(images), np.asarray(labels, dtype=np.int64)
@@ -72,14 +89,42 @@ class Folder(Dataset):
 
 
 @functools.lru_cache(maxsize=8)
-def _files(path: str, part: str) -> dict[str, list[Path]]:
+def _files(path: str, part: str) -> Files:
     """Return the image files of each class, sorted. Raise DatasetError if there are too few."""
     folder = Path(path) / part
-    classes = sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
-    files = {c.name: sorted(file for file in c.iterdir() if file.suffix.lower() in FORMATS) for c in classes}
-    if part == "train" and (len(files) < FEWEST or min(map(len, files.values())) < FEWEST):
+    files = _class_folders(folder)
+    if part != "test" and (len(files) < FEWEST or min(map(len, files.values())) < FEWEST):
         counts = ", ".join(f"{name}: {len(images)}" for name, images in files.items()) or "none"
-        raise DatasetError(f"{folder} needs two or more class folders with two or more images each, but has {counts}")
+        one_folder = part == "train" and not folder.exists() and any(_class_folders(Path(path)).values())
+        hint = f"; dataset.test_fraction=0.2 would divide the images in {path}/CLASS" if one_folder else ""
+        raise DatasetError(
+            f"{folder} needs two or more class folders with two or more images each, but has {counts}{hint}"
+        )
     if not any(files.values()):
         raise DatasetError(f"{folder} has no images in class folders")
     return files
+
+
+def _class_folders(folder: Path) -> Files:
+    """Return the image files in each folder of a folder, sorted."""
+    classes = sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
+    return {c.name: sorted(file for file in c.iterdir() if file.suffix.lower() in FORMATS) for c in classes}
+
+
+@functools.lru_cache(maxsize=8)
+def _divided(path: str, fraction: float, seed: int) -> tuple[Files, Files]:
+    """Return the training and the test files of one folder of class folders, drawn with this seed."""
+    from sklearn.model_selection import train_test_split
+
+    if {"train", "test"} <= (files := _files(path, "")).keys():
+        raise DatasetError(f"dataset.test_fraction={fraction}: {path} has train/ and test/ already: leave it out")
+    pairs = [(name, file) for name, images in files.items() for file in images]
+    n = round(fraction * len(pairs))
+    if min(n, len(pairs) - n) < len(files):
+        raise DatasetError(
+            f"dataset.test_fraction={fraction} divides the images in {path} into {len(pairs) - n} and {n}: "
+            f"fewer than one for each of {len(files)} classes"
+        )
+    parts = train_test_split(pairs, test_size=n, stratify=[name for name, _ in pairs], random_state=seed)
+    train, test = ({name: sorted(file for of, file in part if of == name) for name in files} for part in parts)
+    return train, test

@@ -4,13 +4,24 @@ import functools
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from distancing.component import component
 from distancing.data.datasets import Arrays, Dataset
 from distancing.errors import DatasetError
+
+
+class Part(NamedTuple):
+    """The shape [N, H, W, C] of the images of a split, and their labels [N]."""
+
+    shape: tuple[int, int, int, int]
+    labels: NDArray[np.int64]
 
 
 @component
@@ -27,47 +38,83 @@ class Npz(Dataset):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:  # type: ignore[override]
-        height, width, channels = self.read()[0][0].shape[1:]
+        _, height, width, channels = self._parts[0].shape
         return channels, height, width
 
     @property
     def classes(self) -> int:  # type: ignore[override]
-        return int(self.read()[0][1].max()) + 1
+        return int(self._parts[0].labels.max()) + 1
 
     @property
     def available(self) -> int:  # type: ignore[override]
-        return len(self.read()[0][1])
+        return self._parts[0].shape[0]
+
+    @property
+    def test_images(self) -> int:  # type: ignore[override]
+        return self._parts[1].shape[0]
 
     @property
     def padding(self) -> int:  # type: ignore[override]
         return max(1, self.image_shape[1] // 8)
 
-    def read(self) -> tuple[Arrays, Arrays]:
-        try:
+    @property
+    def _parts(self) -> tuple[Part, Part]:
+        with _errors_named(self.path):
             file = os.stat(self.path)
-            return _read(self.path, file.st_mtime_ns, file.st_size)
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DatasetError(f"dataset.path={self.path}: {reason}") from error
+            return _parts(self.path, file.st_mtime_ns, file.st_size)
+
+    def read(self) -> tuple[Arrays, Arrays]:
+        train, test = self._parts
+        with _errors_named(self.path), np.load(self.path, allow_pickle=False) as arrays:
+            x_train, x_test = (
+                np.ascontiguousarray(arrays[f"x_{name}"].reshape(part.shape))
+                for name, part in (("train", train), ("test", test))
+            )
+        return (x_train, train.labels), (x_test, test.labels)
+
+
+@contextmanager
+def _errors_named(path: str) -> Iterator[None]:
+    """Turn the errors of a wrong or damaged file into a DatasetError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DatasetError(f"dataset.path={path}: {reason}") from error
 
 
 @functools.lru_cache(maxsize=1)
-def _read(path: str, modified: int, size: int) -> tuple[Arrays, Arrays]:  # noqa: ARG001  # part of the cache's key
+def _parts(path: str, modified: int, size: int) -> tuple[Part, Part]:  # noqa: ARG001  # part of the cache's key
+    """Return what the file says about its training and test images, without reading the images."""
     with np.load(path, allow_pickle=False) as arrays:
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("this is one array; an .npz file with x_train, y_train, x_test, y_test belongs here")
-        train, test = (_part(arrays[f"x_{part}"], arrays[f"y_{part}"], part) for part in ("train", "test"))
-    if train[0].shape[1:] != test[0].shape[1:]:
-        raise ValueError(f"training images are {train[0].shape[1:]}, but test images are {test[0].shape[1:]}")
-    if test[1].max() > train[1].max():
-        raise ValueError(f"y_test has the class {test[1].max()}, but y_train ends with {train[1].max()}")
+        train, test = (_part(arrays, name) for name in ("train", "test"))
+    if train.shape[1:] != test.shape[1:]:
+        raise ValueError(f"training images are {train.shape[1:]}, but test images are {test.shape[1:]}")
+    if test.labels.max() > train.labels.max():
+        raise ValueError(f"y_test has the class {test.labels.max()}, but y_train ends with {train.labels.max()}")
     return train, test
 
 
-def _part(images: NDArray[np.uint8], labels: NDArray[np.int64], part: str) -> Arrays:
-    """Return images [N, H, W, C] and labels [N] of the right types. Raise ValueError for others."""
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-        raise ValueError(f"x_{part} is {images.dtype} {list(images.shape)}; uint8 [N, H, W] or [N, H, W, C] is needed")
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise ValueError(f"y_{part} is {labels.dtype} {list(labels.shape)}; {len(images)} integers from 0 are needed")
-    return np.ascontiguousarray(images.reshape(*images.shape[:3], -1)), labels.astype(np.int64)
+def _part(arrays: "np.lib.npyio.NpzFile", name: str) -> Part:
+    """Return the shape of the images and their labels. Raise ValueError for arrays of wrong types or shapes."""
+    shape, dtype = _header(arrays, f"x_{name}")
+    if dtype != np.uint8 or len(shape) not in (3, 4) or 0 in shape:
+        raise ValueError(f"x_{name} is {dtype} {list(shape)}; uint8 [N, H, W] or [N, H, W, C] is needed")
+    labels = arrays[f"y_{name}"]
+    if labels.shape != shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise ValueError(f"y_{name} is {labels.dtype} {list(labels.shape)}; {shape[0]} integers from 0 are needed")
+    n, height, width, channels = (*shape, 1)[:4]
+    return Part((n, height, width, channels), labels.astype(np.int64))
+
+
+def _header(arrays: "np.lib.npyio.NpzFile", name: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    """Return the shape and the type of an array in the file."""
+    if name not in arrays.files or arrays.zip is None:
+        raise ValueError(f"{name} is not a file in the archive")
+    with arrays.zip.open(f"{name}.npy") as file:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+    return shape, dtype

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
+from distancing.process.cgroups import ROOT, cgroups, lines
+
 SPIN = 1_000  # rounds for which a thread waits for the others before it sleeps
 SMALL = 20e6  # operations of a forward pass of one batch below which a second thread gains nothing
 WINDOW = 0.5  # the shortest time for which other processes are watched, in seconds
-ROOT = Path("/")  # the root of /proc and /sys
 
 
 def bound_spin(environment: MutableMapping[str, str]) -> None:
@@ -93,15 +94,8 @@ def _positive(environment: Mapping[str, str], name: str) -> int | None:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Yield the CPU quotas, in cores, of this process's cgroups and their parents, of versions 1 and 2."""
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        group = top / path.lstrip("/")
-        # a container may see the host's path, and its own quota at the top
-        yield from (_quota(folder) for folder in (group, *group.parents) if folder.is_relative_to(top))
+    """Yield the CPU quotas, in cores, of this process's cgroups and their parents."""
+    return map(_quota, cgroups("cpu", root))
 
 
 def _quota(group: Path) -> float:
@@ -111,13 +105,6 @@ def _quota(group: Path) -> float:
     except (OSError, ValueError):  # there is no such group here, or its quota is "max"
         return math.inf
     return quota / period if quota > 0 else math.inf
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:  # not Linux
-        return []
 
 
 # what other processes leave of it
@@ -136,7 +123,7 @@ def spent(root: Path = ROOT) -> Time:
     Idle time and this process's own time count as left. A hypervisor's other guests ("steal") are other processes.
     """
     numbers, ticks, idle = cores(), 0, 0
-    for line in _lines(root / "proc/stat"):
+    for line in lines(root / "proc/stat"):
         name, *fields = line.split()
         number = name.removeprefix("cpu")
         if number.isdecimal() and int(number) in numbers:
