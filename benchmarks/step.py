@@ -42,6 +42,7 @@ from distancing.hills.hills import Hills
 from distancing.hills.kernels import Gaussian
 from distancing.hills.penalty import Penalty
 from distancing.models import MobileNetV2, Model, ResNet
+from distancing.training.checkpoints import Info
 from distancing.training.optimizers import SGD
 from distancing.training.plan import Phase
 from distancing.training.schedules import Constant
@@ -186,10 +187,10 @@ def pieces(trainer: Trainer, bare: Bare, script: Script) -> Runs:
     """All that is timed. Raises AssertionError if the two ways to hills disagree."""
     theta, penalty, lists = trainer.theta, trainer.config.penalty, []
     assert penalty is not None
-    for _ in range(HILLS[-1]):
+    for i in range(HILLS[-1]):
         away = torch.randn_like(theta.vector)
         place = theta.vector + AWAY * theta.vector.norm() * away / away.norm()
-        trainer.add_checkpoint({}, place)
+        trainer.add_checkpoint(Info(name=f"hill-{i}", phase="", epoch=0, metrics={}), place)
         named = theta.named(place)
         lists.append([named[name].clone() for name, _ in bare.network.named_parameters()])
     assert trainer.hills is not None

@@ -12,6 +12,7 @@ from distancing.ensemble.of_run import judge_run
 from distancing.process import threads
 from distancing.process.signals import Request, StopSignal
 from distancing.runs import RunDirectory
+from distancing.runs.metrics_file import Row
 from distancing.runs.provenance import provenance
 from distancing.runs.result import Result, read_result
 from distancing.runs.tracking import Metrics, ProgressBar
@@ -86,7 +87,7 @@ def _train_to_the_end(trainer: Trainer, directory: RunDirectory, stop: StopSigna
         bar.step(done, phase)
         return stop.request()
 
-    def on_epoch(row: dict[str, Any]) -> None:
+    def on_epoch(row: Row) -> None:
         metrics.add(row)
         bar.epoch(row)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -10,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from distancing.errors import StorageError
 from distancing.runs.directory import RunDirectory
 
-Metrics = dict[str, dict[str, float | None]]  # split → loss and accuracy
+Metrics = Mapping[str, Mapping[str, float | None]]  # split → loss and accuracy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,7 @@
 """The stored checkpoints of a run: their files, and their parameters as one matrix, which the hills read."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +13,24 @@ from distancing.models.evaluation import loss_and_accuracy, predict
 from distancing.runs import RunDirectory, load, save
 
 
+class Info(TypedDict):
+    """What is stored about a checkpoint, beside its tensors. metrics: loss (nats) and accuracy of each split."""
+
+    name: str
+    phase: str
+    epoch: int
+    metrics: dict[str, dict[str, float]]
+
+
 class Checkpoints:
     """The stored checkpoints of a run.
 
-    infos: the name, phase, epoch and metrics of each checkpoint. parameters: θ_c [K, P].
+    infos: what is stored about each. parameters: θ_c [K, P].
     capacity: the number of checkpoints that the run will store, so that their memory is allocated once.
     """
 
     def __init__(self, theta: Theta, capacity: int) -> None:
-        self.infos: list[dict[str, Any]] = []
+        self.infos: list[Info] = []
         self._theta = theta
         self._bank = theta.vector.new_empty(capacity, len(theta))
 
@@ -37,14 +45,14 @@ class Checkpoints:
     def parameters(self) -> Tensor:
         return self._bank[: len(self)]
 
-    def add(self, info: dict[str, Any], parameters: Tensor) -> None:
+    def add(self, info: Info, parameters: Tensor) -> None:
         """Add a checkpoint with these parameters [P]."""
         if len(self) == len(self._bank):  # the resumed run stored more of them than its phases do now
             self._bank = torch.cat((self._bank, parameters[None]))
         self._bank[len(self)] = parameters
         self.infos.append(info)
 
-    def load(self, infos: list[dict[str, Any]], directory: RunDirectory, config_hash: str) -> None:
+    def load(self, infos: list[Info], directory: RunDirectory, config_hash: str) -> None:
         """Add the checkpoints of a resumed run. Raise StorageError if a file is damaged or belongs to another run."""
         for info in infos:
             file = directory.checkpoint(info["name"])
@@ -59,18 +67,20 @@ def save_checkpoint(
     network: nn.Module,
     data: Data,
     autocast: torch.autocast,
-    about: Mapping[str, Any],
+    name: str,
+    phase: str,
+    epoch: int,
     config_hash: str,
-) -> dict[str, Any]:
-    """Store the network as a checkpoint, with its logits for the ensemble; return `about` and the metrics by split.
+) -> Info:
+    """Store the network as a checkpoint, with its logits for the ensemble; return what is stored about it.
 
-    about: the checkpoint's name, phase and epoch. Nothing is stored if the training loss is not finite.
+    Nothing is stored if the training loss is not finite.
     """
     logits = {name: predict(network, data, split, autocast) for name, split in data.splits.items()}
     metrics = {name: loss_and_accuracy(logits[name], split.labels.cpu()) for name, split in data.splits.items()}
-    info = {**about, "metrics": metrics}
+    info = Info(name=name, phase=phase, epoch=epoch, metrics=metrics)
     if math.isfinite(metrics["train"]["loss"]):
         tensors = {key: value.cpu().contiguous().clone() for key, value in network.state_dict().items()}
-        save(directory.checkpoint(info["name"]), {**info, "config_hash": config_hash, "network": tensors})
-        directory.save_logits(info["name"], {split.fingerprint: logits[name] for name, split in data.splits.items()})
+        save(directory.checkpoint(name), {**info, "config_hash": config_hash, "network": tensors})
+        directory.save_logits(name, {split.fingerprint: logits[name] for name, split in data.splits.items()})
     return info

@@ -1,10 +1,10 @@
 """The loop of Algorithm 3: the phases of a run, their epochs, and the steps of each epoch."""
 
 from collections.abc import Callable
-from typing import Any
 
 from distancing.process.signals import Request
 from distancing.runs import RunDirectory
+from distancing.runs.metrics_file import Row
 from distancing.training.trainer import Trainer
 
 
@@ -12,7 +12,7 @@ def train(
     trainer: Trainer,
     directory: RunDirectory,
     on_step: Callable[[float, str], Request],
-    on_epoch: Callable[[dict[str, Any]], None],
+    on_epoch: Callable[[Row], None],
     before_save: Callable[[], None],
 ) -> bool:
     """Train to the end of the plan, and save states on the way; return False if `on_step` asked to stop earlier.

@@ -17,9 +17,10 @@ from distancing.hills.hills import Hills
 from distancing.hills.theta import filter_direction
 from distancing.models.evaluation import evaluate, refresh_batch_norm
 from distancing.runs import RunDirectory
+from distancing.runs.metrics_file import Row
 from distancing.runs.provenance import provenance
 from distancing.training.averaging import Average
-from distancing.training.checkpoints import Checkpoints, save_checkpoint
+from distancing.training.checkpoints import Checkpoints, Info, save_checkpoint
 from distancing.training.early_stopping import Best
 from distancing.training.gradient_check import GradientCheck
 from distancing.training.metrics import columns, distances, training_metrics
@@ -51,8 +52,8 @@ class Trainer:
         self.progress = Progress()
         self.best = Best()
         self.average: Average | None = None
-        self.rows: list[dict[str, Any]] = []
-        self.final: dict[str, Any] | None = None
+        self.rows: list[Row] = []
+        self.final: Info | None = None
         self.gradient_check: GradientCheck | None = None
         self.checkpoints = Checkpoints(self.theta, len(checkpoints(self.plan)))
         if config.penalty:
@@ -240,15 +241,17 @@ class Trainer:
 
     # checkpoints and the state of an unfinished run
 
-    def save_checkpoint(self, directory: RunDirectory, name: str) -> dict[str, Any]:
+    def save_checkpoint(self, directory: RunDirectory, name: str) -> Info:
         """Store the network as checkpoint `name`; return its info. Raise Diverged if its loss is not finite."""
-        about = {"name": name, "phase": self.phase_name, "epoch": self.progress.epoch}
-        info = save_checkpoint(directory, self.network, self.data, self.stepper.autocast, about, self.config.hash)
+        phase, epoch = self.phase_name, self.progress.epoch
+        info = save_checkpoint(
+            directory, self.network, self.data, self.stepper.autocast, name, phase, epoch, self.config.hash
+        )
         if not math.isfinite(info["metrics"]["train"]["loss"]):
             raise Diverged(self.phase_name, self.progress.epoch, self.steps)
         return info
 
-    def add_checkpoint(self, info: dict[str, Any], parameters: Tensor) -> None:
+    def add_checkpoint(self, info: Info, parameters: Tensor) -> None:
         """Add a checkpoint with these parameters [P], and put a hill there."""
         self.checkpoints.add(info, parameters)
         if self.hills is not None:
