@@ -12,13 +12,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy import special
+from scipy import optimize, special
 from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from distancing.ensemble import scores, show
-from distancing.ensemble.judge import on_split
+from distancing.ensemble import calibration, scores, show
+from distancing.ensemble.judge import on_test
 from distancing.ensemble.scores import average, brier, growth, likelihood_weights, negative_log_likelihood
 
 float64 = functools.partial(torch.tensor, dtype=torch.float64)
@@ -45,7 +45,22 @@ def by_hand(q: Any, labels: Any) -> dict[str, float]:
         if inside.any():
             ece += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
     nll = -sum(math.log(q[i, labels[i]] or 5e-324) for i in range(n)) / n
-    return {"accuracy": right.mean(), "nll": nll, "brier": sum(squares) / n, "ece": ece}
+    classwise = 0.0
+    for c, k in itertools.product(range(classes), range(15)):
+        inside = (q[:, c] > k / 15) & (q[:, c] <= (k + 1) / 15) | ((q[:, c] == 0) & (k == 0))
+        classwise += abs(sum(q[inside, c]) - sum(labels[inside] == c)) / n / classes
+    order = np.argsort(confidence, kind="stable")
+    adaptive = sum(abs(sum(confidence[part]) - sum(right[part])) for part in np.array_split(order, 15)) / n
+    wrong = []  # the expected number of errors among the i most confident images
+    for i in range(1, n + 1):
+        last = np.sort(confidence)[::-1][i - 1]
+        surer, tied = confidence > last, confidence == last
+        wrong.append(sum(~right[surer]) + (i - surer.sum()) * np.mean(~right[tied]))
+    aurc, first = np.mean([errors / i for i, errors in enumerate(wrong, 1)]), math.ceil(0.8 * n)
+    return {
+        "accuracy": right.mean(), "nll": nll, "brier": sum(squares) / n, "ece": ece, "adaptive_ece": adaptive,
+        "classwise_ece": classwise, "aurc": aurc, "accuracy_at_80": 1 - wrong[first - 1] / first,
+    }  # fmt: skip
 
 
 @given(ensembles())
@@ -71,7 +86,10 @@ def test_scores_of_a_prediction(ensemble: tuple[Any, Tensor]) -> None:
 
 def test_scores_at_the_limits() -> None:
     q, labels = float64([[1, 0], [1, 0]]), torch.tensor([1, 0])
-    assert scores.scores(q, labels) == pytest.approx({"accuracy": 0.5, "nll": 744.44007 / 2, "brier": 1, "ece": 0.5})
+    assert scores.scores(q, labels) == pytest.approx(
+        {"accuracy": 0.5, "nll": 744.44007 / 2, "brier": 1, "ece": 0.5, "adaptive_ece": 0.5, "classwise_ece": 0.5,
+         "aurc": 0.5, "accuracy_at_80": 0.5}
+    )  # fmt: skip
     assert average(float64([[[1]], [[2]], [[6]]]), float64([1e308, 0, 1e308])) == 3.5  # no overflow
     third, wrong = [1 / 3, 1 / 3, 1 / 3], [0.38, 0.31, 0.31]  # on an edge, and in the next bin: nothing cancels
     ece = scores.expected_calibration_error(float64([third, wrong]), torch.tensor([0, 1]))
@@ -114,6 +132,56 @@ def test_members_together(ensemble: tuple[Any, Tensor], numbers: list[float]) ->
     assert scores.disagreement(p).tolist() == [[pytest.approx(np.mean(a != b)) for b in tops] for a in tops]
 
 
+def test_members_whose_errors_are_independent() -> None:
+    generator, n, classes = np.random.default_rng(0), 200_000, 4
+    labels = generator.integers(classes, size=n)
+    shifts = [np.where(generator.random(n) < a, 0, generator.integers(1, classes, n)) for a in (0.9, 0.6, 0.3)]
+    p = torch.eye(classes).double()[torch.from_numpy(np.stack([(labels + shift) % classes for shift in shifts]))]
+    by_chance = scores.disagreement_by_chance(p, torch.from_numpy(labels))
+    assert by_chance == pytest.approx(float(scores.disagreement(p).sum() / 6), abs=0.004)
+    assert math.isnan(scores.disagreement_by_chance(p[:1], torch.from_numpy(labels)))
+
+
+@given(ensembles())
+@settings(max_examples=100, deadline=None)
+def test_the_optimal_temperature(ensemble: tuple[Any, Tensor]) -> None:
+    """Against SciPy's search on the logits, which have the same optimal temperature as the probabilities."""
+    logits, labels = np.clip(ensemble[0][0].astype(np.float64), -300, 300), ensemble[1]
+    q = torch.from_numpy(special.softmax(logits, 1))
+
+    def nll(log_t: float) -> float:
+        return float(-special.log_softmax(logits / math.exp(log_t), 1)[np.arange(len(labels)), labels].mean())
+
+    low, high = map(math.log, calibration.BOUNDS)
+    best = min(nll(low), nll(high), float(optimize.minimize_scalar(nll, bounds=(low, high), method="bounded").fun))
+    temperature = calibration.optimal_temperature(q, labels)
+    assert nll(math.log(temperature)) <= best + 1e-5  # it comes as near to a bound as that
+    assert calibration.tempered(q, 1.0).numpy() == pytest.approx(q.numpy(), abs=1e-12)
+    # a prediction's own temperature is of no account, and none is better on the images it was found on
+    found = [calibration.calibrated((x, labels), (x, labels)) for x in (q, calibration.tempered(q, 1.5))]
+    assert found[0]["calibrated_nll"] <= negative_log_likelihood(q, labels) + 1e-12
+    if all(0.05 < values["temperature"] < 20 for values in found):
+        assert found[0]["temperature"] == pytest.approx(1.5 * found[1]["temperature"], rel=1e-3)
+        assert found[0]["calibrated_nll"] == pytest.approx(found[1]["calibrated_nll"], abs=1e-6)
+
+
+def test_a_temperature_of_halves() -> None:
+    """Found on one half and judged on the other, both ways, in five divisions that are always the same."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.softmax(3 * torch.randn(60, 4, generator=generator, dtype=torch.float64), 1)
+    labels = torch.multinomial(calibration.tempered(q, 2.0), 1, generator=generator)[:, 0]
+    divide, values = torch.Generator().manual_seed(0), []
+    for _ in range(5):
+        order = torch.randperm(60, generator=divide)
+        for mine, other in ((order[:30], order[30:]), (order[30:], order[:30])):
+            values.append(calibration.calibrated((q[other], labels[other]), (q[mine], labels[mine])))
+    assert calibration.calibrated((q, labels), None) == {
+        name: pytest.approx(np.mean([value[name] for value in values])) for name in values[0]
+    }
+    assert 1 < calibration.calibrated((q, labels), None)["temperature"] < 4
+    assert calibration.calibrated((q[:1], labels[:1]), None)["temperature"] > 0  # a single image is both halves
+
+
 @pytest.mark.parametrize("m", range(2, 20))
 def test_ties_and_certainties_are_exact(m: int) -> None:
     """Members that are certain: the average is the quotient of two small integers, whatever the order of the votes."""
@@ -126,7 +194,7 @@ def test_ties_and_certainties_are_exact(m: int) -> None:
         assert (q.numpy() == np.stack((m - counts, counts), 1) / m).all()
         assert torch.equal(q.argmax(1), (2 * counts > m).long())  # the first class of a tie
     certain = scores.scores(average(p[:, :1]), torch.zeros(1, dtype=torch.int64))
-    assert certain == {"accuracy": 1, "nll": 0, "brier": 0, "ece": 0}
+    assert certain == {name: float(name.startswith("accuracy")) for name in certain}
     assert math.copysign(1, certain["nll"]) == 1
 
 
@@ -142,7 +210,7 @@ def test_nan_is_no_score() -> None:
     with pytest.raises(ValueError, match="NaN: they have no likelihood"):
         likelihood_weights(p, labels)
     weights = torch.ones(3).double()
-    found = {"members": ["a", "b", "c"], "weights": weights, "splits": {"test": on_split(p, labels, weights)}}
+    found = {"members": ["a", "b", "c"], "weights": weights, "splits": {"test": on_test(p, labels, weights, None)}}
     assert math.isnan(show.scalars(found)["ensemble/test/nll"][-1])
     assert show.pixels(show.picture(found)).any()
     assert show.table(found)

@@ -19,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 from pydantic import TypeAdapter
 
 from distancing import ensemble, landscape, project, report, sweep
-from distancing.ensemble import judge, scores
+from distancing.ensemble import calibration, judge, scores
 from distancing.errors import EXIT_CODES
 from distancing.flat import flat
 from distancing.hills import distances, kernels
@@ -280,15 +280,21 @@ def result_fields() -> str:
         if not title:
             rows.append(["`checksum`", "", "A checksum of all other fields, against damage."])
         parts.append((f"\n### {title}\n\n" if title else "") + table(header, rows))
-    rows = [row for owner in (judge.judge, judge.scored) for row in _described(owner) if row[0][1:-1] not in PARAMETERS]
-    parts.append(f"\n### `ensemble`\n\n{table(header, rows)}")
-    parts.append(f"\n### `ensemble.splits.SPLIT`\n\n{table(header, _described(judge.on_split))}")
+    parts.append(f"\n### `ensemble`\n\n{table(header, result_rows(judge.judge, judge.scored))}")
+    parts.append(f"\n### `ensemble.splits.SPLIT`\n\n{table(header, result_rows(judge.on_split, judge.on_test))}")
     parts.append("\nThe scores of a member or an ensemble, and of `parameter_average` on each split, are\n\n")
-    parts.append(table(header, _described(scores.scores)))
+    parts.append(table(header, result_rows(scores.scores)))
+    parts.append("\nand on the test split also\n\n")
+    parts.append(table(header, result_rows(calibration.calibrated)))
     return "".join(parts)
 
 
-PARAMETERS = ("common", "refresh")  # arguments of these functions, not fields of their results
+PARAMETERS = ("common", "refresh", "validation")  # arguments of these functions, not fields of their results
+
+
+def result_rows(*functions: Any) -> list[list[str]]:
+    """Return the fields of these functions' results, which their docstrings describe."""
+    return [row for function in functions for row in _described(function) if row[0][1:-1] not in PARAMETERS]
 
 
 def analysis_values() -> str:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from distancing.data.batches import Data
-from distancing.ensemble import scores
+from distancing.ensemble import calibration, scores
 from distancing.errors import EnsembleError
 from distancing.hills.theta import Theta
 from distancing.models.evaluation import predict, refresh_batch_norm
@@ -72,11 +72,10 @@ def scored(
     labels = {name: split.labels.cpu() for name, split in common.splits.items()}
     p = {name: scores.probabilities(torch.stack([splits[name] for splits in logits])) for name in labels}
     w = _weights(weights, p, labels, len(members))
-    return {
-        "members": [member.name for member in members],
-        "weights": w.tolist(),
-        "splits": {name: on_split(p[name], labels[name], w) for name in labels},
-    }
+    splits = {name: on_split(p[name], labels[name], w) for name in labels if name != "test"}
+    validation = (p["validation"], labels["validation"]) if "validation" in p else None
+    splits["test"] = on_test(p["test"], labels["test"], w, validation)
+    return {"members": [member.name for member in members], "weights": w.tolist(), "splits": splits}
 
 
 def on_split(p: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
@@ -91,12 +90,15 @@ def on_split(p: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
     predicted_reduction: the ensemble's squared error relative to v, by (1.14).
     measured_reduction: the same as measured.
     disagreement: the matrix of the shares of images for which two members predict different classes.
+    disagreement_by_chance: the disagreement of members of these accuracies whose errors are independent, mean over all
+        pairs.
     mutual_information (nats): between the prediction and the member, mean over the images.
 
-    Values that are undefined are None: c for a single member, ratios if v = 0.
+    Values that are undefined are None: c and the disagreement by chance for a single member, ratios if v = 0.
     """
     v, c = scores.variance_and_covariance(p, labels)
     growth = scores.growth(p, labels, weights)
+    by_chance = scores.disagreement_by_chance(p, labels)
     return {
         "members": [scores.scores(q, labels) for q in p],
         "ensemble": growth[-1],
@@ -107,8 +109,28 @@ def on_split(p: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
         "predicted_reduction": scores.predicted_reduction(v, c, len(p)) if v else None,
         "measured_reduction": scores.brier(scores.average(p), labels) / v if v else None,
         "disagreement": scores.disagreement(p).tolist(),
+        "disagreement_by_chance": None if math.isnan(by_chance) else by_chance,
         "mutual_information": scores.mutual_information(p, weights),
     }
+
+
+def on_test(p: Tensor, labels: Tensor, weights: Tensor, validation: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
+    """Return `on_split` of the test split, the scores of `calibration.calibrated` beside the others, and this field:
+
+    temperature_from: the images on which the temperatures were found: `validation`, or `halves` of the test split.
+
+    validation: the members' probabilities [M, N, C] on the validation split, and its labels.
+    """
+    result = on_split(p, labels, weights)
+    on_validation, known = validation or (p, None)
+
+    def add_calibrated(rows: list[dict[str, float]], *predictions: Iterable[Tensor]) -> None:
+        for row, q, q_validation in zip(rows, *predictions, strict=True):
+            row |= calibration.calibrated((q, labels), None if known is None else (q_validation, known))
+
+    add_calibrated(result["members"], p, on_validation)
+    add_calibrated(result["growth"], scores.averages(p, weights), scores.averages(on_validation, weights))
+    return {**result, "temperature_from": "validation" if validation else "halves"}
 
 
 def _weights(weights: Weights, p: dict[str, Tensor], labels: dict[str, Tensor], members: int) -> Tensor:
@@ -149,7 +171,10 @@ def _parameter_average(member: Checkpoint, mean: dict[str, Tensor], data: Data, 
     network.load_state_dict(state | {name: value.to(state[name].dtype) for name, value in mean.items()})
     autocast = member.config.autocast(device)
     refresh_batch_norm(network, data, autocast)
-    return {
-        name: scores.scores(scores.probabilities(predict(network, data, split, autocast)), split.labels.cpu())
+    predictions = {
+        name: (scores.probabilities(predict(network, data, split, autocast)), split.labels.cpu())
         for name, split in data.splits.items()
     }
+    result = {name: scores.scores(*prediction) for name, prediction in predictions.items()}
+    result["test"] |= calibration.calibrated(predictions["test"], predictions.get("validation"))
+    return result

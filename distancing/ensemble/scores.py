@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 LOG_FLOOR = math.log(math.ulp(0.0))  # −744.44: the logarithm of the smallest positive float64
 PIECE = 2**12, 2**16  # images and parameters at a time when members are compared
+BINS = 15  # the number of bins of each calibration error
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -24,7 +25,7 @@ def probabilities(logits: Tensor) -> Tensor:
 
 def average(p: Tensor, weights: Tensor | None = None) -> Tensor:
     """(1.2.4) Return Σ_i w_i p_ci / Σ_i w_i, [N, C], for weights [M] ≥ 0 (None: equal ones)."""
-    *_, last = _averages(p, _weights(p, weights))
+    *_, last = averages(p, weights)
     return last
 
 
@@ -33,7 +34,7 @@ def growth(p: Tensor, labels: Tensor, weights: Tensor | None = None) -> list[dic
 
     The last scores are those of `average`. While all weights are 0, members count equally.
     """
-    return [scores(q, labels) for q in _averages(p, _weights(p, weights))]
+    return [scores(q, labels) for q in averages(p, weights)]
 
 
 def scores(q: Tensor, labels: Tensor) -> dict[str, float]:
@@ -43,12 +44,21 @@ def scores(q: Tensor, labels: Tensor) -> dict[str, float]:
     nll (nats): the negative log-likelihood.
     brier: the Brier score, Σ_c (p_c − y_c)², mean over the images.
     ece: the expected calibration error, from 0 to 1.
+    adaptive_ece: the same with bins of equal numbers of images.
+    classwise_ece: the calibration error of each class's probability, mean over the classes.
+    aurc: the area under the risk-coverage curve, from 0 to 1: the mean error of the most confident images, over all
+        numbers of them.
+    accuracy_at_80: the accuracy of the most confident 80 % of the images.
     """
     return {
         "accuracy": accuracy(q, labels),
         "nll": negative_log_likelihood(q, labels),
         "brier": brier(q, labels),
         "ece": expected_calibration_error(q, labels),
+        "adaptive_ece": adaptive_calibration_error(q, labels),
+        "classwise_ece": classwise_calibration_error(q, labels),
+        "aurc": area_under_risk_coverage(q, labels),
+        "accuracy_at_80": 1 - risk_at_coverage(q, labels, 0.8),
     }
 
 
@@ -82,9 +92,60 @@ def expected_calibration_error(q: Tensor, labels: Tensor) -> float:
     """
     _check(q, labels)
     confidence, predicted = q.max(1)
-    edges = torch.arange(1, 15, dtype=q.dtype, device=q.device) / 15
-    excess = confidence - (predicted == labels).to(q.dtype)
-    return float(q.new_zeros(15).index_add_(0, torch.bucketize(confidence, edges), excess).abs().sum() / len(q))
+    return _calibration_error(confidence, predicted == labels)
+
+
+def classwise_calibration_error(q: Tensor, labels: Tensor) -> float:
+    """Return the calibration error of q_c as the probability of class c, mean over c (Nixon et al. 2019).
+
+    The bins are those of `expected_calibration_error`.
+    """
+    _check(q, labels)
+    errors = [_calibration_error(q_c, labels == c) for c, q_c in enumerate(q.T.contiguous())]
+    return sum(errors) / len(errors)
+
+
+def adaptive_calibration_error(q: Tensor, labels: Tensor) -> float:
+    """Return Σ_b n_b/N · |accuracy − mean confidence| over 15 bins of equally many images (Nixon et al. 2019).
+
+    Images are sorted by their confidence; equal ones keep their order. The first N mod 15 bins have one image more.
+    """
+    _check(q, labels)
+    confidence, predicted = q.max(1)
+    confidence, order = confidence.sort(stable=True)
+    excess = confidence - (predicted == labels)[order].to(q.dtype)
+    return float(torch.stack([part.sum().abs() for part in excess.tensor_split(BINS)]).sum() / len(q))
+
+
+def area_under_risk_coverage(q: Tensor, labels: Tensor) -> float:
+    """Return the mean over n of the share of errors among the n most confident images (AURC, Geifman et al. 2019)."""
+    errors = _errors_by_confidence(q, labels)
+    return float((errors / torch.arange(1, len(errors) + 1, device=q.device)).mean())
+
+
+def risk_at_coverage(q: Tensor, labels: Tensor, coverage: float) -> float:
+    """Return the share of errors among the most confident images, of which ⌈coverage · N⌉ count."""
+    count = math.ceil(coverage * len(labels))
+    return float(_errors_by_confidence(q, labels)[count - 1] / count)
+
+
+def _calibration_error(probability: Tensor, is_right: Tensor) -> float:
+    """Return Σ_b n_b/N · |share of right ones − mean probability| over BINS bins of equal width, (lo, hi]."""
+    edges = torch.arange(1, BINS, dtype=probability.dtype, device=probability.device) / BINS
+    excess = probability - is_right.to(probability.dtype)
+    totals = probability.new_zeros(BINS).index_add_(0, torch.bucketize(probability, edges), excess)
+    return float(totals.abs().sum() / len(probability))
+
+
+def _errors_by_confidence(q: Tensor, labels: Tensor) -> Tensor:
+    """Return the number of errors among the n most confident images [N], expected for a random order of equal ones."""
+    _check(q, labels)
+    confidence, predicted = q.max(1)
+    confidence, order = confidence.sort(descending=True)
+    wrong = (predicted != labels)[order].to(q.dtype).masked_fill(confidence.isnan(), math.nan)
+    _, group, sizes = confidence.unique_consecutive(return_inverse=True, return_counts=True)
+    shares = wrong.new_zeros(len(sizes)).index_add_(0, group, wrong) / sizes
+    return shares[group].cumsum(0)
 
 
 def error_covariance(p: Tensor, labels: Tensor) -> Tensor:
@@ -127,6 +188,18 @@ def disagreement(p: Tensor) -> Tensor:
     _check(p, members=True)
     predicted = p.argmax(2).to(p.dtype).masked_fill(p.isnan().any(2), math.nan)
     return torch.stack([(predicted - row).abs().clamp(max=1).mean(1) for row in predicted])
+
+
+def disagreement_by_chance(p: Tensor, labels: Tensor) -> float:
+    """Return the disagreement of two members whose errors are independent, mean over all pairs; NaN for one member.
+
+    Members i and j with accuracies a_i and a_j agree on the true class with probability a_i a_j, and on each of the
+    C − 1 wrong ones equally often: 1 − a_i a_j − (1 − a_i)(1 − a_j)/(C − 1).
+    """
+    _check(p, labels, members=True)
+    accuracies = p.new_tensor([accuracy(q, labels) for q in p])
+    i, j = torch.combinations(accuracies).unbind(1) if len(p) > 1 else (p.new_empty(0), p.new_empty(0))
+    return float((1 - i * j - (1 - i) * (1 - j) / max(1, p.shape[2] - 1)).mean())
 
 
 def mutual_information(p: Tensor, weights: Tensor | None = None) -> float:
@@ -182,15 +255,16 @@ def distances(theta: Tensor) -> Tensor:
     return squares.sqrt()
 
 
-def _averages(p: Tensor, weights: Tensor) -> Iterator[Tensor]:
+def averages(p: Tensor, weights: Tensor | None = None) -> Iterator[Tensor]:
     """Yield the averages of the first 1, 2, …, M members, in the same memory.
 
     They are quotients of sums, in units of the largest weight so far: no digits of small weights are lost, equal votes
     for two classes are a tie, and what all members are certain of has the probability 1.
     """
+    shares = _weights(p, weights).tolist()
     total, mean = torch.zeros_like(p[0]), torch.empty_like(p[0])
     count = largest = 0.0
-    for q, weight in zip(p, weights.tolist(), strict=True):
+    for q, weight in zip(p, shares, strict=True):
         if weight > largest:
             total.mul_(largest / weight)  # 0 at the first weight: those before it counted equally
             count, largest = count * (largest / weight), weight

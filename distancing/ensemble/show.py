@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRICS = {"accuracy": "accuracy", "nll": "NLL, nats", "brier": "Brier", "ece": "ECE"}
-ERRORS = ("variance", "covariance", "correlation", "predicted_reduction", "measured_reduction", "mutual_information")
+CALIBRATION = {
+    "temperature": "temperature", "calibrated_nll": "NLL there, nats", "calibrated_ece": "ECE there",
+    "adaptive_ece": "adaptive ECE", "classwise_ece": "class-wise ECE", "aurc": "AURC",
+    "accuracy_at_80": "accuracy of the surest 80 %",
+}  # fmt: skip
+ERRORS = {
+    "variance": "v", "covariance": "c", "correlation": "c/v", "predicted_reduction": "v reduced to, predicted",
+    "measured_reduction": "measured", "mutual_information": "mutual information, nats",
+}  # fmt: skip
 COLOURS = {"train": GREY, "validation": ORANGE, "test": BLUE}
 MARKS = {"train": "o", "validation": "s", "test": "D"}
 
@@ -40,11 +48,25 @@ def table(result: dict[str, Any]) -> RenderableType:
         cells = [cell for name in splits for cell in _cells(average[name])]
         rows.add_row("at the mean of the parameters", "", *cells)
     errors = Table(title="errors (1.14)", title_justify="left")
-    for column in ("", "v", "c", "c/v", "v reduced to, predicted", "measured", "mutual information, nats"):
-        errors.add_column(column, justify="right" if column else "left")
+    errors.add_column("")
+    for label in ERRORS.values():
+        errors.add_column(label, justify="right")
     for name, split in result["splits"].items():
         errors.add_row(name, *("" if split[key] is None else f"{split[key]:.4f}" for key in ERRORS))
-    return Group(rows, errors)
+    return Group(rows, _calibration(result), errors)
+
+
+def _calibration(result: dict[str, Any]) -> Table:
+    """Return the table of the scores at the optimal temperature, and of the confidence, on the test images."""
+    test = result["splits"]["test"]
+    images = "validation images" if test["temperature_from"] == "validation" else "halves of the test images"
+    table = Table(title=f"confidence on the test images; temperatures from the {images}", title_justify="left")
+    table.add_column("")
+    for label in CALIBRATION.values():
+        table.add_column(label, justify="right")
+    for name, scores in zip((*result["members"], "average"), (*test["members"], test["ensemble"]), strict=True):
+        table.add_row(name, *(f"{scores[key]:.4f}" for key in CALIBRATION))
+    return table
 
 
 def _cells(scores: dict[str, float]) -> list[str]:
@@ -65,13 +87,15 @@ def picture(result: dict[str, Any]) -> "Figure":
     grid = figure.add_gridspec(2, 1)
     above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     k = np.arange(1, len(result["members"]) + 1)
-    for axes, (metric, label) in zip(above.subplots(1, len(METRICS)), METRICS.items(), strict=True):
+    drawn = {**METRICS, "calibrated_nll": "NLL at the optimal temperature"}
+    for axes, (metric, label) in zip(above.subplots(1, len(drawn)), drawn.items(), strict=True):
         for name, split in result["splits"].items():
-            curve = [scores[metric] for scores in split["growth"]]
-            axes.plot(k, curve, color=COLOURS[name], marker=MARKS[name], ms=4, label=name)
+            if metric in split["growth"][0]:
+                curve = [scores[metric] for scores in split["growth"]]
+                axes.plot(k, curve, color=COLOURS[name], marker=MARKS[name], ms=4, label=name)
         axes.set(xlabel="members", ylabel=label, xticks=k[:: max(1, len(k) // 6)])
         axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    figure.legend(*above.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False)
     panels = below.subplots(1, len(matrices), squeeze=False)[0]
     for axes, (title, values) in zip(panels, matrices.items(), strict=True):
         image = axes.imshow(values, cmap="cividis")
@@ -106,11 +130,11 @@ def write_picture(result: dict[str, Any], path: Path) -> None:
 
 
 def scalars(result: dict[str, Any]) -> dict[str, list[float]]:
-    """Return TensorBoard's scalars: each metric of the first 1, 2, … members, and single values of the errors."""
+    """Return TensorBoard's scalars: each score of the first 1, 2, … members, and single values of the errors."""
     values: dict[str, list[float]] = {}
     for name, split in result["splits"].items():
-        for metric in METRICS:
-            values[f"ensemble/{name}/{metric}"] = [scores[metric] for scores in split["growth"]]
+        for score in split["growth"][0]:
+            values[f"ensemble/{name}/{score}"] = [scores[score] for scores in split["growth"]]
     for name, split in result["splits"].items():
         values |= {f"ensemble/{name}/{key}": [split[key]] for key in ERRORS if split[key] is not None}
     return values

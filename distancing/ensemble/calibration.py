@@ -1,0 +1,84 @@
+"""Scores at the optimal temperature, by which predictions that differ in their temperature alone are equal.
+
+The temperature T divides the logarithms of a prediction q [N, C]: softmax(log q / T) (Guo et al. 2017). For an
+ensemble, q is the average of its members' probabilities (Ashukha et al. 2020).
+"""
+
+import math
+import statistics
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from distancing.ensemble.scores import LOG_FLOOR, expected_calibration_error, negative_log_likelihood
+
+BOUNDS = 0.01, 100.0  # the lowest and the highest temperature
+DIVISIONS = 5  # random divisions of the images into halves, as many as in Ashukha et al. 2020
+
+Prediction = tuple[Tensor, Tensor]  # q [N, C] and the labels [N]
+
+
+def tempered(q: Tensor, temperature: float) -> Tensor:
+    """Return softmax(log q / T) [N, C]. A probability of 0 counts as the smallest positive float64."""
+    return torch.softmax(q.log().clamp(min=LOG_FLOOR) / temperature, -1)
+
+
+def optimal_temperature(q: Tensor, labels: Tensor) -> float:
+    """Return the temperature T within BOUNDS that minimises the negative log-likelihood of `tempered`.
+
+    The problem is convex in β = 1/T, and is solved by Newton's method in a bracket. It ends when a step changes β by
+    less than a relative 1e-6.
+    """
+    log_q = q.log().clamp(min=LOG_FLOOR)
+    true = log_q.gather(1, labels[:, None]).mean()
+    low, beta, high = 1 / BOUNDS[1], 1.0, 1 / BOUNDS[0]
+    for _ in range(100):
+        p = torch.softmax(beta * log_q, -1)
+        mean = (p * log_q).sum(1)
+        slope = float(mean.mean() - true)
+        curvature = float(((p * log_q.square()).sum(1) - mean.square()).mean())
+        low, high = (low, beta) if slope > 0 else (beta, high)
+        newton = beta - slope / curvature if curvature > 0 else math.inf
+        last, beta = beta, newton if low < newton < high else math.sqrt(low * high)
+        if abs(beta - last) <= 1e-6 * last:
+            break
+    return 1 / beta
+
+
+def calibrated(test: Prediction, validation: Prediction | None) -> dict[str, float]:
+    """Return these scores of a prediction on the test images:
+
+    temperature: the optimal temperature.
+    calibrated_nll (nats): the negative log-likelihood at the optimal temperature.
+    calibrated_ece: the expected calibration error at the optimal temperature, from 0 to 1.
+
+    validation: the same predictor's prediction on the images on which the temperature is found. Without it, the
+    temperature is found on a random half of the test images for the other half, and the numbers are means over both
+    halves of DIVISIONS divisions (section 4 of Ashukha et al. 2020). A single test image counts as both halves.
+    """
+    rows = [
+        _scores(optimal_temperature(*found_on), *judged_on)
+        for found_on, judged_on in ([(validation, test)] if validation else _halves(*test))
+    ]
+    return {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
+
+
+def _scores(temperature: float, q: Tensor, labels: Tensor) -> dict[str, float]:
+    q = tempered(q, temperature)
+    return {
+        "temperature": temperature,
+        "calibrated_nll": negative_log_likelihood(q, labels),
+        "calibrated_ece": expected_calibration_error(q, labels),
+    }
+
+
+def _halves(q: Tensor, labels: Tensor) -> Iterator[tuple[Prediction, Prediction]]:
+    """Yield both orders of the halves of each division."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(DIVISIONS):
+        order = torch.randperm(len(labels), generator=generator).to(labels.device)
+        middle = len(labels) // 2
+        first, second = ((q[part], labels[part]) for part in (order[: middle or 1], order[middle:]))
+        yield first, second
+        yield second, first
