@@ -70,6 +70,7 @@ def test_swa_is_that_of_its_paper(high: float, low: float, c: int, tmp_path: Any
     expected = theta[2::c].mean(0)
     torch.testing.assert_close(trainer.theta.vector.double(), expected, rtol=1e-6, atol=1e-7)
     assert (trainer.theta.vector - theta[-1]).norm() > 1e-3
+    assert not trainer.stepper.optimizer.state
     cycle = c * trainer.steps
     for i, rate in enumerate(seen[3 * trainer.steps :], 1):
         t = ((i - 1) % cycle + 1) / cycle
@@ -147,6 +148,7 @@ def test_cyclical_sgmcmc_has_the_cycles_of_its_paper(tmp_path: Any) -> None:
     drew = [not torch.equal(before, after) for before, after in itertools.pairwise(states)]
     assert drew == ([False] * 3 * trainer.steps + [True] * trainer.steps) * 2
     assert trainer.checkpoints.names == ["sample-1", "sample-2"]
+    assert not trainer.stepper.optimizer.state  # the velocity starts again at zero
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])

@@ -17,7 +17,7 @@ from distancing.runs import Listed, RunDirectory
 from distancing.stored import checkpoint_files, find_checkpoints
 
 VARIED = ("seed", "dataset.bootstrap_seed", "dataset.fold")  # settings in which members of one ensemble may differ
-LENGTHS = ("epochs=", "phases.cycle.times=")  # settings that do not make another kind of ensemble
+LENGTHS = ("epochs", "phases.cycle.times")  # settings that do not make another kind of ensemble
 PARTS = ("dataset.", "model.")  # settings that always make another kind
 FIELDS = ("kind", "trial", "trials", "seed", "epochs_each", "epochs", "forward", "backward")  # of an ensemble's row
 CHOICE = "nll"  # the score on the validation images by which `chosen` chooses: the lower, the better
@@ -123,12 +123,12 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 def _kind(overrides: Iterable[str]) -> str:
     """Return the overrides that make a kind of ensemble, with the last parts of their keys."""
-    choices = (override for override in overrides if override.split("=")[0].lstrip("+") not in VARIED)
-    return " ".join(
-        choice.rpartition(".")[2] if "." in choice.partition("=")[0] else choice
-        for choice in choices
-        if not choice.startswith(LENGTHS)
-    )
+    choices = []
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key not in VARIED and key not in LENGTHS:
+            choices.append(f"{key.rpartition('.')[2]}={value}")
+    return " ".join(choices)
 
 
 def compare(
