@@ -190,7 +190,7 @@ def pieces(trainer: Trainer, bare: Bare, script: Script) -> Runs:
     for i in range(HILLS[-1]):
         away = torch.randn_like(theta.vector)
         place = theta.vector + AWAY * theta.vector.norm() * away / away.norm()
-        trainer.add_checkpoint(Info(name=f"hill-{i}", phase="", epoch=0, metrics={}), place)
+        trainer.add_checkpoint(Info(name=f"hill-{i}", phase="", epoch=0, forward=0, backward=0, metrics={}), place)
         named = theta.named(place)
         lists.append([named[name].clone() for name, _ in bare.network.named_parameters()])
     assert trainer.hills is not None

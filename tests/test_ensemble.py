@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, launched, only_run, result, start
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_ind, ttest_rel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from distancing.config import read_config
 from distancing.ensemble import side_by_side
@@ -180,6 +181,14 @@ def test_the_command(runs: dict[str, Path], tmp_path: Path, capsys: pytest.Captu
     assert json.loads(numbers.read_text())["splits"]["test"]["correlation"] is None
 
 
+def flops(run: Path) -> int:
+    """Return the floating-point operations of one image in the network of a run."""
+    config = read_config(run / ".hydra/config.yaml")
+    with FlopCounterMode(display=False) as counter:
+        config.build_network(CPU)(torch.zeros(2, *config.dataset.image_shape))
+    return counter.get_total_flops() // 2
+
+
 @pytest.mark.parametrize("nll", [math.nan, math.inf])
 def test_a_score_that_is_not_finite_is_a_dash(nll: float) -> None:
     row = {"kind": "a", "members": 2, "epochs_each": 1.0, "epochs": 2, **dict.fromkeys(side_by_side.SCORES, 0.5)}
@@ -187,6 +196,66 @@ def test_a_score_that_is_not_finite_is_a_dash(nll: float) -> None:
     (cells,) = side_by_side.cells(rows, None)
     assert (cells[7], cells[8]) == ("–", "0.5000 ± 0.0000")
     assert side_by_side.picture(rows).axes
+
+
+def scored_rows() -> list[dict[str, Any]]:
+    """Return the rows of two kinds with two trials of three seeds each, and of a larger network."""
+    values = {
+        ("a", "s=1"): (0.3, 0.5, [0.41, 0.44, 0.40]),
+        ("a", "s=2"): (0.2, 0.6, [0.52, 0.55, 0.50]),  # better on the validation images, worse on the test images
+        ("b", "s=1"): (0.1, 0.5, [0.30, 0.35, 0.31]),
+        ("b", "s=2"): (0.4, 0.4, [0.20, 0.25, 0.21]),
+    }
+    rows: list[dict[str, Any]] = []
+    for (kind, trial), (validation, accuracy, nlls) in values.items():
+        for seed, nll in enumerate(nlls):
+            row = {"kind": kind, "trial": trial, "trials": 2, "seed": seed, "epochs_each": 4.0, "epochs": 8}
+            row |= {"forward": 9.0, "backward": 8.0, "members": 2, "operations": 200}
+            rows.append(
+                {
+                    **row,
+                    "validation": validation + nll / 100,
+                    **dict.fromkeys(side_by_side.SCORES, accuracy),
+                    "nll": nll,
+                }
+            )
+    return rows
+
+
+def test_the_trial_of_each_kind_is_chosen_on_the_validation_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Δ and p are paired by seed, between the chosen trials alone. A kind may be one large network."""
+    large = {"kind": "large", "members": 1, "epochs_each": 8.0, "operations": 150, "backward": None, "trial": "s=1"}
+    rows = [*scored_rows(), *({**row, **large} for row in scored_rows()[:3])]
+    rows.append({**rows[-1], "trial": "s=2", "validation": -1.0})  # two of its three runs diverged
+    file, markdown = tmp_path / "rows.csv", tmp_path / "table.md"
+    side_by_side.write_csv(rows, file)
+    arguments = ["--compare", str(file), "--baseline", "b"]
+    assert cli([*arguments, "--choose", "--markdown", str(markdown)]) == 0
+    first, second = ([[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
+                     for part in markdown.read_text().split("\n\n"))  # fmt: skip
+    cells = {row[3]: dict(zip(first[0], row, strict=True)) for row in first[2:]}
+    a, b, c = ([row["nll"] for row in rows[i : i + 3]] for i in (3, 6, 12))
+    assert [float(cells[kind]["NLL"].split()[0]) for kind in "ab"] == [round(sum(x) / 3, 4) for x in (a, b)]
+    p = sorted([ttest_rel(a, b).pvalue, ttest_rel(c, b).pvalue])
+    shown = sorted(float(cells[kind]["p"]) for kind in ("a", "large"))
+    assert shown == pytest.approx([2 * p[0], max(2 * p[0], p[1])], rel=0.1)  # after Holm's correction
+    assert [cells[kind]["Δ NLL"] for kind in "ab"] == [f"{(sum(a) - sum(b)) / 3:+.4f}", "baseline"]
+    assert [cells[kind]["inference"] for kind in ("a", "large")] == ["2", "1.5"]
+    assert [cells[kind]["forward"] + cells[kind]["backward"] for kind in ("a", "large")] == ["98", "9–"]
+    assert [row[3:5] + row[-1:] for row in second[2:]] == [
+        ["s=1", "3", ""], ["s=2", "3", "*"], ["s=1", "3", "*"], ["s=2", "3", ""], ["s=1", "3", "*"], ["s=2", "1", ""],
+    ]  # fmt: skip
+    for change, message in (
+        ({"validation": None}, "--choose needs validation images: set dataset.validation_fraction > 0"),
+        ({"kind": "c", "trials": 3}, "--choose needs the same number of trials of each kind, and there are: a: 2"),
+    ):
+        side_by_side.write_csv([*rows, {**rows[0], **change}], file)
+        assert cli([*arguments, "--choose"]) == 2
+        assert message in capsys.readouterr().err
+    assert cli([str(tmp_path), "--choose"]) == 2
+    assert "--choose chooses between the trials of a sweep: add --compare" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -203,6 +272,9 @@ def test_kinds_side_by_side(
     out = capsys.readouterr().out
     rows = json.loads(numbers.read_text())
     assert [(row["members"], row["epochs_each"], row["epochs"]) for row in rows] == [(2, 2, 4)] * 4
+    assert {(row["forward"], row["backward"]) for row in rows} == {(4, 4)}
+    assert {row["seed"] for row in rows} == {0, 1, None}
+    assert {row["operations"] for row in rows} == {2 * flops(find_sweep("it").runs()[0].path)}
     apart = [row for row in rows if "phases=single" in row["kind"]]
     runs = [run.path for run in find_sweep("it").runs() if "phases=single" in run.overrides]
     for two, row in zip((runs[:2], runs[2:]), apart, strict=True):
@@ -226,3 +298,28 @@ def test_kinds_side_by_side(
     ):
         assert cli(["--compare", "it", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_sweep_of_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choices, data and the network make a kind; other settings are its trials. One network of all epochs is a kind."""
+    monkeypatch.chdir(tmp_path)
+    cases = ("+hydra.sweeper.cases={a:{phases:snapshot,phases.cycle.times:2,optimizer.lr:[0.1,0.2]},"
+             "b:{phases:jumps,phases.cycle.times:1,phases.cycle.phases.escape.jump:[1,2]},"
+             "c:{phases:single,model.width:[3,4],optimizer.lr:[0.1,0.2]}}")  # fmt: skip
+    tiny = [override for override in TINY if not override.startswith("model.width")]
+    launched(*tiny, "penalty=none", "epochs=4", cases, task=lambda cfg: float(main(cfg)[0]))
+    numbers = tmp_path / "it.json"
+    assert cli(["--compare", "it", "--choose", "--json", str(numbers)]) == 0
+    rows = json.loads(numbers.read_text())
+    assert {(row["kind"], row["trial"], row["members"], row["trials"]) for row in rows} == {
+        *(("phases=snapshot", f"lr={lr}", 2, 2) for lr in (0.1, 0.2)),
+        *(("phases=jumps", f"jump={jump}", 2, 2) for jump in (1, 2)),
+        *((f"phases=single width={width}", f"lr={lr}", 1, 2) for width in (3, 4) for lr in (0.1, 0.2)),
+    }
+    for row in rows:
+        if row["members"] == 1:
+            own = {f"model.width={row['kind'][-1]}", f"optimizer.{row['trial']}"}
+            (run,) = (run.path for run in find_sweep("it").runs() if own <= set(run.overrides))
+            assert row["validation"] == pytest.approx(result(run)["metrics"]["validation"]["loss"], rel=1e-6)
+            assert row["operations"] == flops(run)

@@ -70,6 +70,7 @@ def test_swa_is_that_of_its_paper(high: float, low: float, c: int, tmp_path: Any
     expected = theta[2::c].mean(0)
     torch.testing.assert_close(trainer.theta.vector.double(), expected, rtol=1e-6, atol=1e-7)
     assert (trainer.theta.vector - theta[-1]).norm() > 1e-3
+    assert not trainer.stepper.optimizer.state
     cycle = c * trainer.steps
     for i, rate in enumerate(seen[3 * trainer.steps :], 1):
         t = ((i - 1) % cycle + 1) / cycle
@@ -123,7 +124,10 @@ def test_a_run_of_swag_is_an_ensemble_of_its_samples(tmp_path: Any) -> None:
     names = [f"swag-sample-{i}" for i in range(1, 5)]
     assert content["ensemble"]["members"] == names
     assert [member.name for member in find_checkpoints([run])] == names
-    assert [info["epoch"] for info in (*content["checkpoints"], content["final"])] == [8] * 5
+    networks = [*content["checkpoints"], content["final"]]
+    assert [info["epoch"] for info in networks] == [8] * 5
+    assert [info["forward"] for info in networks] == [9, 10, 11, 12, 13]  # batch norm takes a pass for each
+    assert [info["backward"] for info in networks] == [8] * 5
     assert content["final"]["distances"]["swag-sample-1"] > 0
     assert ensemble([str(run), "--json", str(tmp_path / "scores.json")]) == 0
 
@@ -144,6 +148,7 @@ def test_cyclical_sgmcmc_has_the_cycles_of_its_paper(tmp_path: Any) -> None:
     drew = [not torch.equal(before, after) for before, after in itertools.pairwise(states)]
     assert drew == ([False] * 3 * trainer.steps + [True] * trainer.steps) * 2
     assert trainer.checkpoints.names == ["sample-1", "sample-2"]
+    assert not trainer.stepper.optimizer.state  # the velocity starts again at zero
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
@@ -220,9 +225,9 @@ REFUSED = {
     "phases.train.average=1 phases.train.rank=3": "phases.train: SWAG needs all three of average, rank and samples",
     "phases=swag phases.swag.rank=1": "phases.swag.rank=1: input should be greater than or equal to 2",
     "phases=swag epochs=30": "phases.swag has 15 epochs, and its average needs 20 or more",
-    "phases=swag epochs=99 +phases.swag-sample-2={checkpoint:true,lr:[1,1]}": "two checkpoints are named swag-sample-2: rename one of the phases",
-    "phases.train.temperature=1 optimizer=adam": "phases.train.temperature=1.0: only SGD without Nesterov momentum can",
-    "phases.train.temperature=1 optimizer=nesterov": "phases.train.temperature=1.0: only SGD without Nesterov momentum can",
+    "phases=swag epochs=99 +phases.swag-sample-2={checkpoint:true,lr:[1,1]}": "two checkpoints are named swag-sample-2",
+    "phases.train.temperature=1 optimizer=adam": "phases.train.temperature=1.0: only SGD without",
+    "phases.train.temperature=1 optimizer=nesterov": "phases.train.temperature=1.0: only SGD without",
     "phases.train.average=80": "phases.train has 70 epochs, and its average needs 80 or more",
     "phases.train.average=1 phases.train.until_loss=1": "phases.train: average needs the whole phase: set until_loss",
 }
@@ -234,3 +239,14 @@ def test_refused_in_one_line(overrides: str, tmp_path: Any, capsys: pytest.Captu
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {REFUSED[overrides]}")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("probe", "forward", "backward"), [("null", 2 + 2 * 3, 2 + 2 * 2), ("16", 4 + 2, 4 + 2)])
+def test_passes_over_the_training_images(probe: str, forward: int, backward: int, tmp_path: Any) -> None:
+    """Two phases of two epochs of three steps. In the second, a hill in function space takes more passes: of the
+    network and its checkpoint on each batch, or of the network alone on 16 images in each step."""
+    hills = ["penalty=function_space", f"penalty.distance.probe={probe}"]
+    trainer = drive(build("phases=distancing", "epochs=4", *hills), tmp_path)
+    assert trainer.final is not None
+    assert (trainer.final["forward"], trainer.final["backward"]) == (forward, backward)
+    assert trainer.checkpoints.infos[0]["forward"] == 2

@@ -19,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 from pydantic import TypeAdapter
 
 from distancing import ensemble, landscape, project, report, sweep
-from distancing.ensemble import calibration, judge, scores
+from distancing.ensemble import calibration, compare, judge, scores, side_by_side
 from distancing.errors import EXIT_CODES
 from distancing.flat import flat
 from distancing.hills import distances, kernels
@@ -318,6 +318,14 @@ def _named(values: Mapping[str, tuple[str, str]]) -> Iterator[list[str]]:
         yield [", ".join(f"`{name}`" for name in names.split(", ")), unit, _sentence(text)]
 
 
+def rivals() -> str:
+    """Return the comparison in docs/rivals.csv: the chosen trial of each kind, and all trials."""
+    rows = side_by_side.read_csv(Path(__file__).parents[1] / "docs/rivals.csv")
+    best, baseline = compare.chosen(rows), "phases=independent"
+    chosen = side_by_side.markdown([side_by_side.header(baseline), *side_by_side.cells(best, baseline)])
+    return f"{chosen}\nAll trials:\n\n{side_by_side.markdown(side_by_side.trials(rows, best))}"
+
+
 def exit_codes() -> str:
     """Return the exit codes."""
     return table(("exit code", "meaning"), [[f"`{code}`", text] for code, text in EXIT_CODES.items()])
@@ -375,6 +383,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "result": result_fields,
     "analyses": analysis_values,
     "metrics": metrics_columns,
+    "rivals": rivals,
     "exit codes": exit_codes,
     "commands": commands,
 }

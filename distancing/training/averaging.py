@@ -1,4 +1,4 @@
-"""The average of a phase's parameters (SWA, Izmailov et al. 2018) and SWAG's Gaussian around it (Maddox et al. 2019)."""
+"""The average of a phase's parameters (SWA, Izmailov et al. 2018), and the Gaussian of SWAG (Maddox et al. 2019)."""
 
 import math
 from collections.abc import Mapping

@@ -13,12 +13,19 @@ from distancing.models.evaluation import loss_and_accuracy, predict
 from distancing.runs import RunDirectory, load, save
 
 
-class Info(TypedDict):
-    """What is stored about a checkpoint, beside its tensors. metrics: loss (nats) and accuracy of each split."""
+class About(TypedDict):
+    """Where in the run a checkpoint was stored; see `runs.result.CheckpointInfo`."""
 
     name: str
     phase: str
     epoch: int
+    forward: float
+    backward: float
+
+
+class Info(About):
+    """What is stored about a checkpoint, beside its tensors. metrics: loss (nats) and accuracy of each split."""
+
     metrics: dict[str, dict[str, float]]
 
 
@@ -67,20 +74,18 @@ def save_checkpoint(
     network: nn.Module,
     data: Data,
     autocast: torch.autocast,
-    name: str,
-    phase: str,
-    epoch: int,
+    about: About,
     config_hash: str,
 ) -> Info:
     """Store the network as a checkpoint, with its logits for the ensemble; return what is stored about it.
 
-    Nothing is stored if the training loss is not finite.
+    about: where it was stored. Nothing is stored if the training loss is not finite.
     """
     logits = {name: predict(network, data, split, autocast) for name, split in data.splits.items()}
     metrics = {name: loss_and_accuracy(logits[name], split.labels.cpu()) for name, split in data.splits.items()}
-    info = Info(name=name, phase=phase, epoch=epoch, metrics=metrics)
+    info = Info(**about, metrics=metrics)
     if math.isfinite(metrics["train"]["loss"]):
         tensors = {key: value.cpu().contiguous().clone() for key, value in network.state_dict().items()}
-        save(directory.checkpoint(name), {**info, "config_hash": config_hash, "network": tensors})
-        directory.save_logits(name, {split.fingerprint: logits[name] for name, split in data.splits.items()})
+        save(directory.checkpoint(info["name"]), {**info, "config_hash": config_hash, "network": tensors})
+        directory.save_logits(info["name"], {split.fingerprint: logits[name] for name, split in data.splits.items()})
     return info

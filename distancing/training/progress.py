@@ -25,6 +25,8 @@ class Progress:
     phase_epochs: int = 0  # at most
     schedule_start: int = 0  # epochs done when the learning-rate schedule (re)started
     schedule_epochs: int = 0  # epochs until its next restart
+    forward: int = 0  # images of which a forward pass was taken to train; evaluations do not count
+    backward: int = 0  # likewise
     seconds: float = 0.0  # the time of all work
     training_seconds: float = 0.0  # the time of training steps alone
 

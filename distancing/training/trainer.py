@@ -20,7 +20,7 @@ from distancing.runs import RunDirectory
 from distancing.runs.metrics_file import Row
 from distancing.runs.provenance import provenance
 from distancing.training.averaging import Average
-from distancing.training.checkpoints import Checkpoints, Info, save_checkpoint
+from distancing.training.checkpoints import About, Checkpoints, Info, save_checkpoint
 from distancing.training.early_stopping import Best
 from distancing.training.gradient_check import GradientCheck
 from distancing.training.metrics import columns, distances, training_metrics
@@ -36,7 +36,7 @@ class Trainer:
     progress: the position in the plan. rows: the rows of metrics.csv so far. best: the phase's best network so far.
     average: the average of the phase's parameters; None if it has none.
     records: what the steps of this epoch recorded [S, 6].
-    final: the name, phase, epoch and metrics of the final network; None before the end.
+    final: the name, phase, epoch, passes and metrics of the final network; None before the end.
     gradient_check: the outcome of the check of this machine's gradient; None if it was not checked.
     """
 
@@ -80,7 +80,15 @@ class Trainer:
         step = self.progress.step
         lr = self._lr(step)
         self.stepper.step(images, labels, lr, self.hills_act, self.records[step], self._noise(lr))
+        self._count(len(images), len(images))
+        if self.hills is not None and self.hills_act:
+            self._count(*self.hills.features.passes(len(images), len(self.hills.strengths[self.hills.acting])))
         self.progress.step += 1
+
+    def _count(self, forward: int, backward: int) -> None:
+        """Count the images of forward and backward passes."""
+        self.progress.forward += forward
+        self.progress.backward += backward
 
     @property
     def hills_act(self) -> bool:
@@ -232,6 +240,7 @@ class Trainer:
         """Set the parameters [P], and the batch-norm statistics that fit them."""
         self.theta.vector.copy_(parameters)
         refresh_batch_norm(self.network, self.data, self.stepper.autocast)
+        self._count(len(self.data.train), 0)
 
     def _phase_seed(self) -> int:
         """Return a seed that depends on (seed, epoch) alone, so that a resumed run needs no generator state."""
@@ -243,12 +252,14 @@ class Trainer:
 
     def save_checkpoint(self, directory: RunDirectory, name: str) -> Info:
         """Store the network as checkpoint `name`; return its info. Raise Diverged if its loss is not finite."""
-        phase, epoch = self.phase_name, self.progress.epoch
-        info = save_checkpoint(
-            directory, self.network, self.data, self.stepper.autocast, name, phase, epoch, self.config.hash
-        )
+        progress, images = self.progress, len(self.data.train)
+        about = About(
+            name=name, phase=self.phase_name, epoch=progress.epoch,
+            forward=progress.forward / images, backward=progress.backward / images,
+        )  # fmt: skip
+        info = save_checkpoint(directory, self.network, self.data, self.stepper.autocast, about, self.config.hash)
         if not math.isfinite(info["metrics"]["train"]["loss"]):
-            raise Diverged(self.phase_name, self.progress.epoch, self.steps)
+            raise Diverged(self.phase_name, progress.epoch, self.steps)
         return info
 
     def add_checkpoint(self, info: Info, parameters: Tensor) -> None:
