@@ -1,5 +1,6 @@
 """Components outside of the package, as a user has them: the docs' example, run from a folder of its own."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -7,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, compose, only_run, result
+import torch
+from conftest import ROOT, compose, only_run, result, start
 
 from distancing import trust
 from distancing.config import check
-from distancing.errors import ConfigError
+from distancing.errors import ConfigError, DatasetError
 
 PAGE = ROOT / "docs/how-to/own-components.md"
 CHOICES = ["--config-dir", "mine/conf", "dataset=stripes", "model=small", "penalty=plateau"]
@@ -77,6 +79,171 @@ def test_the_docs_example_from_a_folder_of_its_own(example: Path) -> None:
     (code,) = (example / "runs/sweeps/it/code").iterdir()
     assert (code / "mine.py").read_text() == file.read_text()
     assert len(list((example / "runs").glob("stripes-*/result.json"))) == 2
+
+
+PARTS = """
+import torch
+from matplotlib.figure import Figure
+from distancing.analysis import Analysis
+from distancing.component import component
+from distancing.hills.distances import Distance
+from distancing.hills.kernels import Kernel
+from distancing.landscape.subject import Findings
+from distancing.training.optimizers import Optimizer
+from distancing.training.schedules import Schedule
+
+@component
+class Heavy(Optimizer):
+    ball: float = 0.9
+    def build(self, theta):
+        return torch.optim.SGD([theta.vector], self.lr, self.ball, weight_decay=2 * self.l2)
+
+@component
+class Halves(Schedule):
+    def __call__(self, lr, t, length):
+        return lr * 0.5 ** (t // 2)
+
+@component
+class Squares(Distance):
+    def __call__(self, theta, checkpoints):
+        return (theta - checkpoints).square().sum(1)
+
+@component
+class Bell(Kernel):
+    def __call__(self, d, sigma):
+        return torch.exp(-d / (2 * sigma**2))
+
+@component
+class Norms(Analysis):
+    def __call__(self, subject, track):
+        values = {name: float(row.norm()) for name, row in zip(subject.names, subject.parameters)}
+        return Findings(values, [values], Figure())
+
+@component
+class NoOptimizer(Optimizer):
+    def build(self, theta):
+        return torch.optim.SGD([torch.zeros(3, requires_grad=True)], self.lr)
+
+@component
+class NoneAtAll(Optimizer):
+    def build(self, theta):
+        pass
+
+@component
+class Negative(Schedule):
+    def __call__(self, lr, t, length):
+        return lr * (1 - 2 * t / length)
+
+@component
+class Loud(Schedule):
+    def __call__(self, lr, t, length):
+        return lr / t
+
+@component
+class Single(Distance):
+    def __call__(self, theta, checkpoints):
+        return (theta - checkpoints).square().sum()
+
+@component
+class Flat(Kernel):
+    def __call__(self, d, sigma):
+        return torch.exp(-d.sum() / sigma.sum())
+
+@component
+class Sharp(Kernel):
+    def __call__(self, d, sigma):
+        return torch.exp(-d / 0 / sigma)
+
+@component
+class NoFindings(Analysis):
+    def __call__(self, subject, track):
+        return {}
+"""
+OWN = ["optimizer=heavy", "scheduler=halves", "penalty=bell", "analysis=[norms]"]
+THEIRS = ["optimizer=momentum", "scheduler=step", "scheduler.step_size=2", "scheduler.gamma=0.5"]
+
+
+@pytest.fixture
+def parts(example: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a trusted file with one component of each other kind, and wrong ones; return its folder."""
+    (example / "parts.py").write_text(PARTS)
+    for name, content in {
+        "optimizer/heavy": "_target_: parts.Heavy\nlr: 0.1\nl2: 0.001\n",
+        "scheduler/halves": "_target_: parts.Halves\n",
+        "penalty/bell": "defaults: [gaussian]\nkernel: {_target_: parts.Bell}\ndistance: {_target_: parts.Squares}\n",
+        "analysis/norms": "norms: {_target_: parts.Norms}\n",
+    }.items():
+        file = example / f"conf/{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    monkeypatch.setenv(trust.VARIABLE, str(example / "parts.py"))
+    monkeypatch.chdir(example)
+    return example
+
+
+@pytest.mark.slow
+def test_own_components_train_as_those_of_the_package(parts: Path) -> None:
+    """Copies of an optimiser, a schedule, a distance and a kernel give the same losses; the analysis is computed."""
+    command = [sys.executable, str(ROOT / "train.py"), "--config-dir", "conf", *OWN, "model=mlp", "runs=own", *TINY]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert start(*THEIRS, "model=mlp", "runs=theirs", *TINY) == 0
+    own, theirs = (result(only_run(parts / folder)) for folder in ("own", "theirs"))
+    for split, metrics in theirs["metrics"].items():
+        assert own["metrics"][split] == pytest.approx(metrics, rel=1e-3)
+    assert own["analysis"]["norms"].keys() == {"descend", "settle-1"}
+    assert own["source"] != theirs["source"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("optimizer._target_=parts.NoOptimizer", "optimizer: NoOptimizer does not step theta.vector to other"),
+        (
+            "optimizer._target_=parts.NoneAtAll",
+            "optimizer: NoneAtAll builds NoneType instead of a torch.optim.Optimizer",
+        ),
+        ("optimizer._target_=parts.Bell", "parts has no such Optimizer"),
+        ("optimizer.bell=1", "optimizer.bell is not a setting; allowed here: lr, l2, decay, ball"),
+        ("scheduler._target_=parts.Negative", r"scheduler: Negative returns -0.1 at epoch 7 of 7, but a learning rate"),
+        ("scheduler._target_=parts.Loud", r"scheduler: Loud raises ZeroDivisionError in parts.py, line \d+: float div"),
+        ("penalty.distance._target_=parts.Single", r"penalty.distance: Single returns \[\] for two checkpoints, but"),
+        ("penalty.kernel._target_=parts.Flat", "penalty.kernel: Flat does not return finite heights of the shape of"),
+        ("penalty.kernel._target_=parts.Sharp", "penalty.kernel: Sharp does not return finite heights"),
+        ("analysis.norms._target_=parts.Squares", "analysis.norms._target_=parts.Squares: parts has no such Analysis"),
+    ],
+)
+def test_one_line_says_what_is_wrong_with_the_others(parts: Path, overrides: str, message: str) -> None:
+    searched = f"hydra.searchpath=[file://{parts}/conf]"
+    with pytest.raises(ConfigError, match=message):
+        check(compose(searched, *OWN, *TINY, *overrides.split()))
+
+
+def test_an_analysis_that_returns_something_else(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    searched = f"hydra.searchpath=[file://{parts}/conf]"
+    assert start(searched, *OWN, *TINY, "model=mlp", "analysis.norms._target_=parts.NoFindings") == 2
+    assert capsys.readouterr().err == "error: analysis.norms: NoFindings returns dict, not Findings\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("np.uint8)[..., None]", "np.float32)[..., None]:images of float32 and labels of int64 instead of uint8"),
+        ("[..., None], labels", r", labels:images \(200, 8, 8\) and labels \(200,\) instead of \(200, 8, 8, 1\)"),
+        ("np.arange(n) % 2", "np.arange(n) % 3:labels from 0 to 2 for 2 classes"),
+        ("draw(self.available)", r"draw(199):images \(199, 8, 8, 1\) and labels"),
+    ],
+)
+def test_what_a_data_set_reads_is_checked(
+    example: Path, monkeypatch: pytest.MonkeyPatch, change: str, message: str
+) -> None:
+    file = example / "mine/mine.py"
+    changed, _, said = message.partition(":")
+    file.with_name("other.py").write_text(file.read_text().replace(change, changed))
+    monkeypatch.syspath_prepend(str(file.parent))
+    monkeypatch.delitem(sys.modules, "other", raising=False)
+    with pytest.raises(DatasetError, match=f"dataset: Stripes has {said}"):
+        importlib.import_module("other").Stripes().load(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

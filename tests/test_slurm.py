@@ -19,11 +19,14 @@ from conftest import ROOT, TINY, launched, multirun, result, start
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from slurm_cluster import Cluster
+from test_own_components import PARTS
 from test_resume import outcome
 
+from distancing import trust
 from distancing.errors import ConfigError, SweepError
 from distancing.process.crash import ADVICE
 from distancing.runs import SweepDirectory
+from distancing.runs.provenance import source
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.slurm import queue
 from distancing.sweep.status import status
@@ -133,6 +136,31 @@ def test_a_sweep_from_inside_a_job(user: User) -> None:
     said = user.cluster.run("scontrol", "show", "job", user.job(runs[2]))
     assert "Partition=low" in said
     assert "TimeLimit=1-00:00:00" in said
+
+
+def test_own_components_in_jobs(user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs compute with the code of the launch, whose hash is in their results, and whose networks can be read."""
+    file = tmp_path / "bell/bell.py"
+    file.parent.mkdir()
+    file.write_text(PARTS)
+    monkeypatch.setenv(trust.VARIABLE, str(file))
+    own = ["penalty.kernel._target_=bell.Bell", "optimizer._target_=bell.Heavy", "scheduler._target_=bell.Halves",
+           "~optimizer.momentum", "~optimizer.nesterov", "scheduler=constant", "penalty.sigma=1,2"]  # fmt: skip
+    drain(user.cluster, "DRAIN")
+    runs, _ = user.sweep(*TINY, "epochs=8", "hydra.launcher.snapshot=true", *own)
+    code = source(["bell"])
+    file.write_text("raise SystemExit(7)")
+    drain(user.cluster, "RESUME")
+    user.wait(*runs)
+    assert user.states() == ["finished"] * 2
+    assert [result(run)["source"] for run in runs] == [code] * 2
+    file.write_text(PARTS)
+    for command in (["ensemble", *runs], ["landscape", runs[0], "--only", "barrier"], ["report", *runs]):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-m", "distancing", *command], check=True, env=environment)
+    monkeypatch.delenv(trust.VARIABLE)
+    stranger = subprocess.run([sys.executable, "-m", "distancing", "ensemble", *runs], capture_output=True, text=True)
+    assert "if you trust the code of bell" in stranger.stderr
 
 
 def test_one_bad_value_submits_nothing(user: User, tmp_path: Path) -> None:

@@ -99,6 +99,11 @@ class Dataset:
         """
         self._check_memory(device)
         (images, labels), test = self.read()
+        try:
+            self._check_arrays((images, labels), self.available)
+            self._check_arrays(test, len(test[0]))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DatasetError(f"dataset: {type(self).__name__} has {error}") from error
         chosen = balanced(labels, self.train_images, self.seed) if self.train_images else np.arange(len(labels))
         held_out = chosen[:0]
         if self.validation_fraction:
@@ -128,6 +133,17 @@ class Dataset:
             flip=self.mirror and self.augment,
             memory_format=memory_format,
         )
+
+    def _check_arrays(self, arrays: Arrays, n: int) -> None:
+        """Raise ValueError unless these are n images of this data set's shape with labels of its classes."""
+        images, labels = arrays
+        shape = (n, *self.image_shape[1:], self.image_shape[0])
+        if images.shape != shape or labels.shape != (n,):
+            raise ValueError(f"images {images.shape} and labels {labels.shape} instead of {shape} and {(n,)}")
+        if images.dtype != np.uint8 or labels.dtype != np.int64:
+            raise ValueError(f"images of {images.dtype} and labels of {labels.dtype} instead of uint8 and int64")
+        if labels.min() < 0 or labels.max() >= self.classes:
+            raise ValueError(f"labels from {labels.min()} to {labels.max()} for {self.classes} classes")
 
     def _check_memory(self, device: torch.device) -> None:
         """Raise DatasetError unless the free memory holds all images and a copy of the chosen ones."""
@@ -212,8 +228,11 @@ class Torchvision(Dataset):
     def read(self) -> tuple[Arrays, Arrays]:
         try:
             train, test = (self._read_part(train) for train in (True, False))
-            self._check(train, self.available, self.digests[:1])
-            self._check(test, self.test_images, self.digests[1:])
+            self._check_arrays(train, self.available)
+            self._check_arrays(test, self.test_images)
+            for arrays, digest in zip((train, test), self.digests, strict=False):
+                if hashlib.sha256(arrays[0].tobytes() + arrays[1].tobytes()).hexdigest()[:16] != digest:
+                    raise ValueError("the checksum of its images and labels is wrong")
         except Exception as error:  # torchvision passes on any error of its reader or the network
             hint = "" if self.download else "; dataset.download=true would fetch it"
             reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -235,17 +254,6 @@ class Torchvision(Dataset):
         """Return what torchvision has read."""
         images = np.ascontiguousarray(dataset.data, dtype=np.uint8)
         return images.reshape(*images.shape[:3], -1), np.asarray(dataset.targets, dtype=np.int64)
-
-    def _check(self, arrays: Arrays, n: int, digest: tuple[str, ...]) -> None:
-        """Raise ValueError for files that torchvision can read but that hold something else."""
-        images, labels = arrays
-        shape = (n, *self.image_shape[1:], self.image_shape[0])
-        if images.shape != shape or labels.shape != (n,):
-            raise ValueError(f"images {images.shape} and labels {labels.shape} instead of {shape} and {(n,)}")
-        if labels.min() < 0 or labels.max() >= self.classes:
-            raise ValueError(f"labels from {labels.min()} to {labels.max()} for {self.classes} classes")
-        if digest and hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16] != digest[0]:
-            raise ValueError("the checksum of its images and labels is wrong")
 
 
 @component

@@ -58,6 +58,9 @@ def analyse(
                 subject = analysis.images, Subject(checkpoints, device, analysis.images)
             try:
                 findings = analysis(subject[1], track)
+                if not isinstance(findings, Findings):
+                    returned = type(findings).__name__
+                    raise LandscapeError(f"analysis.{name}: {type(analysis).__name__} returns {returned}, not Findings")
             except LandscapeError as error:
                 if left_out is None:
                     raise

@@ -4,6 +4,7 @@ import functools
 import itertools
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -22,6 +23,7 @@ from distancing.models.layout import unsafe_in_channels_last
 from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase, checkpoints, share, size, stored, unroll
 from distancing.training.schedules import Schedule
+from distancing.training.trial import optimizer_problem, penalty_problem, schedule_problem, try_out
 from distancing.trust import own_modules
 
 LARGE = 1e38  # below the largest float32, with room for a factor
@@ -152,7 +154,20 @@ class Config:
                 f"batch_size={self.batch_size} leaves a last batch of one of the {self.dataset.size} training "
                 "images, which batch norm cannot normalise"
             )
+        self._try_own_components()
         return self
+
+    def _try_own_components(self) -> None:
+        """Raise ValueError for a component of a module outside of this package that does not do what it must."""
+        try_out("optimizer", self.optimizer, partial(optimizer_problem, self.optimizer))
+        try_out("scheduler", self.scheduler, partial(schedule_problem, self.scheduler, self.optimizer.lr, self.epochs))
+        if self.penalty:
+            for key in ("distance", "kernel"):
+                try_out(f"penalty.{key}", getattr(self.penalty, key), partial(self._penalty_problem, self.penalty, key))
+
+    def _penalty_problem(self, penalty: Penalty, key: str) -> str | None:
+        network = self.build_network(torch.device("cpu"))
+        return penalty_problem(penalty, network, torch.randn(4, *self.dataset.image_shape), key)
 
     @property
     def directory(self) -> str:
