@@ -1,6 +1,7 @@
 """The settings of one run, and what they determine: its directory, its device, its network."""
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -154,8 +155,11 @@ class Config:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def operations(self) -> float:
-        """Return the floating-point operations of a forward pass of one batch."""
-        return self.batch_size * self.model.operations(self.dataset.image_shape, self.dataset.classes)
+        """Return the floating-point operations of a forward pass of one batch, or infinity without enough memory."""
+        try:
+            return self.batch_size * self.model.operations(self.dataset.image_shape, self.dataset.classes)
+        except (MemoryError, RuntimeError):
+            return math.inf
 
     def build_network(self, device: torch.device) -> nn.Module:
         """Return the initialised network on `device`, in its memory layout.
