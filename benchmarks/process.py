@@ -3,18 +3,23 @@
 start       `train.py --help`; importing torch alone; a run of digits up to its first step, and up to its end
 throughput  N processes side by side, each training short runs one after the other, with as many threads as there are
             cores for each: runs an hour, for N = 1, 2, … up to `--processes`
+short runs  `--short` runs of one epoch, as many at a time as there are cores: a process for each of them, then sweeps
+            with hydra/launcher=local, which forks them: the CPU time for each run, because the machine may be busy, and
+            the runs an hour that so much CPU time allows
 
 Each is a whole process, timed from outside; shown are medians over the rounds.
 """
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -60,12 +65,35 @@ def side_by_side(processes: int, runs: int, epochs: int, cwd: str) -> float:
     return 3600 * processes * runs / (time.perf_counter() - begun)
 
 
+def short_runs(runs: int, cwd: str) -> dict[str, float]:
+    """CPU seconds of each of so many runs of one epoch, started as processes and by the local launcher."""
+    cores, cpu = os.cpu_count() or 1, {}
+    begun = _cpu()
+    with ThreadPoolExecutor(cores) as pool:
+        commands = [(str(TRAIN), *RUN, "epochs=1", f"seed={seed}", f"runs={cwd}/processes") for seed in range(runs)]
+        list(pool.map(lambda command: seconds(*command, cwd=cwd, threads=1), commands))
+    cpu["a process for each run"] = (_cpu() - begun) / runs
+    for sweep in (runs, 10 * runs):
+        begun = _cpu()
+        seconds(str(TRAIN), "-m", *RUN, "epochs=1", f"seed=range({sweep})", f"runs={cwd}/sweep-{sweep}",
+                "hydra/launcher=local", cwd=cwd)  # fmt: skip
+        cpu[f"a sweep of {sweep} runs"] = (_cpu() - begun) / sweep
+    return cpu
+
+
+def _cpu() -> float:
+    """CPU seconds of all processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What a run costs besides its steps; see this file's docstring.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2 * (os.cpu_count() or 1))
     parser.add_argument("--runs", type=int, default=4, help="of each process")
     parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--short", type=int, default=20, help="short runs; 0 for none")
     args = parser.parse_args(arguments)
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as cwd:
@@ -87,7 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = side_by_side(n, args.runs, args.epochs, cwd)
             one = one or found
             many.add_row(str(n), f"{found:.0f}", f"{found / one:.2f}")
-    Console(highlight=False).print(start, many)
+        short = Table("runs of one epoch", "CPU s each", "an hour", "times", title=f"on {os.cpu_count()} cores")
+        cpu = short_runs(args.short, cwd) if args.short else {}
+        for name, each in cpu.items():
+            hourly = 3600 * (os.cpu_count() or 1) / each
+            short.add_row(name, f"{each:.2f}", f"{hourly:.0f}", f"{cpu['a process for each run'] / each:.1f}")
+    Console(highlight=False).print(start, many, short)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Refuse, in one line, what Hydra cannot compose, and what it would compose and then ignore."""
+"""Refuse, in one line, what Hydra cannot compose, and what it would compose and then ignore.
+
+Importing this module does not import torch, so that `train.py --help` is fast.
+"""
 
 import re
 import shlex
@@ -6,17 +9,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from distancing.config import GROUPS, names
 from distancing.errors import ConfigError
-from distancing.training.settings import Config
 
 Options = Callable[[str], Sequence[str]]  # a config group → its choices
+
+# Hydra refuses a key that is in no YAML, with a message about structs. Within these groups it accepts any key, so that
+# `config.check` can list the allowed ones, and phases can be added on the command line.
+GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "analysis")
+ConfigStore.instance().store(
+    name="open_groups", node=DictConfig({group: DictConfig({}, flags={"struct": False}) for group in GROUPS})
+)
+# Hydra copies the store, which has one instance and never changes, for each group that it looks up: 0.5 s of --help
+ConfigStore.__deepcopy__ = lambda store, _: store  # type: ignore[attr-defined]
 
 LISTS = ("analysis",)  # the groups of which a run may have several choices
 CHOICES = (*GROUPS, "speed", "experiment", "sweep")
@@ -139,7 +150,7 @@ def composition_error(error: Exception, overrides: Sequence[str], options: Optio
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         group, _, setting = str(cause.full_key).partition(".")
-        if not setting or group not in (*names(Config), "hydra"):
+        if not setting or group not in (*_settings(), "hydra"):
             return _unknown(group)
         if group in GROUPS and "is not in struct" in str(cause):
             return f"{cause.full_key} is not a setting of the {group} chosen here"
@@ -167,7 +178,15 @@ def _unknown(key: str) -> str:
         return "a sweep's file must begin with the line `# @package hydra`, or its settings are not the sweep's"
     if key in ("mode", "sweeper", "launcher"):
         return f"{key} is a setting of Hydra: a sweep's file must begin with the line `# @package hydra`"
-    return f"{key} is not a setting; allowed here: {', '.join(names(Config))}"
+    return f"{key} is not a setting; allowed here: {', '.join(_settings())}"
+
+
+def _settings() -> list[str]:
+    """Return the names of the top-level settings."""
+    from distancing.config import names
+    from distancing.training.settings import Config
+
+    return names(Config)
 
 
 def _not_a_choice(overrides: Sequence[str], options: Options) -> Iterator[str]:

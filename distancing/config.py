@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
@@ -32,13 +31,6 @@ from distancing.training.schedules import Schedule
 from distancing.training.settings import LARGE, Config
 
 SMALL, LONG = 1e-38, 2**32  # the smallest float (LARGE is the largest) and the largest integer
-# Hydra refuses a key that is in no YAML, with a message about structs. Within these groups it accepts any key, so that
-# `check` can list the allowed ones, and phases can be added on the command line.
-GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "analysis")
-ConfigStore.instance().store(
-    name="open_groups", node=DictConfig({group: DictConfig({}, flags={"struct": False}) for group in GROUPS})
-)
-
 # The settings that may have a `_target_`, and its base class: nothing else is constructed from a config.
 TARGETS: dict[str, type] = {
     "dataset": Dataset,

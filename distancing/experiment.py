@@ -75,7 +75,7 @@ def _verify(config: Config, directory: RunDirectory, console: Console, result: R
     if not config.verify or result.verified is not None:
         return result
     device = config.torch_device
-    reproducible()
+    reproducible(config.compile)
     data = config.dataset.load(device, config.memory_format(device))
     mismatch = difference(config, data, device, directory, result)
     outcome = f"not the same a second time: {mismatch}" if mismatch else "the same a second time, bit for bit"

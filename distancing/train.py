@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 
 from distancing.composition import SAVED, check_composed, check_hidden, check_typed, choices_in, composition_error
 from distancing.errors import DIVERGED, ConfigError, DistancingError, SweepError, print_error
-from distancing.experiment import main as train
 from distancing.process.command import command
 from distancing.project import CONF
 
@@ -37,6 +36,8 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
     process = os.getpid()
 
     def task(cfg: DictConfig) -> float | None:
+        from distancing.experiment import main as train  # slow to import, and not needed for --help
+
         settings = HydraConfig.get()
         try:
             check_composed(cfg, settings, overrides)

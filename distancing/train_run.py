@@ -45,7 +45,7 @@ def train_run(
     frozen: the resolved config and the overrides, as YAML to store; None if the directory holds them already.
     """
     device = config.torch_device
-    reproducible()
+    reproducible(config.compile)
     number, reason = choose_threads(config, directory)
     threads.use(number)
     trainer = new_trainer(config, config.dataset.load(device, config.memory_format(device)), device)

@@ -10,10 +10,21 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torchvision.transforms import functional as TF
 
 from distancing.data.batches import Data, Epoch, Split, mean_std
-from distancing.data.datasets import CIFAR10, MNIST, Dataset, Digits, FashionMNIST, balanced, stratified_folds
+from distancing.data.datasets import (
+    CIFAR10,
+    MNIST,
+    Dataset,
+    Digits,
+    FashionMNIST,
+    balanced,
+    stratified_folds,
+    stratified_split,
+)  # fmt: skip
 from distancing.errors import DatasetError
 
 
@@ -105,6 +116,26 @@ def test_splits_of_the_digits() -> None:
     assert digits_of(other.train) != train
     assert digits_of(other.test) == test
     assert len(Digits().load(torch.device("cpu")).train) == Digits.available
+
+
+@given(st.lists(st.integers(2, 9), min_size=2, max_size=9), st.floats(0, 1), st.integers(0, 9))
+def test_stratified_splits_are_those_of_scikit_learn(counts: list[int], share: float, seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    n = min(max(round(share * len(labels)), len(counts)), len(labels) - len(counts))
+    theirs = train_test_split(np.arange(len(labels)), test_size=n, stratify=labels, random_state=seed)
+    for indices, expected in zip(stratified_split(labels, n, seed), theirs, strict=True):
+        np.testing.assert_array_equal(indices, expected)
+
+
+def test_the_digits_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = load_digits()
+    images, labels = (np.concatenate(arrays) for arrays in zip(*Digits().read(), strict=True))
+    theirs = np.concatenate(train_test_split(np.arange(1797), test_size=0.2, stratify=digits.target, random_state=0))
+    np.testing.assert_array_equal(images[..., 0], digits.images[theirs])
+    np.testing.assert_array_equal(labels, digits.target[theirs])
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(DatasetError, match="sklearn is not installed"):
+        Digits().read()
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(2, 9), st.integers(0, 9))

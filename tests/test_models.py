@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.resnet import BasicBlock
 
 from distancing.models import MLP, MobileNetV2, Model, ResNet
-from distancing.models.resnet import ZeroPad
+from distancing.models.resnet import Block, ZeroPad
 
 HE = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}  # 0.27, 0.46, 0.66, 0.85, 1.7 M (He)
 
@@ -54,6 +56,22 @@ def test_zero_padding_shortcut(memory_format: torch.memory_format) -> None:
     counts = [sum(p.numel() for p in ResNet(depth=20, shortcut=s).build((3, 32, 32), 10).parameters())
               for s in ("conv", "pad")]  # type: ignore[arg-type]  # fmt: skip
     assert counts[0] - counts[1] == 16 * 32 + 32 * 64 + 2 * (32 + 64)  # the convolutions and their batch norms
+
+
+@pytest.mark.parametrize("downsample", [None, nn.Conv2d(4, 4, 1)])
+def test_a_block_is_that_of_torchvision(downsample: nn.Module | None) -> None:
+    block, theirs = Block(4, 4, 1, downsample), BasicBlock(4, 4, 1, downsample)
+    theirs.load_state_dict(block.state_dict())
+    images = torch.randn(2, 4, 8, 8)
+    assert torch.equal(block(images), theirs(images))
+    assert [name for name, _ in block.named_modules()] == [name for name, _ in theirs.named_modules()]
+
+
+@pytest.mark.parametrize("model", [ResNet(depth=8, shortcut="pad"), MobileNetV2(width=0.1), MLP()])
+def test_operations_are_those_that_torch_counts(model: Model) -> None:
+    with FlopCounterMode(display=False) as counter:
+        model.build((3, 32, 32), 10).eval()(torch.zeros(1, 3, 32, 32))
+    assert model.operations((3, 32, 32), 10) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("model", [ResNet(depth=8, init="glorot"), MobileNetV2(init="glorot"), MLP(init="glorot")])

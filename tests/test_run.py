@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -241,3 +242,31 @@ def test_nothing_is_imported_that_a_run_does_not_need() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in loaded
     assert {"matplotlib", "scipy", "sklearn", "torchvision.datasets", "tensorboard", "submitit"} & {*loaded} == set()
+
+
+MODULES = """
+import atexit, runpy, sys
+from distancing.runs.tracking import ProgressBar
+ProgressBar.step = lambda *_: sys.exit()
+atexit.register(lambda: print(*sys.modules))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def imported(*arguments: str) -> set[str]:
+    """The modules that `train.py ARGUMENTS` imports until it ends, or until its first step."""
+    command = [sys.executable, "-c", MODULES, str(ROOT / "train.py"), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}  # threads=auto takes one of them for so small a network
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return {*ran.stdout.splitlines()[-1].split()}
+
+
+def test_what_is_imported_before_the_first_step(tmp_path: Path) -> None:
+    """Some libraries take longer to import than an epoch takes. `--help` needs no torch."""
+    modules = imported(*TINY, "epochs=8", f"runs={tmp_path}")
+    heavy = {"matplotlib", "scipy", "sklearn", "submitit", "sympy", "torch._dynamo", "torch._inductor", "torchvision"}
+    assert "torch" in modules
+    assert modules & heavy == set()
+    assert len(modules) < 2000  # torch alone has 1,200
+    assert "torch" not in imported("--help")

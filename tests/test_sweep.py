@@ -6,6 +6,8 @@ import shutil
 import signal
 import socket
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +36,7 @@ from distancing.sweep.grid import Grid
 from distancing.sweep.job import STARTS, resume
 from distancing.sweep.launch import LAUNCHERS
 from distancing.sweep.local import Local
+from distancing.sweep.server import Server
 from distancing.sweep.status import status
 
 SWEEPS = sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml") if path.stem != "optimise")
@@ -221,8 +224,37 @@ def test_a_copy_of_the_code_runs(sweep: Sweep, tmp_path: Path) -> None:
     assert (found["source"], found["git_commit"]) == (provenance.source(), provenance.git_commit())
     # what is edited there is what a job would run
     (copy / "distancing/sweep/job.py").write_text("raise SystemExit(7)")
-    with pytest.raises(SweepError, match="has not ended"):
+    with pytest.raises(SweepError, match="the process that starts the runs ended with exit code 7"):
         sweep(*TINY, "epochs=8", "hydra/launcher=local", "hydra.launcher.snapshot=true", "seed=2,3")
+
+
+SERVED = """
+import os, signal, sys, torch
+from distancing.sweep.server import _import_everything
+_import_everything()
+assert not torch.cuda.is_initialized()
+if not (child := os.fork()):
+    signal.alarm(60)
+    torch.set_num_threads(2)
+    torch.ones(999, 999) @ torch.ones(999, 999)
+    sys.exit(torch.get_num_threads() != 2)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_server_computes_nothing_before_its_forks() -> None:
+    """Otherwise its threads or its context on a GPU would be missing in the runs."""
+    assert subprocess.run([sys.executable, "-c", SERVED], env={**os.environ, "OMP_NUM_THREADS": "2"}).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed() -> None:
+    with Server(os.environ) as server:
+        assert server.ready(300)
+        os.kill(server._process.pid, signal.SIGKILL)
+        with pytest.raises(SweepError, match="starts the runs was killed by SIGKILL; the same command starts the rest"):
+            list(server.ended())
 
 
 # looked after

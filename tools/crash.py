@@ -36,9 +36,8 @@ RUN = [
 ]  # fmt: skip
 PROCESSES = multiprocessing.get_context("forkserver")  # imports are done once
 PROCESSES.set_forkserver_preload(
-    ["distancing.train", "torch.utils.tensorboard", "sklearn.datasets", "sklearn.model_selection",
-     "torchvision.models.resnet", "matplotlib.figure"]
-)  # fmt: skip
+    ["distancing.train", "distancing.experiment", "torch.utils.tensorboard", "matplotlib.figure"]
+)
 
 
 def outcome(run: Path) -> dict[str, Any]:

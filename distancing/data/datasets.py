@@ -1,7 +1,9 @@
 """The data sets, and how they are split. No decision depends on the test set."""
 
 import hashlib
+import importlib.util
 import math
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -107,11 +109,8 @@ class Dataset:
         chosen = balanced(labels, self.train_images, self.seed) if self.train_images else np.arange(len(labels))
         held_out = chosen[:0]
         if self.validation_fraction:
-            from sklearn.model_selection import train_test_split
-
-            chosen, held_out = train_test_split(
-                chosen, test_size=self.held_out, stratify=labels[chosen], random_state=self.seed
-            )
+            train, validation = stratified_split(labels[chosen], self.held_out, self.seed)
+            chosen, held_out = chosen[train], chosen[validation]
         elif self.folds is not None:
             fold_of = stratified_folds(labels[chosen], self.folds, self.seed)
             chosen, held_out = chosen[fold_of != self.fold], chosen[fold_of == self.fold]
@@ -170,6 +169,43 @@ def balanced(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
     return order[np.argsort(rank[order], kind="stable")][:n]
 
 
+def stratified_split(labels: NDArray[np.int64], n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide the images at random, with the same shares of the classes; return the indices of the rest, and of n.
+
+    These are the indices of scikit-learn's `train_test_split(stratify=labels)`, which takes 1 s to import. The legacy
+    generator never changes its numbers.
+    """
+    generator = np.random.RandomState(seed)
+    counts = np.bincount(labels)
+    rest = _shares(counts, len(labels) - n, generator)
+    taken = _shares(counts - rest, n, generator)
+    parts: list[list[NDArray[np.int64]]] = [[], []]
+    for images, first, second in zip(
+        np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1]), rest, taken, strict=True
+    ):
+        images = images[generator.permutation(len(images))]
+        parts[0].append(images[:first])
+        parts[1].append(images[first : first + second])
+    first_part, second_part = (generator.permutation(np.concatenate(part)) for part in parts)
+    return first_part, second_part
+
+
+def _shares(counts: NDArray[np.int64], n: int, generator: np.random.RandomState) -> NDArray[np.int64]:
+    """Divide n among classes in proportion to their counts.
+
+    The largest remainders are rounded up. A lot decides between equal ones.
+    """
+    exact = counts / counts.sum() * n
+    shares = np.floor(exact).astype(np.int64)
+    for remainder in np.unique(exact - shares)[::-1]:
+        missing = n - shares.sum()
+        if not missing:
+            break
+        (equal,) = np.where(exact - np.floor(exact) == remainder)
+        shares[generator.choice(equal, min(len(equal), missing), replace=False)] += 1
+    return shares
+
+
 def stratified_folds(labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
     """Return a random fold, from 0, for each image [N].
 
@@ -196,13 +232,23 @@ class Digits(Dataset):
     padding = 1
 
     def read(self) -> tuple[Arrays, Arrays]:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        digits = load_digits()
-        images, labels = digits.images.astype(np.uint8)[..., None], digits.target.astype(np.int64)
-        train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+        # sklearn.datasets.load_digits reads the same file, after 1 s of imports
+        file = _folder_of("sklearn") / "datasets/data/digits.csv.gz"
+        try:
+            table = np.loadtxt(file, np.uint8, delimiter=",")
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"can't read scikit-learn's digits: {error}; install scikit-learn again") from error
+        images, labels = table[:, :-1].reshape(-1, 8, 8, 1), table[:, -1].astype(np.int64)
+        train, test = stratified_split(labels, 360, seed=0)
         return (images[train], labels[train]), (images[test], labels[test])
+
+
+def _folder_of(package: str) -> Path:
+    """Return the folder of an installed package, without importing it. Raise DatasetError if it is not installed."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise DatasetError(f"{package} is not installed")
+    return Path(spec.origin).parent
 
 
 @component

@@ -141,6 +141,12 @@ def left(before: Time, after: Time, total: int) -> float:
 _before = spent()
 
 
+def watch_from_now() -> None:
+    """Start to watch other processes now, as a forked process must, whose own time is not that of its parent."""
+    global _before
+    _before = spent()
+
+
 def watch() -> float:
     """Return the number of cores that other processes left since the last call, or since the import."""
     global _before

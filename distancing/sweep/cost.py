@@ -1,6 +1,8 @@
 """Estimate the cost of a sweep from finished runs of the same networks, data and settings."""
 
+import heapq
 import io
+import os
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +31,7 @@ TIMED = (
     "penalty.distance.",
     "penalty._target_",
 )
+RECENT = 500  # runs, which take 1 s to read
 NOT_TIMED = ("dataset.root", "dataset.download", "dataset.seed", "dataset.bootstrap_seed", "dataset.fold")
 
 
@@ -75,15 +78,19 @@ def _config(run: Path) -> Config | None:
 
 
 def measured(folder: Path) -> dict[str, dict[Workload, Measured]]:
-    """Return device → workload → the cost of finished runs in the folder. Skip files that can't be read."""
+    """Return device → workload → the cost of the finished ones among the RECENT newest runs in the folder.
+
+    Skip files that can't be read.
+    """
     samples: dict[tuple[str, Workload], list[tuple[float, float, float | None]]] = defaultdict(list)
-    for path in sorted(folder.glob("*/result.json")):
+    for run in _recent(folder):
         try:
-            result, config = RunDirectory(path.parent).read_result(), _config(path.parent)
+            result = RunDirectory(run).read_result()
+            config = _config(run) if result else None
         except (StorageError, OSError):
             continue
         if config and result and result.get("status") == "finished" and result["epochs"]:
-            disk = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
+            disk = sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
             sample = (result["seconds"] / result["epochs"], float(disk), result.get("peak_memory"))
             samples[str(result["device"]), workload(config)].append(sample)
     devices: dict[str, dict[Workload, Measured]] = defaultdict(dict)
@@ -97,6 +104,15 @@ def measured(folder: Path) -> dict[str, dict[Workload, Measured]]:
             statistics.median(memory) if memory else None,
         )
     return devices
+
+
+def _recent(folder: Path) -> list[Path]:
+    """Return the RECENT newest directories in the folder, sorted by name."""
+    if not folder.is_dir():
+        return []
+    directories = [entry for entry in os.scandir(folder) if entry.is_dir()]
+    newest = heapq.nlargest(RECENT, directories, key=lambda entry: entry.stat().st_mtime)
+    return sorted(Path(entry.path) for entry in newest)
 
 
 def estimate(planned: Sequence[Config], folder: Path, at_a_time: int = 1) -> str:

@@ -53,9 +53,9 @@ def launch(frozen: Sequence[Frozen], sweep: SweepDirectory, launcher: Slurm | Lo
         sweep.add(run.listed for run in frozen)
         counts = Counter(state for run, state in states.items() if run not in again)
         yield f"{sweep.path}: {len(frozen)} runs, {', '.join(_counts(len(todo), counts))}"
-        if todo:
-            yield cost.estimate([run.flat for run in todo], todo[0].directory.parent)
         messages = start([run.directory for run in todo], sweep, launcher)
+    if todo:
+        yield cost.estimate([run.flat for run in todo], todo[0].directory.parent)
     yield from messages
     yield f"follow with  python -m distancing.sweep status {shlex.quote(str(sweep.path))}"
 

@@ -1,10 +1,8 @@
 """Train runs in several processes on this machine, which share its devices and cores."""
 
+import contextlib
 import os
 import socket
-import subprocess
-import sys
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +11,11 @@ from typing import ClassVar
 from pydantic import PositiveInt
 
 from distancing.component import component
+from distancing.errors import SweepError
 from distancing.process import threads
 from distancing.process.signals import StopSignal
 from distancing.runs import Listed, RunDirectory, SweepDirectory
+from distancing.sweep.server import Server
 from distancing.sweep.status import status
 
 POLL = 0.05  # seconds
@@ -51,67 +51,60 @@ class Local:
 
     def _start(self, logs: Mapping[Path, Path], code: Path | None) -> Iterator[str]:
         """Train the runs. Raise SystemExit if a signal stopped the sweep."""
-        waiting, running = deque(logs), dict[Path, tuple[subprocess.Popen[bytes], dict[str, str]]]()
-        stopping = False
-        with StopSignal() as stop:
+        waiting, running = deque(logs), dict[Path, dict[str, str]]()
+        slots = self._slots(len(logs))
+        free, stopping = deque(slots), False
+        with StopSignal() as stop, Server(_environment(len(slots), code)) as server:
             try:
-                free = deque(self._environments(len(logs), code))
+                while not server.ready(POLL) and not stop.received:
+                    pass
                 while running or (waiting and not stop.received):
                     while free and waiting and not stop.received:
-                        run, environment = waiting.popleft(), free.popleft()
-                        running[run] = _process(run, logs[run], environment), environment
+                        run = waiting.popleft()
+                        running[run] = free.popleft()
+                        server.start(run, logs[run], running[run])
                     if stop.received and not stopping:
                         stopping = True
-                        _terminate(running)
-                    for run in [run for run, (process, _) in running.items() if process.poll() is not None]:
-                        process, environment = running.pop(run)
-                        free.append(environment)
+                        server.terminate()
+                    for run, exit_status in server.ended(POLL):
+                        free.append(running.pop(run))
                         ended = len(logs) - len(waiting) - len(running)
-                        yield f"{ended}/{len(logs)}  {run.name}: {_end(run, process)}"
-                    time.sleep(POLL)
+                        yield f"{ended}/{len(logs)}  {run.name}: {_end(run, exit_status)}"
             finally:  # after a second Ctrl-C, or an error in the caller
-                _terminate(running)
-                for run, (process, _) in running.items():
-                    _end(run, process)
+                with contextlib.suppress(SweepError, BrokenPipeError):  # the server is gone
+                    server.terminate()
+                    while running:
+                        for run, exit_status in server.ended():
+                            del running[run]
+                            _end(run, exit_status)
                 for run in waiting:  # no longer queued, even if this process lives on
                     RunDirectory(run).write_json("job.json", {"launcher": "local"})
         if stop.received:
             yield f"{len(waiting)} not started"
             raise SystemExit(128 + stop.received)
 
-    def _environments(self, runs: int, code: Path | None) -> Iterator[dict[str, str]]:
-        """Yield the environment of each of the processes that train at the same time."""
-        devices, cores = _devices(), threads.usable()
-        processes = min(self.processes or len(devices) or cores, runs)
-        share = min(threads.share(), max(1, cores // processes))
-        for i in range(processes):
-            # threads=auto obeys OMP_NUM_THREADS
-            environment = {**os.environ, "OMP_NUM_THREADS": str(share), "PYTHONFAULTHANDLER": "1"}
-            if devices:
-                environment["CUDA_VISIBLE_DEVICES"] = devices[i % len(devices)]
-            if code:
-                paths = [str(code.resolve()), os.environ.get("PYTHONPATH")]
-                environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-            yield environment
+    def _slots(self, runs: int) -> list[dict[str, str]]:
+        """Return the environment variables of each of the processes that train at the same time."""
+        devices = _devices()
+        processes = min(self.processes or len(devices) or threads.usable(), runs)
+        return [{"CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} if devices else {} for i in range(processes)]
 
 
-def _process(run: Path, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start the process of a run, in its own session, so that Ctrl-C reaches it only through this process."""
-    command = [sys.executable, "-m", "distancing.sweep.job", str(run)]
-    with open(log, "ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+def _environment(processes: int, code: Path | None) -> dict[str, str]:
+    """Return the environment of so many processes that share the cores, and run the code in the folder `code`."""
+    share = min(threads.share(), max(1, threads.usable() // processes))
+    # threads=auto obeys OMP_NUM_THREADS
+    environment = {**os.environ, "OMP_NUM_THREADS": str(share), "PYTHONFAULTHANDLER": "1"}
+    if code:
+        paths = [str(code.resolve()), os.environ.get("PYTHONPATH")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return environment
 
 
-def _terminate(running: Mapping[Path, tuple[subprocess.Popen[bytes], object]]) -> None:
-    """Send SIGTERM: unlike SIGINT, it also ends a process that was started with Ctrl-C ignored."""
-    for process, _ in running.values():
-        process.terminate()
-
-
-def _end(run: Path, process: subprocess.Popen[bytes]) -> str:
-    """Wait for the process, note its exit status, and return how the run ended, in several lines if it was killed."""
+def _end(run: Path, exit_status: int) -> str:
+    """Note the exit status of a run's process; return how the run ended, in several lines if it was killed."""
     directory = RunDirectory(run)
-    directory.write_json("job.json", {**directory.read_json("job.json"), "exit": process.wait()})
+    directory.write_json("job.json", {**directory.read_json("job.json"), "exit": exit_status})
     ended = status(Listed(run, (), 0), {})
     return "\n    ".join([str(ended), *ended.log, *filter(None, [ended.advice])])
 

@@ -1,7 +1,8 @@
 """Optimisers: torch.optim on the whole network as one tensor."""
 
+import inspect
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from annotated_types import Ge, Lt
@@ -11,6 +12,18 @@ from typing_extensions import Self
 
 from distancing.component import component
 from distancing.hills.theta import Theta
+
+T = TypeVar("T", bound=torch.optim.Optimizer)
+
+
+def without_dynamo(optimizer: type[T]) -> type[T]:
+    """Return torch's optimiser without the decorators of its methods, which import torch._dynamo in 1.4 s.
+
+    They only matter inside of torch.compile, and no optimiser is compiled here.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
+    methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
+    return type(optimizer.__name__, (optimizer,), {**methods, "step": torch.no_grad()(methods["step"])})
 
 
 @component
@@ -74,7 +87,7 @@ class SGD(Optimizer):
         return self
 
     def build(self, theta: Theta) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
+        return without_dynamo(torch.optim.SGD)(
             self.groups(theta, 2 * self.l2),  # the gradient of λθ² is 2λθ
             lr=self.lr,
             momentum=self.momentum,
@@ -108,7 +121,8 @@ class Adam(Optimizer):
 
     def build(self, theta: Theta) -> torch.optim.Optimizer:
         groups = self.groups(theta, 2 * self.l2)
-        return torch.optim.Adam(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+        adam, betas = without_dynamo(torch.optim.Adam), (self.beta1, self.beta2)
+        return adam(groups, lr=self.lr, betas=betas, eps=self.eps, fused=True)
 
 
 @component
@@ -128,4 +142,5 @@ class AdamW(Adam):
 
     def build(self, theta: Theta) -> torch.optim.Optimizer:
         groups = self.groups(theta, self.weight_decay)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+        adam, betas = without_dynamo(torch.optim.AdamW), (self.beta1, self.beta2)
+        return adam(groups, lr=self.lr, betas=betas, eps=self.eps, fused=True)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -186,8 +187,11 @@ class Config:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def operations(self) -> float:
-        """Return the floating-point operations of a forward pass of one batch."""
-        return self.batch_size * self.model.operations(self.dataset.image_shape, self.dataset.classes)
+        """Return the floating-point operations of a forward pass of one batch, or infinity without enough memory."""
+        try:
+            return self.batch_size * self.model.operations(self.dataset.image_shape, self.dataset.classes)
+        except (MemoryError, RuntimeError):
+            return math.inf
 
     def build_network(self, device: torch.device) -> nn.Module:
         """Return the initialised network on `device`, in its memory layout.

@@ -14,10 +14,16 @@ from distancing.training.settings import Config
 from distancing.training.trainer import Trainer
 
 
-def reproducible() -> None:
-    """Let the same command compute the same numbers on the same machine: no autotuning, no racing sums."""
+def reproducible(compiled: bool = False) -> None:
+    """Let the same command compute the same numbers on the same machine: no autotuning, no racing sums.
+
+    compiled: the network will be compiled.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if compiled:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    else:
+        torch.set_deterministic_debug_mode("warn")  # the same, without a setting of the compiler's and its import
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a slow debugging aid
     torch.backends.cudnn.benchmark = False
 

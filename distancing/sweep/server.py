@@ -1,0 +1,146 @@
+"""Fork the runs of a sweep on this machine from one process that has imported everything once.
+
+This process computes nothing. At a fork it has neither threads of OpenMP nor a context on a GPU, which do not survive
+one, so that a run computes the same bits as alone. The run's process has its own log and GPU. If it crashes, the others
+go on.
+"""
+
+import gc
+import importlib
+import multiprocessing
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from distancing.errors import SweepError
+from distancing.process import threads
+from distancing.runs.provenance import PACKAGE, provenance
+from distancing.sweep.job import resume
+
+# Apple's libraries do not survive a fork: on macOS, each run is a new process
+METHOD = "fork" if sys.platform == "linux" else "spawn"
+# what runs import late, because other commands do not need it: all modules of these packages, and others
+PACKAGES = ("data", "ensemble", "hills", "landscape", "models", "training")
+LATE = ("distancing.experiment", "matplotlib.backends.backend_agg", "matplotlib.figure", "torch.utils.tensorboard",
+        "torchvision")  # fmt: skip
+
+
+class Server:
+    """The process that forks the runs, as its launcher sees it. A `with` statement starts and ends it.
+
+    environment: of all runs.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment, self._ready = environment, False
+
+    def ready(self, seconds: float) -> bool:
+        """Wait this long, at most, until the process has imported everything. Return whether it has."""
+        self._ready = self._ready or (self._connection.poll(seconds) and self._receive() is None)
+        return self._ready
+
+    def start(self, run: Path, log: Path, variables: Mapping[str, str]) -> None:
+        """Start or resume a run, whose output is appended to `log`, with further environment variables."""
+        log.touch()
+        self._connection.send((run, log, variables))
+
+    def terminate(self) -> None:
+        """Send SIGTERM to all runs: unlike SIGINT, it also ends a process that was started with Ctrl-C ignored."""
+        self._connection.send(None)
+
+    def ended(self, seconds: float | None = None) -> Iterator[tuple[Path, int]]:
+        """Wait this long, at most, for a run to end. Yield each run that has ended, and its exit status."""
+        while self._connection.poll(seconds):
+            yield self._receive()
+            seconds = 0
+
+    def _receive(self) -> tuple[Path, int]:
+        """Return the next message. Raise SweepError if the process is gone, which its runs survive."""
+        try:
+            message: tuple[Path, int] = self._connection.recv()
+            return message
+        except EOFError:
+            code = self._process.wait()
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            raise SweepError(f"the process that starts the runs {how}; the same command starts the rest") from None
+
+    def __enter__(self) -> "Server":
+        self._connection, theirs = Pipe()
+        command = [sys.executable, "-m", "distancing.sweep.server", str(theirs.fileno())]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=self._environment,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # so that Ctrl-C reaches the runs only through this process
+        )
+        theirs.close()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._connection.close()
+
+
+def serve(connection: Connection) -> None:
+    """Fork the runs that the launcher asks for, and tell it how each ended, until the launcher is gone."""
+    _import_everything()
+    os.register_at_fork(after_in_child=connection.close)
+    context = multiprocessing.get_context(METHOD)
+    processes: dict[Path, BaseProcess] = {}
+    connection.send(None)
+    while True:
+        ready = wait([connection, *(process.sentinel for process in processes.values())])
+        for run in [run for run, process in processes.items() if process.sentinel in ready]:
+            process = processes.pop(run)
+            process.join()
+            connection.send((run, process.exitcode))
+        if connection not in ready:
+            continue
+        try:
+            message = connection.recv()
+        except EOFError:
+            return
+        if message:
+            process = context.Process(target=_run, args=message)
+            process.start()
+            processes[message[0]] = process
+        else:
+            for process in processes.values():
+                process.terminate()
+
+
+def _import_everything() -> None:
+    """Import what runs need, and hash the code that was imported, which later edits do not change."""
+    ours = (
+        module.name
+        for package in PACKAGES
+        for module in pkgutil.iter_modules([str(PACKAGE / package)], f"distancing.{package}.")
+    )
+    for name in (*LATE, *ours):
+        importlib.import_module(name)
+    provenance(())
+    gc.collect()
+    gc.freeze()  # the collector would touch, and so copy, the memory that the runs share
+
+
+def _run(run: Path, log: Path, variables: Mapping[str, str]) -> None:
+    """Start or resume a run in this process, which is new."""
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), sys.__stdout__.fileno())  # type: ignore[union-attr]  # they are open
+        os.dup2(file.fileno(), sys.__stderr__.fileno())  # type: ignore[union-attr]
+    os.environ |= variables
+    threads.watch_from_now()
+    sys.exit(resume(str(run)))
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])))
