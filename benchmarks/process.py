@@ -1,13 +1,14 @@
 """What a run costs besides its steps: its start, and how many a machine trains at a time.
 
+imports     importing a library after torch, and how many modules it brings
 start       `train.py --help`; importing torch alone; a run of digits up to its first step, and up to its end
 throughput  N processes side by side, each training short runs one after the other, with as many threads as there are
             cores for each: runs an hour, for N = 1, 2, … up to `--processes`
 short runs  `--short` runs of one epoch, as many at a time as there are cores: a process for each of them, then sweeps
-            with hydra/launcher=local, which forks them: the CPU time for each run, because the machine may be busy, and
-            the runs an hour that so much CPU time allows
+            with hydra/launcher=local, which forks them: the CPU time for each run, and the runs an hour that it allows
 
-Each is a whole process, timed from outside; shown are medians over the rounds.
+Each is a whole process, and its CPU time is shown, because the machine may be busy; `throughput` goes by the clock. Shown are
+medians over the rounds.
 """
 
 import argparse
@@ -27,13 +28,22 @@ from rich.table import Table
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 RUN = ("phases=single", "penalty=none", "model.width=4", "evaluate_every=100")
+IMPORT = """
+import sys, time
+import torch
+begun, before = time.process_time(), len(sys.modules)
+__import__(sys.argv[1])
+print(time.process_time() - begun, len(sys.modules) - before)
+"""
+LIBRARIES = ("torch._dynamo", "torchvision", "sklearn.datasets", "torch.utils.tensorboard", "distancing",
+             "distancing.experiment")  # fmt: skip
 FIRST_STEP = """
 import runpy, sys, time
 import torch
-imported = time.perf_counter()
+imported = time.process_time()
 from distancing.runs.tracking import ProgressBar
 def step(self, done, phase):
-    print(time.perf_counter() - imported)
+    print(time.process_time() - imported)
     raise SystemExit
 ProgressBar.step = step
 sys.argv = sys.argv[1:]
@@ -41,13 +51,20 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def seconds(*command: str, cwd: str, threads: int | None = None) -> tuple[float, str]:
+def output(*command: str, cwd: str, threads: int | None = None) -> str:
+    """What a Python command prints."""
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-    begun = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, check=True
     )
-    return time.perf_counter() - begun, done.stdout
+    return done.stdout
+
+
+def seconds(*command: str, cwd: str) -> float:
+    """CPU seconds of a Python command."""
+    begun = _cpu()
+    output(*command, cwd=cwd)
+    return _cpu() - begun
 
 
 def side_by_side(processes: int, runs: int, epochs: int, cwd: str) -> float:
@@ -71,13 +88,11 @@ def short_runs(runs: int, cwd: str) -> dict[str, float]:
     begun = _cpu()
     with ThreadPoolExecutor(cores) as pool:
         commands = [(str(TRAIN), *RUN, "epochs=1", f"seed={seed}", f"runs={cwd}/processes") for seed in range(runs)]
-        list(pool.map(lambda command: seconds(*command, cwd=cwd, threads=1), commands))
+        list(pool.map(lambda command: output(*command, cwd=cwd, threads=1), commands))
     cpu["a process for each run"] = (_cpu() - begun) / runs
     for sweep in (runs, 10 * runs):
-        begun = _cpu()
-        seconds(str(TRAIN), "-m", *RUN, "epochs=1", f"seed=range({sweep})", f"runs={cwd}/sweep-{sweep}",
-                "hydra/launcher=local", cwd=cwd)  # fmt: skip
-        cpu[f"a sweep of {sweep} runs"] = (_cpu() - begun) / sweep
+        command = (str(TRAIN), "-m", *RUN, "epochs=1", f"seed=range({sweep})", f"runs={cwd}/sweep-{sweep}")
+        cpu[f"a sweep of {sweep} runs"] = seconds(*command, "hydra/launcher=local", cwd=cwd) / sweep
     return cpu
 
 
@@ -100,13 +115,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for i in range(args.rounds):
             run = (str(TRAIN), *RUN, "epochs=1", f"runs={cwd}/{i}")
             for name, found in (
-                ("python -c 'import torch'", seconds("-c", "import torch", cwd=cwd)[0]),
-                ("train.py --help", seconds(str(TRAIN), "--help", cwd=cwd)[0]),
-                ("to the first step, after torch", float(seconds("-c", FIRST_STEP, *run, cwd=cwd)[1].splitlines()[-1])),
-                ("a run of one epoch", seconds(*run, cwd=cwd)[0]),
+                ("python -c 'import torch'", seconds("-c", "import torch", cwd=cwd)),
+                ("train.py --help", seconds(str(TRAIN), "--help", cwd=cwd)),
+                ("to the first step, after torch", float(output("-c", FIRST_STEP, *run, cwd=cwd).splitlines()[-1])),
+                ("a run of one epoch", seconds(*run, cwd=cwd)),
             ):
                 times.setdefault(name, []).append(found)
-        start = Table("", "s", title="start")
+        imports = Table("", "CPU s", "modules", title="imports after torch")
+        for name in LIBRARIES:
+            found_imports = [output("-c", IMPORT, name, cwd=cwd).split() for _ in range(args.rounds)]
+            cpu_seconds = statistics.median(float(each[0]) for each in found_imports)
+            imports.add_row(name, f"{cpu_seconds:.2f}", found_imports[0][1])
+        start = Table("", "CPU s", title="start")
         for name, each in times.items():
             start.add_row(name, f"{statistics.median(each):.2f}")
         many = Table("processes", "runs an hour", "times one", title=f"runs of {args.epochs} epochs on digits")
@@ -117,10 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             many.add_row(str(n), f"{found:.0f}", f"{found / one:.2f}")
         short = Table("runs of one epoch", "CPU s each", "an hour", "times", title=f"on {os.cpu_count()} cores")
         cpu = short_runs(args.short, cwd) if args.short else {}
-        for name, each in cpu.items():
-            hourly = 3600 * (os.cpu_count() or 1) / each
-            short.add_row(name, f"{each:.2f}", f"{hourly:.0f}", f"{cpu['a process for each run'] / each:.1f}")
-    Console(highlight=False).print(start, many, short)
+        for name, spent in cpu.items():
+            hourly = 3600 * (os.cpu_count() or 1) / spent
+            short.add_row(name, f"{spent:.2f}", f"{hourly:.0f}", f"{cpu['a process for each run'] / spent:.1f}")
+    Console(highlight=False).print(imports, start, many, short)
 
 
 if __name__ == "__main__":

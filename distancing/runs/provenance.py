@@ -25,19 +25,33 @@ def provenance(own: tuple[str, ...] = ()) -> dict[str, str | dict[str, str] | No
 
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {
-        "source": source(own),
+        "source": source(own, _imported()),
         "git_commit": git_commit(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), **versions},
     }
 
 
-def source(own: Iterable[str] = ()) -> str:
-    """Return a hash, 12 hexadecimal digits, of all files of this package and of these modules outside of it."""
-    digest = hashlib.sha256()
-    update(digest, ((file.relative_to(PACKAGE).as_posix(), file) for file in sorted(PACKAGE.rglob("*.py"))))
+def source(own: Iterable[str] = (), package: "hashlib._Hash | None" = None) -> str:
+    """Return a hash, 12 hexadecimal digits, of all files of this package and of these modules outside of it.
+
+    package: the hash of the package's files, if it is known.
+    """
+    digest = (package or _package()).copy()
     for module in own:
         update(digest, source_files(module))
     return digest.hexdigest()[:12]
+
+
+def _package() -> "hashlib._Hash":
+    digest = hashlib.sha256()
+    update(digest, ((file.relative_to(PACKAGE).as_posix(), file) for file in sorted(PACKAGE.rglob("*.py"))))
+    return digest
+
+
+@functools.cache
+def _imported() -> "hashlib._Hash":
+    """Return the hash of the package at the first call, which is that of the imported code. Edits come later."""
+    return _package()
 
 
 def git_commit() -> str | None:

@@ -5,6 +5,7 @@ one, so that a run computes the same bits as alone. The run's process has its ow
 go on.
 """
 
+import contextlib
 import gc
 import importlib
 import multiprocessing
@@ -15,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection, Pipe, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from distancing.errors import SweepError
@@ -94,28 +94,25 @@ def serve(connection: Connection) -> None:
     """Fork the runs that the launcher asks for, and tell it how each ended, until the launcher is gone."""
     _import_everything()
     os.register_at_fork(after_in_child=connection.close)
-    context = multiprocessing.get_context(METHOD)
-    processes: dict[Path, BaseProcess] = {}
-    connection.send(None)
-    while True:
-        ready = wait([connection, *(process.sentinel for process in processes.values())])
-        for run in [run for run, process in processes.items() if process.sentinel in ready]:
-            process = processes.pop(run)
-            process.join()
-            connection.send((run, process.exitcode))
-        if connection not in ready:
-            continue
-        try:
-            message = connection.recv()
-        except EOFError:
-            return
-        if message:
-            process = context.Process(target=_run, args=message)
-            process.start()
-            processes[message[0]] = process
-        else:
-            for process in processes.values():
-                process.terminate()
+    multiprocessing.set_start_method(METHOD)
+    processes: dict[Path, multiprocessing.Process] = {}
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the launcher is gone; the runs go on
+        connection.send(None)
+        while True:
+            ready = wait([connection, *(process.sentinel for process in processes.values())])
+            for run in [run for run, process in processes.items() if process.sentinel in ready]:
+                process = processes.pop(run)
+                process.join()
+                connection.send((run, process.exitcode))
+            if connection not in ready:
+                continue
+            if message := connection.recv():
+                process = multiprocessing.Process(target=_run, args=message)
+                process.start()
+                processes[message[0]] = process
+            else:
+                for process in processes.values():
+                    process.terminate()
 
 
 def _import_everything() -> None:
