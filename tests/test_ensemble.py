@@ -313,13 +313,13 @@ def test_a_sweep_of_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert cli(["--compare", "it", "--choose", "--json", str(numbers)]) == 0
     rows = json.loads(numbers.read_text())
     assert {(row["kind"], row["trial"], row["members"], row["trials"]) for row in rows} == {
-        *(("phases=snapshot", f"lr={lr}", 2, 2) for lr in (0.1, 0.2)),
-        *(("phases=jumps", f"jump={jump}", 2, 2) for jump in (1, 2)),
-        *((f"phases=single width={width}", f"lr={lr}", 1, 2) for width in (3, 4) for lr in (0.1, 0.2)),
+        *(("phases=snapshot", f"optimizer.lr={lr}", 2, 2) for lr in (0.1, 0.2)),
+        *(("phases=jumps", f"phases.cycle.phases.escape.jump={jump}", 2, 2) for jump in (1, 2)),
+        *((f"phases=single width={width}", f"optimizer.lr={lr}", 1, 2) for width in (3, 4) for lr in (0.1, 0.2)),
     }
     for row in rows:
         if row["members"] == 1:
-            own = {f"model.width={row['kind'][-1]}", f"optimizer.{row['trial']}"}
+            own = {f"model.width={row['kind'][-1]}", row["trial"]}
             (run,) = (run.path for run in find_sweep("it").runs() if own <= set(run.overrides))
             assert row["validation"] == pytest.approx(result(run)["metrics"]["validation"]["loss"], rel=1e-6)
             assert row["operations"] == flops(run)

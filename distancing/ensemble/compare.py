@@ -100,14 +100,22 @@ def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = (), tuned: bool = F
 
 
 def _names(runs: Sequence[Listed], tuned: bool) -> dict[Listed, tuple[str, str]]:
-    """Return the kind of ensemble of each run, and its trial, in the overrides that not all of the runs have."""
-    common = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
-    names = {}
-    for run in runs:
-        own = [override for override in run.overrides if override not in common]
-        trial = [override for override in own if tuned and _is_tried(override)]
-        names[run] = _kind(override for override in own if override not in trial), _kind(trial)
-    return names
+    """Return the kind of ensemble of each run and its trial.
+
+    A kind is named by overrides that not all runs have, and a trial by those that not all runs of its kind have.
+    """
+    common = _common(runs)
+    kinds = {run: _text(o for o in run.overrides if o not in common and not (tuned and _is_tried(o))) for run in runs}
+    shared = {kind: _common([run for run in runs if kinds[run] == kind]) for kind in set(kinds.values())}
+    return {
+        run: (kind, _text((o for o in run.overrides if tuned and _is_tried(o) and o not in shared[kind]), whole=True))
+        for run, kind in kinds.items()
+    }
+
+
+def _common(runs: Sequence[Listed]) -> set[str]:
+    """Return the overrides that all of the runs have."""
+    return set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
 
 
 def _is_tried(override: str) -> bool:
@@ -121,13 +129,13 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return None if None in known else sum(value for value in known if value is not None)
 
 
-def _kind(overrides: Iterable[str]) -> str:
-    """Return the overrides that make a kind of ensemble, with the last parts of their keys."""
+def _text(overrides: Iterable[str], whole: bool = False) -> str:
+    """Return the overrides that make a kind of ensemble or a trial, with the whole keys or the last parts of them."""
     choices = []
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
         if key not in VARIED and key not in LENGTHS:
-            choices.append(f"{key.rpartition('.')[2]}={value}")
+            choices.append(f"{key if whole else key.rpartition('.')[2]}={value}")
     return " ".join(choices)
 
 
