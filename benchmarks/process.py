@@ -7,8 +7,8 @@ throughput  N processes side by side, each training short runs one after the oth
 short runs  `--short` runs of one epoch, as many at a time as there are cores: a process for each of them, then sweeps
             with hydra/launcher=local, which forks them: the CPU time for each run, and the runs an hour that it allows
 
-Each is a whole process, and its CPU time is shown, because the machine may be busy; `throughput` goes by the clock. Shown are
-medians over the rounds.
+Each is a whole process, of which the CPU time is shown, because the machine may be busy; `throughput` goes by the
+clock. Shown are medians over the rounds.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import socket
@@ -29,8 +30,11 @@ class Lock:
     def __init__(self, folder: Path, wait: float) -> None:
         self._folder, self._wait = folder, wait
         self._file, self._owner = folder / ".lock", folder / ".owner"
-        self._lock = filelock.FileLock(self._file)
         self._released = threading.Event()
+
+    @functools.cached_property
+    def _lock(self) -> filelock.BaseFileLock:
+        return filelock.FileLock(self._file)  # slow to make, and `held` does not need it
 
     def acquire(self) -> None:
         """Acquire the lock. Raises StorageError if another process holds it, or if the file system has no locks."""

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from distancing.errors import SweepError
@@ -19,6 +19,8 @@ from distancing.sweep import cost, slurm
 from distancing.sweep.status import ACTIVE, ENDED, State, Status, status
 
 IDLE = 30.0  # seconds without a running run after which none is expected
+HEADER = ("run", "hash", "state", "epoch", "left", "test acc.", "")
+TO_THE_RIGHT = ("epoch", "left", "test acc.")
 STYLES: dict[State, str] = {
     "finished": "green", "running": "cyan", "queued": "blue", "waiting": "dim", "stopped": "yellow",
     "cancelled": "yellow", "diverged": "magenta", "failed": "red", "killed": "red",
@@ -118,23 +120,38 @@ def _cost(sweep: SweepDirectory, at_a_time: int) -> str:
 def table(sweep: SweepDirectory, status_by_run: dict[Listed, Status]) -> RenderableType:
     """Return a table with a row for each run: the overrides that distinguish it, and its status."""
     common = set.intersection(*(set(run.overrides) for run in status_by_run)) if status_by_run else set()
-    rows = Table(box=None, pad_edge=False)
-    for column, justify in (("run", "left"), ("hash", "left"), ("state", "left"), ("epoch", "right"), ("left", "right"),
-                            ("test acc.", "right"), ("", "left")):  # fmt: skip
-        rows.add_column(column, justify=justify, no_wrap=column != "")  # type: ignore[arg-type]  # a literal
-    for run, run_status in status_by_run.items():
-        rows.add_row(
-            Text(" ".join(override for override in run.overrides if override not in common) or "the only one"),
+    cells = [
+        (
+            " ".join(override for override in run.overrides if override not in common) or "the only one",
             run.path.name.rpartition("-")[2],
-            Text(run_status.state, STYLES[run_status.state]),
+            run_status.state,
             f"{run_status.epoch}/{run.epochs}",
             _duration(run_status.seconds_left),
             "" if run_status.test_accuracy is None else f"{run_status.test_accuracy:.2%}",
-            Text(run_status.note),
+            run_status.note,
         )
+        for run, run_status in status_by_run.items()
+    ]
+    rows = _aligned([HEADER, *cells], ["bold", *(STYLES[run_status.state] for run_status in status_by_run.values())])
     counts = Counter(run_status.state for run_status in status_by_run.values())
     summary = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
     return Group(Text(f"{sweep.path}: {len(status_by_run)} runs: {summary}", "bold"), rows, *_deaths(status_by_run))
+
+
+def _aligned(rows: Sequence[Sequence[str]], styles: Sequence[str]) -> Text:
+    """Return the rows as a table, twenty times as fast as rich's. styles: of the state in each row."""
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    text = Text()
+    for row, style in zip(rows, styles, strict=True):
+        spaces = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        padded = [
+            space + cell if name in TO_THE_RIGHT else cell + space
+            for name, cell, space in zip(HEADER, row, spaces, strict=True)
+        ]
+        text.append("  ".join(padded[:2]) + "  ").append(padded[2], style)
+        text.append(("  " + "  ".join(padded[3:])).rstrip() + "\n")
+    text.right_crop()  # the last newline
+    return text
 
 
 def _deaths(status_by_run: dict[Listed, Status]) -> Iterator[RenderableType]:
