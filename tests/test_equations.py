@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.component import component
+from distancing.hills import distances
 from distancing.hills.distances import Distance, Elementwise, Euclidean
 from distancing.hills.kernels import Gaussian, Kernel
 from distancing.hills.penalty import Penalty
@@ -88,6 +89,22 @@ def test_near_and_on_a_checkpoint_in_float32() -> None:
     energy, gradient, _ = penalty.energy(checkpoint, checkpoint[None], torch.ones(1))
     assert energy == 3
     assert not gradient.any()
+
+
+@pytest.mark.parametrize("small", [0, distances.SMALL], ids=["in pieces", "at once"])
+def test_distances_of_many_parameters_and_their_gradient(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to compute them on a CPU round as little as float32 does, also close to a checkpoint and on it."""
+    monkeypatch.setattr(distances, "SMALL", small)
+    generator = torch.Generator().manual_seed(0)
+    theta, noise = torch.randn(300_001, generator=generator), torch.randn(4, 300_001, generator=generator)
+    checkpoints = theta + torch.tensor([[1.0], [1e-2], [1e-5], [0.0]]) * noise
+    weights = torch.tensor([0.5, 3.0, 1e4, 7.0])
+    d, pull = Euclidean().vjp(theta, checkpoints)
+    difference = theta.double() - checkpoints.double()
+    torch.testing.assert_close(d.double(), difference.square().sum(1), rtol=2e-5, atol=0.0)
+    for chosen in (weights, torch.tensor([0.0, 0.0, 1e4, 7.0])):
+        exact = 2 * (chosen.double() @ difference)
+        assert (pull(chosen).double() - exact).norm() < 5e-7 * exact.norm()
 
 
 def test_the_push_is_strongest_at_sigma() -> None:

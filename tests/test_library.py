@@ -322,6 +322,35 @@ def test_what_a_loop_must_not_forget() -> None:
         moving.push()
 
 
+def test_a_loop_that_hills_cannot_follow() -> None:
+    """Parameters that are replaced, sparse gradients, and a hill without width are refused, and nothing is changed."""
+    with pytest.raises(TypeError, match=r"generator: Hills need the torch.nn.Module itself"):
+        Hills(perceptron().parameters(), **SETTINGS)  # type: ignore[arg-type]
+    model = perceptron()
+    hills = Hills(model, strength=1.0, sigma=0.3, sigma_unit="travelled")
+    with pytest.raises(ValueError, match="sigma_unit='travelled': the hill would have no width here; train before"):
+        hills.place()
+    assert len(hills) == 0
+    with torch.no_grad():
+        model[0].bias += 1
+    hills.place()
+    model.load_state_dict(perceptron().state_dict())
+    assert hills.push() > 0
+    model.load_state_dict(perceptron().state_dict(), assign=True)
+    for act in (hills.push, hills.energy, hills.place):
+        with pytest.raises(RuntimeError, match=r"0\.weight is another parameter since the model got its hills"):
+            act()
+    words = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(8, 4))
+    hills = Hills(words, **SETTINGS)
+    wander(words, hills)
+    words(torch.arange(8).view(4, 2)).square().sum().backward()
+    with pytest.raises(TypeError, match=r"the gradient of 0\.weight is sparse: add hills\.energy"):
+        hills.push()
+    words.zero_grad()
+    (words(torch.arange(8).view(4, 2)).square().sum() + hills.energy()).backward()
+    assert not words[0].weight.grad.is_sparse
+
+
 def batches() -> Iterator[tuple[Tensor, Tensor]]:
     return iter(zip(INPUTS.split(16), LABELS.split(16), strict=True))
 

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from distancing.config import check
 from distancing.data.batches import Epoch
 from distancing.data.datasets import Digits
+from distancing.hills import distances
 from distancing.hills.distances import Euclidean
 from distancing.hills.kernels import Gaussian
 from distancing.hills.penalty import Penalty
@@ -179,7 +180,6 @@ PENALTIES = sorted(path.stem for path in (Path(__file__).parents[1] / "conf/pena
 @pytest.mark.parametrize("penalty", [*PENALTIES, "well_tempered penalty.half_life=3 penalty.newest=1"])
 def test_no_step_waits_for_the_device(penalty: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch of many steps waits as often as one of few: at its end."""
-    monkeypatch.setattr(Euclidean, "_vjp_on_cpu", Euclidean._vjp_on_gpu)
     waits = {}
     for batch_size in (32, 64):
         trainer = build(f"batch_size={batch_size}", "phases.descend.penalty=true", *f"penalty={penalty}".split())
@@ -193,7 +193,8 @@ def test_no_step_waits_for_the_device(penalty: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_hills_need_no_memory_beside_their_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """K checkpoints take K·P numbers, stored once, and no step allocates a tensor of that size."""
+    """K checkpoints take K·P numbers, stored once, and no step allocates a tensor of that size, but for small ones."""
+    monkeypatch.setattr(distances, "SMALL", 0)
     trainer = build("model.width=16", "phases=cycles", "phases.cycle.times=8", "epochs=17")
     bank = trainer.checkpoints.parameters.untyped_storage()
     assert len(bank) == 4 * 9 * len(trainer.theta)

@@ -23,7 +23,9 @@ from distancing.hills.features import (
     Scaled,
 )
 
-PIECE = 2**17  # parameters at a time on a CPU: their difference fits into its cache, and no [K, P] tensor is needed
+PIECE = 2**17  # parameters at a time on a CPU: their difference fits into its cache
+SUM = 2**16  # parameters in one sum
+SMALL = 2**23  # numbers: up to here, the differences to all checkpoints are kept from the distances to the gradient
 
 
 @component
@@ -59,13 +61,18 @@ class Euclidean(Distance):
         return (theta - checkpoints).square().sum(1)
 
     def vjp(self, theta: Tensor, checkpoints: Tensor) -> tuple[Tensor, Pullback]:
-        return (self._vjp_on_cpu if theta.device.type == "cpu" else self._vjp_on_gpu)(theta, checkpoints)
-
-    def _vjp_on_gpu(self, theta: Tensor, checkpoints: Tensor) -> tuple[Tensor, Pullback]:
+        on_cpu = theta.device.type == "cpu"
+        if on_cpu and checkpoints.numel() > SMALL:
+            return self._vjp_in_pieces(theta, checkpoints)
         difference = theta - checkpoints
-        return difference.square().sum(1), lambda weights: 2 * (weights @ difference)
+        if on_cpu:  # without a tensor of squares, and rounded less than one sum over all parameters
+            norms = [torch.linalg.vector_norm(piece, dim=1) for piece in difference.split(SUM, 1)]
+            d = torch.stack(norms).square().sum(0)
+        else:
+            d = difference.square().sum(1)
+        return d, lambda weights: 2 * (weights @ difference)
 
-    def _vjp_on_cpu(self, theta: Tensor, checkpoints: Tensor) -> tuple[Tensor, Pullback]:
+    def _vjp_in_pieces(self, theta: Tensor, checkpoints: Tensor) -> tuple[Tensor, Pullback]:
         pieces = list(zip(theta.split(PIECE), checkpoints.split(PIECE, 1), strict=True))
         difference = theta.new_empty(len(pieces[0][0]))
         d = checkpoints.new_zeros(len(checkpoints))

@@ -50,6 +50,8 @@ class Hills(Field):
         penalty = penalty or Penalty(**{"distance": Euclidean(), "kernel": Gaussian(), **settings})
         if penalty.changes and not steps_per_epoch:
             raise ValueError("hills that grow or decay need steps_per_epoch, the optimiser's steps in an epoch")
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{type(model).__name__}: Hills need the torch.nn.Module itself")
         module = unwrapped(model)
         self.theta = theta or Parameters(module)
         self.steps_per_epoch = steps_per_epoch
@@ -89,6 +91,7 @@ class Hills(Field):
     @torch.no_grad()
     def gradient(self, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return E (2.9) and ∂E/∂θ [P] at the model's parameters, in the order of `theta`."""
+        self.theta.check_unchanged()
         theta = self.theta.vector
         if theta.device != self.start.device:
             raise RuntimeError(f"the model has moved from {self.start.device} to {theta.device} since it got its hills")
@@ -118,8 +121,18 @@ class Hills(Field):
 
     @torch.no_grad()
     def place(self) -> None:
-        """Store a checkpoint at the model's parameters, and put a hill there."""
-        self.put(torch.cat((self.checkpoints, self.theta.vector[None])))
+        """Store a checkpoint at the model's parameters, and put a hill there.
+
+        Raise ValueError if the hill would have no width.
+        """
+        self.theta.check_unchanged()
+        checkpoint = self.theta.vector[None]
+        if not self.penalty.width(self.features(checkpoint)[0], self.features(self.start)) > 0:
+            raise ValueError(
+                f"sigma_unit={self.penalty.sigma_unit!r}: the hill would have no width here; train before you place "
+                "the first one, or use another unit"
+            )
+        self.put(torch.cat((self.checkpoints, checkpoint)))
 
     @torch.no_grad()
     def heights(self, theta: Tensor | None = None) -> Tensor:

@@ -41,6 +41,9 @@ class Layout:
         """The parameters θ as one vector [P], detached."""
         raise NotImplementedError
 
+    def check_unchanged(self) -> None:
+        """Raise RuntimeError if these are no longer the module's parameters."""
+
     def __len__(self) -> int:
         return self._length
 
@@ -134,6 +137,8 @@ class Parameters(Layout):
         if len(devices := {str(p.device) for p in trainable.values()}) > 1:
             raise ValueError(f"the parameters are on {', '.join(sorted(devices))}: hills need one device")
         super().__init__(trainable)
+        owners = ((name, *name.rpartition(".")) for name in self)
+        self._owners = [(name, module.get_submodule(owner)._parameters, own) for name, owner, _, own in owners]
         self._dtype = functools.reduce(torch.promote_types, (p.dtype for p in self.parameters), torch.float32)
 
     @staticmethod
@@ -144,8 +149,23 @@ class Parameters(Layout):
     def vector(self) -> Tensor:
         return torch.cat([p.detach().flatten().to(self._dtype) for p in self.parameters])
 
+    def check_unchanged(self) -> None:
+        """Raise RuntimeError if the module has another parameter in the place of one of these."""
+        for (name, own_parameters, own_name), p in zip(self._owners, self.parameters, strict=True):
+            if own_parameters.get(own_name) is not p:
+                raise RuntimeError(
+                    f"{name} is another parameter since the model got its hills, for instance by a new layer or "
+                    "load_state_dict(assign=True): make new Hills, and load the state of these"
+                )
+
     def add_gradient(self, gradient: Tensor, scale: float = 1.0) -> None:
-        """Add `scale` times this gradient [P] to the parameters' gradients. One that is None counts as 0."""
+        """Add `scale` times this gradient [P] to the parameters' gradients. One that is None counts as 0.
+
+        Raise TypeError for a sparse gradient.
+        """
+        for name, p in zip(self, self.parameters, strict=True):
+            if p.grad is not None and p.grad.is_sparse:
+                raise TypeError(f"the gradient of {name} is sparse: add hills.energy() to the loss instead of a push")
         sums, pieces = [], []
         for p, piece in zip(self.parameters, self.pieces(gradient), strict=True):
             if p.requires_grad:  # the user may have frozen it since
