@@ -122,8 +122,8 @@ def test_bad_input_is_refused_in_one_line(overrides: str, tmp_path: Path, capsys
 COMMAND_LINES = {
     "seeed=3": "seeed is not a setting; allowed here: dataset, model,",
     "model=resnet21": "Could not find 'model/resnet21' Available options in 'model': mlp mobilenetv2 preact_resnet",
-    "phases=null": "phases=null: one of these choices belongs here: cycles, distancing, independent, jumps, single,",
-    "phases=3": "phases=3: one of these choices belongs here: cycles,",
+    "phases=null": "phases=null: one of these choices belongs here: csgmcmc, cycles, distancing, fge, independent,",
+    "phases=3": "phases=3: one of these choices belongs here: csgmcmc,",
     "epochs=[1": "'epochs=[1' is not an override: its value is incomplete; write 'epochs=[1]'",
     "penalty=none penalty.strength=3": "penalty.strength is not a setting of the penalty chosen here",
     "analysis=[barriers]": "analysis=barriers is no choice; there are barrier, gradients, plane, sharpness, valley",
