@@ -12,12 +12,12 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy import special
+from scipy import optimize, special
 from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from distancing.ensemble import scores, show
+from distancing.ensemble import calibration, scores, show, side_by_side
 from distancing.ensemble.judge import on_split
 from distancing.ensemble.scores import average, brier, growth, likelihood_weights, negative_log_likelihood
 
@@ -142,7 +142,7 @@ def test_nan_is_no_score() -> None:
     with pytest.raises(ValueError, match="NaN: they have no likelihood"):
         likelihood_weights(p, labels)
     weights = torch.ones(3).double()
-    found = {"members": ["a", "b", "c"], "weights": weights, "splits": {"test": on_split(p, labels, weights)}}
+    found = {"members": ["a", "b", "c"], "weights": weights, "splits": {"test": on_split(p, labels, weights, "halves")}}
     assert math.isnan(show.scalars(found)["ensemble/test/nll"][-1])
     assert show.pixels(show.picture(found)).any()
     assert show.table(found)
@@ -229,3 +229,64 @@ def test_refused_arguments() -> None:
                 score(p[0], labels + bad)
         with pytest.raises(ValueError, match="no images"):
             score(p[0, :0], labels[:0])
+
+
+def logits_and_labels(n: int, scale: float) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    labels = torch.randint(5, (n,), generator=generator)
+    logits = torch.randn(n, 5, dtype=torch.float64, generator=generator)
+    logits[range(n), labels] += 2
+    return scale * logits, labels
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
+def test_the_optimal_temperature(scale: float) -> None:
+    """Compared with SciPy's minimum over log T, and with halves that are divided by hand."""
+    logits, labels = logits_and_labels(301, scale)
+
+    def best(z: Tensor, y: Tensor) -> float:
+        def nll(log_t: float) -> float:
+            return log_loss(y, special.softmax(z / math.exp(log_t), 1), labels=range(5))
+
+        return math.exp(optimize.minimize_scalar(nll, (-1, 1)).x)
+
+    held, held_labels = logits_and_labels(200, scale)
+    t = best(held, held_labels)
+    held_out = scores.probabilities(held), held_labels
+    actual = calibration.calibrated(scores.probabilities(logits), labels, held_out)
+    p = special.softmax(logits / t, 1)
+    ece = by_hand(np.asarray(p), labels.numpy())["ece"]
+    wanted = {"temperature": t, "calibrated_nll": log_loss(labels, p), "calibrated_ece": ece}
+    assert actual == pytest.approx(wanted, rel=1e-3)
+    generator, nll = torch.Generator().manual_seed(0), 0.0
+    for _ in range(5):
+        a, b = torch.randperm(301, generator=generator).tensor_split(2)
+        for half, other in ((a, b), (b, a)):
+            p = special.softmax(logits[half] / best(logits[other], labels[other]), 1)
+            nll += len(half) / 301 / 5 * log_loss(labels[half], p, labels=range(5))
+    halves = calibration.calibrated(scores.probabilities(logits), labels)
+    assert halves["calibrated_nll"] == pytest.approx(nll, abs=1e-6)
+
+
+def test_temperatures_at_the_limits() -> None:
+    labels = torch.tensor([0, 1, 0])
+    right = float64([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    assert calibration.temperature(right, labels) == pytest.approx(1 / 20, rel=1e-4)
+    assert calibration.temperature(right, 1 - labels) == pytest.approx(20, rel=1e-4)
+    assert all(map(math.isnan, calibration.calibrated(right * math.nan, labels).values()))
+
+
+def test_the_deep_ensemble_equivalent() -> None:
+    """Halfway between 2 and 4 networks in NLL are 3 networks."""
+    curve = calibration.Equivalent([1, 2, 4], [1.0, 0.8, 0.6], [0.0, 0.3, 0.3])
+    assert [curve.of(nll) for nll in (1.1, 1, 0.9, 0.7, 0.6, 0.5)] == pytest.approx([-math.inf, 1, 1.5, 3, 4, math.inf])
+    assert curve.interval(0.7, 0.4) == (-math.inf, math.inf)  # ± 0.5
+    exact = calibration.Equivalent(curve.sizes, curve.nll, [0.0] * 3)
+    assert exact.interval(0.7, 0.05) == pytest.approx((2.5, 3.5))
+    known = {"kind": "alone", "epochs": 2, "epochs_each": 2.0, **dict.fromkeys(side_by_side.SCORES, 0.5)}
+    rows = [known | {"members": k, "calibrated_nll": nll} for k, nll in zip(curve.sizes, curve.nll, strict=True)]
+    rows += [known | {"members": 1, "epochs_each": 1.0, "calibrated_nll": 2.0}]
+    rows += [known | {"kind": "other", "members": 2, "calibrated_nll": nll} for nll in (0.65, 0.75)]
+    column = side_by_side.header(rows, None, "alone").index("deep-ensemble equivalent")
+    cells = [row[column] for row in side_by_side.cells(rows, None, "alone")]
+    assert cells == ["< 1", "–", "–", "3.0 (2.5 to 3.5)", "–"]

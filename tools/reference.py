@@ -19,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 from pydantic import TypeAdapter
 
 from distancing import ensemble, landscape, project, report, sweep
-from distancing.ensemble import judge, scores
+from distancing.ensemble import calibration, judge, scores
 from distancing.errors import EXIT_CODES
 from distancing.flat import flat
 from distancing.hills import distances, kernels
@@ -285,6 +285,8 @@ def result_fields() -> str:
     parts.append(f"\n### `ensemble.splits.SPLIT`\n\n{table(header, _described(judge.on_split))}")
     parts.append("\nThe scores of a member or an ensemble, and of `parameter_average` on each split, are\n\n")
     parts.append(table(header, _described(scores.scores)))
+    parts.append("\nMembers and ensembles have these on the test images, too:\n\n")
+    parts.append(table(header, _described(calibration.calibrated)))
     return "".join(parts)
 
 

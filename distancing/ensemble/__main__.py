@@ -30,6 +30,11 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", action="store_true", help="compare the kinds of ensembles in sweeps or CSV files")
     parser.add_argument("--members", metavar="K[,K]", default="", help="with --compare: the first K networks of each")
     parser.add_argument("--baseline", metavar="KIND", help="with --compare: compare with this kind (part of its name)")
+    parser.add_argument(
+        "--independent",
+        metavar="KIND",
+        help="with --compare: the kind of independent networks (part of its name), for the deep-ensemble equivalent",
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="with --compare: write a CSV that it can read again")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="with --compare: write the table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
@@ -64,11 +69,11 @@ def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> 
 def _compare(args: argparse.Namespace, device: torch.device, console: Console) -> list[dict[str, Any]]:
     """Return the scores of all ensembles in the sweeps and CSV files. Print them and write the requested files."""
     rows = _rows(args, device)
-    console.print(side_by_side.table(rows, args.baseline))
+    console.print(side_by_side.table(rows, args.baseline, args.independent))
     if args.csv:
         side_by_side.write_csv(rows, args.csv)
     if args.markdown:
-        args.markdown.write_text(side_by_side.markdown(rows, args.baseline), encoding="utf-8")
+        args.markdown.write_text(side_by_side.markdown(rows, args.baseline, args.independent), encoding="utf-8")
     if args.picture:
         side_by_side.write_picture(rows, args.picture)
     return rows

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from distancing.data.batches import Data
-from distancing.ensemble import scores
+from distancing.ensemble import calibration, scores
 from distancing.errors import EnsembleError
 from distancing.hills.theta import Theta
 from distancing.models.evaluation import predict, refresh_batch_norm
@@ -72,14 +72,15 @@ def scored(
     labels = {name: split.labels.cpu() for name, split in common.splits.items()}
     p = {name: scores.probabilities(torch.stack([splits[name] for splits in logits])) for name in labels}
     w = _weights(weights, p, labels, len(members))
+    held_out: calibration.HeldOut = (p["validation"], labels["validation"]) if "validation" in p else "halves"
     return {
         "members": [member.name for member in members],
         "weights": w.tolist(),
-        "splits": {name: on_split(p[name], labels[name], w) for name in labels},
+        "splits": {name: on_split(p[name], labels[name], w, held_out if name == "test" else None) for name in labels},
     }
 
 
-def on_split(p: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
+def on_split(p: Tensor, labels: Tensor, weights: Tensor, held_out: calibration.HeldOut | None = None) -> dict[str, Any]:
     """Return the scores and the diversity of members with probabilities p [M, N, C] on one split:
 
     members: the scores of each member.
@@ -92,13 +93,21 @@ def on_split(p: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
     measured_reduction: the same as measured.
     disagreement: the matrix of the shares of images for which two members predict different classes.
     mutual_information (nats): between the prediction and the member, mean over the images.
+    temperature_from: the images on which optimal temperatures were found, `validation` or the other `halves` of the
+        test images; for test images only.
 
     Values that are undefined are None: c for a single member, ratios if v = 0.
+
+    held_out: the members' probabilities for the validation images and their labels, to find optimal temperatures on;
+    `halves` for those of this split; None for no scores at the optimal temperature.
     """
     v, c = scores.variance_and_covariance(p, labels)
-    growth = scores.growth(p, labels, weights)
+    members, growth = [scores.scores(q, labels) for q in p], scores.growth(p, labels, weights)
+    if held_out is not None:
+        _calibrate(members, p, labels, held_out, None)
+        _calibrate(growth, p, labels, held_out, weights)
     return {
-        "members": [scores.scores(q, labels) for q in p],
+        "members": members,
         "ensemble": growth[-1],
         "growth": growth,
         "variance": v,
@@ -108,7 +117,27 @@ def on_split(p: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
         "measured_reduction": scores.brier(scores.average(p), labels) / v if v else None,
         "disagreement": scores.disagreement(p).tolist(),
         "mutual_information": scores.mutual_information(p, weights),
+        **({} if held_out is None else {"temperature_from": held_out if held_out == "halves" else "validation"}),
     }
+
+
+def _calibrate(
+    results: list[dict[str, float]],
+    p: Tensor,
+    labels: Tensor,
+    held_out: calibration.HeldOut,
+    weights: Tensor | None,
+) -> None:
+    """Add the scores at the optimal temperature to those of each member, or with weights of each average."""
+    predictions = p if weights is None else scores.averages(p, weights)
+    if held_out == "halves":
+        for result, q in zip(results, predictions, strict=True):
+            result |= calibration.calibrated(q, labels)
+        return
+    p_held, labels_held = held_out
+    held = p_held if weights is None else scores.averages(p_held, weights)
+    for result, q, q_held in zip(results, predictions, held, strict=True):
+        result |= calibration.calibrated(q, labels, (q_held, labels_held))
 
 
 def _weights(weights: Weights, p: dict[str, Tensor], labels: dict[str, Tensor], members: int) -> Tensor:

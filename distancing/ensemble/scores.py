@@ -24,7 +24,7 @@ def probabilities(logits: Tensor) -> Tensor:
 
 def average(p: Tensor, weights: Tensor | None = None) -> Tensor:
     """(1.2.4) Return Σ_i w_i p_ci / Σ_i w_i, [N, C], for weights [M] ≥ 0 (None: equal ones)."""
-    *_, last = _averages(p, _weights(p, weights))
+    *_, last = averages(p, weights)
     return last
 
 
@@ -33,7 +33,7 @@ def growth(p: Tensor, labels: Tensor, weights: Tensor | None = None) -> list[dic
 
     The last scores are those of `average`. While all weights are 0, members count equally.
     """
-    return [scores(q, labels) for q in _averages(p, _weights(p, weights))]
+    return [scores(q, labels) for q in averages(p, weights)]
 
 
 def scores(q: Tensor, labels: Tensor) -> dict[str, float]:
@@ -182,12 +182,13 @@ def distances(theta: Tensor) -> Tensor:
     return squares.sqrt()
 
 
-def _averages(p: Tensor, weights: Tensor) -> Iterator[Tensor]:
+def averages(p: Tensor, weights: Tensor | None = None) -> Iterator[Tensor]:
     """Yield the averages of the first 1, 2, …, M members, in the same memory.
 
     They are quotients of sums, in units of the largest weight so far: no digits of small weights are lost, equal votes
     for two classes are a tie, and what all members are certain of has the probability 1.
     """
+    weights = _weights(p, weights)
     total, mean = torch.zeros_like(p[0]), torch.empty_like(p[0])
     count = largest = 0.0
     for q, weight in zip(p, weights.tolist(), strict=True):

@@ -1,5 +1,6 @@
 """An ensemble's scores as tables and figures. matplotlib is imported with the first figure, since it is slow."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRICS = {"accuracy": "accuracy", "nll": "NLL, nats", "brier": "Brier", "ece": "ECE"}
+MORE = {"temperature": "temperature", "calibrated_nll": "calibrated NLL, nats", "calibrated_ece": "calibrated ECE"}
 ERRORS = ("variance", "covariance", "correlation", "predicted_reduction", "measured_reduction", "mutual_information")
 COLOURS = {"train": GREY, "validation": ORANGE, "test": BLUE}
 MARKS = {"train": "o", "validation": "s", "test": "D"}
 
 
 def table(result: dict[str, Any]) -> RenderableType:
-    """Return a table of the scores of each member, their average and the network at their mean, and one of the errors.
+    """Return tables of the scores of each member, their average and the network at their mean, and one of the errors.
 
     result: of `judge`, here and below.
     """
@@ -44,11 +46,30 @@ def table(result: dict[str, Any]) -> RenderableType:
         errors.add_column(column, justify="right" if column else "left")
     for name, split in result["splits"].items():
         errors.add_row(name, *("" if split[key] is None else f"{split[key]:.4f}" for key in ERRORS))
-    return Group(rows, errors)
+    return Group(rows, *_more(result), errors)
+
+
+def _more(result: dict[str, Any]) -> Iterator[Table]:
+    """Yield a table of the scores on the test images that need more room."""
+    test = result["splits"]["test"]
+    names = [name for name in MORE if name in test["ensemble"]]
+    images = {"validation": "validation images", "halves": "other halves of the test images"}
+    source = f", temperatures from the {images[test['temperature_from']]}" if "temperature_from" in test else ""
+    if names:
+        more = Table(title=f"test images{source}", title_justify="left")
+        for column in ("", *(MORE[name] for name in names)):
+            more.add_column(column, justify="right" if column else "left")
+        for name, scores in zip((*result["members"], "average"), (*test["members"], test["ensemble"]), strict=True):
+            more.add_row(name, *(_cell(metric, scores[metric]) for metric in names))
+        yield more
+
+
+def _cell(metric: str, value: float) -> str:
+    return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.4f}"
 
 
 def _cells(scores: dict[str, float]) -> list[str]:
-    return [f"{scores['accuracy']:.2%}", *(f"{scores[metric]:.4f}" for metric in METRICS if metric != "accuracy")]
+    return [_cell(metric, scores[metric]) for metric in METRICS]
 
 
 def picture(result: dict[str, Any]) -> "Figure":
@@ -65,13 +86,17 @@ def picture(result: dict[str, Any]) -> "Figure":
     grid = figure.add_gridspec(2, 1)
     above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     k = np.arange(1, len(result["members"]) + 1)
-    for axes, (metric, label) in zip(above.subplots(1, len(METRICS)), METRICS.items(), strict=True):
+    drawn = {**METRICS, "calibrated_nll": MORE["calibrated_nll"]}
+    drawn = {metric: label for metric, label in drawn.items() if metric in result["splits"]["test"]["ensemble"]}
+    for axes, (metric, label) in zip(above.subplots(1, len(drawn)), drawn.items(), strict=True):
         for name, split in result["splits"].items():
+            if metric not in split["ensemble"]:
+                continue
             curve = [scores[metric] for scores in split["growth"]]
             axes.plot(k, curve, color=COLOURS[name], marker=MARKS[name], ms=4, label=name)
         axes.set(xlabel="members", ylabel=label, xticks=k[:: max(1, len(k) // 6)])
         axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    above.axes[0].legend(frameon=False)
     panels = below.subplots(1, len(matrices), squeeze=False)[0]
     for axes, (title, values) in zip(panels, matrices.items(), strict=True):
         image = axes.imshow(values, cmap="cividis")
@@ -109,7 +134,7 @@ def scalars(result: dict[str, Any]) -> dict[str, list[float]]:
     """Return TensorBoard's scalars: each metric of the first 1, 2, … members, and single values of the errors."""
     values: dict[str, list[float]] = {}
     for name, split in result["splits"].items():
-        for metric in METRICS:
+        for metric in [metric for metric in (METRICS | MORE) if metric in split["ensemble"]]:
             values[f"ensemble/{name}/{metric}"] = [scores[metric] for scores in split["growth"]]
     for name, split in result["splits"].items():
         values |= {f"ensemble/{name}/{key}": [split[key]] for key in ERRORS if split[key] is not None}
