@@ -86,6 +86,10 @@ def test_a_run_scores_its_ensemble(runs: dict[str, Path]) -> None:
     events = EventAccumulator(str(run)).Reload()
     assert [event.step for event in events.Scalars("ensemble/test/accuracy")] == [1, 2, 3, 4]
     assert "ensemble" in events.Tags()["images"]
+    test = ensemble["splits"]["test"]
+    assert test["temperature_from"] == "validation"
+    assert events.Scalars("ensemble/test/calibrated_nll")[3].value == pytest.approx(test["ensemble"]["calibrated_nll"])
+    assert all("calibrated_ece" in scores for scores in (*test["members"], *test["growth"]))
 
 
 def test_members_from_anywhere(runs: dict[str, Path]) -> None:
@@ -194,7 +198,7 @@ def test_a_score_that_is_not_finite_is_a_dash(nll: float) -> None:
     row = {"kind": "a", "members": 2, "epochs_each": 1.0, "epochs": 2, **dict.fromkeys(side_by_side.SCORES, 0.5)}
     rows = [row, {**row, "nll": nll}]
     (cells,) = side_by_side.cells(rows, None)
-    assert (cells[7], cells[8]) == ("–", "0.5000 ± 0.0000")
+    assert (cells[7], cells[9]) == ("–", "0.5000 ± 0.0000")
     assert side_by_side.picture(rows).axes
 
 

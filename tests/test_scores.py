@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from distancing.ensemble import calibration, scores, show
+from distancing.ensemble import calibration, scores, show, side_by_side
 from distancing.ensemble.judge import on_test
 from distancing.ensemble.scores import average, brier, growth, likelihood_weights, negative_log_likelihood
 
@@ -318,3 +318,19 @@ def test_refused_arguments() -> None:
                 score(p[0], labels + bad)
         with pytest.raises(ValueError, match="no images"):
             score(p[0, :0], labels[:0])
+
+
+def test_the_deep_ensemble_equivalent() -> None:
+    """Halfway between 2 and 4 networks in NLL are 3 networks."""
+    curve = calibration.Equivalent([1, 2, 4], [1.0, 0.8, 0.6], [0.0, 0.3, 0.3])
+    assert [curve.of(nll) for nll in (1.1, 1, 0.9, 0.7, 0.6, 0.5)] == pytest.approx([-math.inf, 1, 1.5, 3, 4, math.inf])
+    assert curve.interval(0.7, 0.4) == (-math.inf, math.inf)  # ± 0.5
+    exact = calibration.Equivalent(curve.sizes, curve.nll, [0.0] * 3)
+    assert exact.interval(0.7, 0.05) == pytest.approx((2.5, 3.5))
+    known = {"kind": "alone", "epochs": 2, "epochs_each": 2.0, **dict.fromkeys(side_by_side.SCORES, 0.5)}
+    rows = [known | {"members": k, "calibrated_nll": nll} for k, nll in zip(curve.sizes, curve.nll, strict=True)]
+    rows += [known | {"members": 1, "epochs_each": 1.0, "calibrated_nll": 2.0}]
+    rows += [known | {"kind": "other", "members": 2, "calibrated_nll": nll} for nll in (0.65, 0.75)]
+    column = side_by_side.header(rows, None, "alone").index("deep-ensemble equivalent")
+    cells = [row[column] for row in side_by_side.cells(rows, None, "alone")]
+    assert cells == ["< 1", "–", "–", "3.0 (2.5 to 3.5)", "–"]

@@ -322,7 +322,7 @@ def rivals() -> str:
     """Return the comparison in docs/rivals.csv: the chosen trial of each kind, and all trials."""
     rows = side_by_side.read_csv(Path(__file__).parents[1] / "docs/rivals.csv")
     best, baseline = compare.chosen(rows), "phases=independent"
-    chosen = side_by_side.markdown([side_by_side.header(baseline), *side_by_side.cells(best, baseline)])
+    chosen = side_by_side.markdown(side_by_side.comparison(best, baseline))
     return f"{chosen}\nAll trials:\n\n{side_by_side.markdown(side_by_side.trials(rows, best))}"
 
 

@@ -33,6 +33,11 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--choose", action="store_true", help="with --compare: the best trial of each kind, on the validation images"
     )
+    parser.add_argument(
+        "--independent",
+        metavar="KIND",
+        help="with --compare: the kind of independent networks (part of its name), for the deep-ensemble equivalent",
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="with --compare: write a CSV that it can read again")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="with --compare: write the table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
@@ -70,9 +75,7 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
     """Return the scores of all ensembles in the sweeps and CSV files. Print them and write the requested files."""
     rows = _rows(args, device)
     best = compare.chosen(rows) if args.choose else rows
-    tables = {
-        "ensembles, on the test images": [side_by_side.header(args.baseline), *side_by_side.cells(best, args.baseline)]
-    }
+    tables = {"ensembles, on the test images": side_by_side.comparison(best, args.baseline, args.independent)}
     if args.choose:
         tables["all trials"] = side_by_side.trials(rows, best)
     for title, table in tables.items():

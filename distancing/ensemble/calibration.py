@@ -4,10 +4,12 @@ The temperature T divides the logarithms of a prediction q [N, C]: softmax(log q
 ensemble, q is the average of its members' probabilities (Ashukha et al. 2020).
 """
 
+import dataclasses
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,3 +87,38 @@ def _halves(q: Tensor, labels: Tensor) -> Iterator[tuple[Prediction, Prediction]
         first, second = ((q[part], labels[part]) for part in (order[: middle or 1], order[middle:]))
         yield first, second
         yield second, first
+
+
+@dataclasses.dataclass(frozen=True)
+class Equivalent:
+    """The calibrated negative log-likelihood of independent networks by their number.
+
+    sizes: the numbers of networks, increasing. nll: the mean for each. error: its standard error.
+    """
+
+    sizes: Sequence[int]
+    nll: Sequence[float]
+    error: Sequence[float]
+
+    def of(self, nll: float) -> float:
+        """Return the deep-ensemble equivalent: the smallest number of networks that reaches `nll`.
+
+        The number is interpolated linearly between neighbouring sizes. It is −∞ if the fewest networks are better
+        than `nll`, and ∞ if not even the most reach it.
+        """
+        if nll > self.nll[0]:
+            return -math.inf
+        for i in range(1, len(self.sizes)):
+            if self.nll[i] <= nll:
+                (a, b), (x, y) = self.sizes[i - 1 : i + 1], self.nll[i - 1 : i + 1]
+                return a + (b - a) * (x - nll) / (x - y) if x > y else float(a)
+        return float(self.sizes[0]) if nll == self.nll[0] else math.inf
+
+    def interval(self, nll: float, error: float) -> tuple[float, float]:
+        """Return the equivalents of `nll` plus and minus its standard error.
+
+        The standard error of the independent networks, interpolated to the equivalent, is added in quadrature.
+        """
+        size = float(np.clip(self.of(nll), self.sizes[0], self.sizes[-1]))
+        both = math.hypot(error, float(np.interp(size, self.sizes, self.error)))
+        return self.of(nll + both), self.of(nll - both)

@@ -194,6 +194,7 @@ def chosen(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _scores(split: dict[str, Any]) -> dict[str, float | None]:
     """Return the members' mean accuracy, the ensemble's scores, and the correlation c/v of the errors (1.14)."""
-    ensemble = {name: split["ensemble"][name] for name in ("accuracy", "nll", "brier", "ece")}
+    names = ("accuracy", "nll", "calibrated_nll", "brier", "ece", "calibrated_ece")
+    ensemble = {name: split["ensemble"].get(name) for name in names}
     member = statistics.fmean(scores["accuracy"] for scores in split["members"])
     return {"member_accuracy": member, **ensemble, "correlation": split["correlation"]}

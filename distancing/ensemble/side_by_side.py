@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from distancing.ensemble.calibration import Equivalent
 from distancing.errors import EnsembleError
 from distancing.report.figures import COLOURS, MARKS
 from distancing.report.significance import holm, mean_sd, paired, unpaired
@@ -22,13 +23,21 @@ SCORES = {
     "member_accuracy": "member acc.",
     "accuracy": "ensemble acc.",
     "nll": "NLL",
+    "calibrated_nll": "calibrated NLL",
     "brier": "Brier",
     "ece": "ECE",
+    "calibrated_ece": "calibrated ECE",
     "correlation": "c/v",
 }
 TEXTS = ("kind", "trial")  # columns that are not numbers
 COSTS = ("forward", "backward", "operations", "validation")
-DRAWN = {"nll": "NLL, nats", "accuracy": "accuracy, %", "ece": "expected calibration error"}
+NEW = ("calibrated_nll", "calibrated_ece")  # files of older versions lack these
+DRAWN = {
+    "nll": "NLL, nats",
+    "calibrated_nll": "calibrated NLL, nats",
+    "accuracy": "accuracy, %",
+    "ece": "expected calibration error",
+}
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
@@ -54,7 +63,11 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
                     "trials": int(row.get("trials") or 1),
                     "seed": int(row["seed"]) if row.get("seed") else None,
                     **{name: float(row[name]) if row.get(name) else None for name in COSTS},
-                    **{name: float(row[name]) if row[name] else None for name in SCORES},
+                    **{
+                        name: float(row[name]) if row[name] else None
+                        for name in SCORES
+                        if name in row or name not in NEW
+                    },
                 }
                 for row in csv.DictReader(file)
             ]
@@ -70,60 +83,104 @@ def grouped(rows: Sequence[Row]) -> dict[Key, list[Row]]:
     return dict(sorted(groups.items(), key=lambda item: item[0][:2]))
 
 
-def header(baseline: str | None) -> list[str]:
+def present(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the scores that at least one row has."""
+    return [name for name in SCORES if any(row.get(name) is not None for row in rows)]
+
+
+def header(rows: Sequence[Row], baseline: str | None, independent: str | None = None) -> list[str]:
     """Return the table's column names."""
     compared = ["Δ NLL", "p"] if baseline else []
-    return [
-        "members",
-        "epochs each",
-        "epochs",
-        "kind",
-        "n",
-        *SCORES.values(),
-        "forward",
-        "backward",
-        "inference",
-        *compared,
-    ]
+    equivalent = ["deep-ensemble equivalent"] if independent else []
+    names = [SCORES[name] for name in present(rows)]
+    costs = ["forward", "backward", "inference"]
+    return ["members", "epochs each", "epochs", "kind", "n", *names, *equivalent, *costs, *compared]
 
 
-def cells(rows: Sequence[Row], baseline: str | None) -> list[list[str]]:
+def comparison(rows: Sequence[Row], baseline: str | None = None, independent: str | None = None) -> list[list[str]]:
+    """Return the table with its header; see `cells`."""
+    return [header(rows, baseline, independent), *cells(rows, baseline, independent)]
+
+
+def cells(rows: Sequence[Row], baseline: str | None, independent: str | None = None) -> list[list[str]]:
     """Return the table's rows, one for each group: mean ± standard error over its ensembles.
 
     Forward and backward are passes over the training images for the whole ensemble. Inference is the cost of a
     prediction, in networks of the smallest size.
 
     baseline: a part of one kind's name. The NLL of other kinds is compared with that of the baseline with the same
-    number of members and epochs each, or else with as many epochs in all. Raises EnsembleError if no kind or several
-    have this name.
+    number of members and epochs each, or else with as many epochs in all. independent: a part of the name of the kind
+    whose members are independent networks, for the deep-ensemble equivalent. Raises EnsembleError if no kind or several
+    have such a name.
     """
     groups = grouped(rows)
     smallest = min((row["operations"] / row["members"] for row in rows if row.get("operations")), default=1.0)
     compared = _compared(groups, baseline) if baseline else {}
+    equivalent = _equivalents(groups, independent) if independent else {}
     table = []
-    for (members, epochs_each, kind), ensembles in groups.items():
+    for key, ensembles in groups.items():
+        members, epochs_each, kind = key
         epochs = f"{statistics.fmean(row['epochs'] for row in ensembles):g}"
-        scores = [_mean_and_error([row[name] for row in ensembles], name.endswith("accuracy")) for name in SCORES]
+        scores = [
+            _mean_and_error([row.get(name) for row in ensembles], name.endswith("accuracy")) for name in present(rows)
+        ]
         costs = [_mean([row.get(name) for row in ensembles]) for name in ("forward", "backward")]
         costs.append(_mean([row["operations"] / smallest if row.get("operations") else None for row in ensembles]))
-        row = [str(members), f"{epochs_each:g}", epochs, kind, str(len(ensembles)), *scores, *costs]
-        table.append([*row, *compared.get((members, epochs_each, kind), [])])
+        row = [str(members), f"{epochs_each:g}", epochs, kind, str(len(ensembles)), *scores]
+        table.append([*row, *equivalent.get(key, []), *costs, *compared.get(key, [])])
     return table
+
+
+def _equivalents(groups: Mapping[Key, Sequence[Row]], independent: str) -> dict[Key, list[str]]:
+    """Return the deep-ensemble equivalent of each group, and the interval of one standard error.
+
+    The independent networks are those of the most epochs each.
+    """
+    kind = _kind(groups, independent, "independent")
+    nll = {key: [row["calibrated_nll"] for row in rows] for key, rows in groups.items()
+           if all(row.get("calibrated_nll") is not None for row in rows)}  # fmt: skip
+    longest = max((key[1] for key in nll if key[2] == kind), default=0.0)
+    own = [key for key in nll if key[1:] == (longest, kind)]
+    if not own:
+        raise EnsembleError(f"--independent={independent}: {kind} has no calibrated NLL: compare the sweep again")
+    known = {key: _mean_and_se(values) for key, values in nll.items()}
+    equivalent = Equivalent([key[0] for key in own], [known[key][0] for key in own], [known[key][1] for key in own])
+    return {key: [_equivalent(equivalent, *known[key]) if key in known and key not in own else "–"] for key in groups}
+
+
+def _equivalent(independent: Equivalent, nll: float, error: float) -> str:
+    """Return the equivalent and its interval, such as 3.2 (2.9 to 3.6), with < and > beyond the measured numbers."""
+    numbers = (independent.of(nll), *independent.interval(nll, error))
+    ends = {-math.inf: f"< {independent.sizes[0]}", math.inf: f"> {independent.sizes[-1]}"}
+    mean, low, high = (ends.get(number, f"{number:.1f}") for number in numbers)
+    return mean if mean == low == high else f"{mean} ({low} to {high})"
+
+
+def _mean_and_se(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and its standard error, which is 0 for a single value."""
+    mean, sd = mean_sd(values)
+    return mean, (sd or 0.0) / len(values) ** 0.5
+
+
+def _kind(groups: Mapping[Key, Sequence[Row]], name: str, option: str) -> str:
+    """Return the kind of this name, or the only one that has it in its name. Raise EnsembleError if there is none."""
+    kinds = sorted({kind for *_, kind in groups})
+    matching = [kind for kind in kinds if kind == name] or [kind for kind in kinds if name in kind]
+    if len(matching) != 1:
+        raise EnsembleError(f"--{option}={name} is in the names of {len(matching)} kinds, of {'; '.join(kinds)}")
+    return matching[0]
 
 
 def _compared(groups: Mapping[Key, Sequence[Row]], baseline: str) -> dict[Key, list[str]]:
     """Return Δ NLL and Holm's p of each group that has a baseline, and a mark for the baselines."""
-    kinds = sorted({kind for *_, kind in groups})
-    matching = [kind for kind in kinds if kind == baseline] or [kind for kind in kinds if baseline in kind]
-    if len(matching) != 1:
-        raise EnsembleError(f"--baseline={baseline} is in the names of {len(matching)} kinds, of {'; '.join(kinds)}")
-    by_epochs = {rows[0]["epochs"]: rows for (*_, kind), rows in groups.items() if kind == matching[0]}
+    matching = _kind(groups, baseline, "baseline")
+    by_epochs = {rows[0]["epochs"]: rows for (*_, kind), rows in groups.items() if kind == matching}
     tests = {}
     for (members, epochs_each, kind), rows in groups.items():
-        base = groups.get((members, epochs_each, matching[0])) or by_epochs.get(rows[0]["epochs"])
-        if base and kind != matching[0]:
+        base = groups.get((members, epochs_each, matching)) or by_epochs.get(rows[0]["epochs"])
+        if base and kind != matching:
             tests[members, epochs_each, kind] = _difference(rows, base)
-    compared = {key: ["baseline", ""] for key in groups if key[2] == matching[0]}
+    compared = {key: ["baseline", ""] for key in groups if key[2] == matching}
     for (key, (difference, _)), p in zip(tests.items(), holm([p for _, p in tests.values()]), strict=True):
         compared[key] = [f"{difference:+.4f}", "–" if p is None else f"{p:.2g}"]
     return compared
@@ -192,9 +249,12 @@ def picture(rows: Sequence[Row]) -> Figure:
     """
     groups = grouped(rows)
     sizes, kinds = sorted({members for members, *_ in groups}), list(dict.fromkeys(row["kind"] for row in rows))
-    figure = Figure(figsize=(2 + 2.6 * len(sizes), 8.5), dpi=110, layout="constrained", facecolor="white")
-    panels = figure.subplots(len(DRAWN), len(sizes), squeeze=False, sharey="row")
-    for axes_row, (name, label) in zip(panels, DRAWN.items(), strict=True):
+    drawn = {name: label for name, label in DRAWN.items() if all(row.get(name) is not None for row in rows)}
+    figure = Figure(
+        figsize=(2 + 2.6 * len(sizes), 1 + 2.5 * len(drawn)), dpi=110, layout="constrained", facecolor="white"
+    )
+    panels = figure.subplots(len(drawn), len(sizes), squeeze=False, sharey="row")
+    for axes_row, (name, label) in zip(panels, drawn.items(), strict=True):
         scale = 100 if name == "accuracy" else 1
         for axes, size in zip(axes_row, sizes, strict=True):
             for i, kind in enumerate(kinds):

@@ -26,12 +26,14 @@ SHORT = (
 NOT_METRICS = re.compile(r"seed$|diverged|final\.|versions|checkpoints\.[^.]+\.epoch$")
 UNITS = {
     "accuracy": "%", "loss": "nats", "nll": "nats", "cross_entropy": "nats", "penalty": "nats", "l2": "nats",
-    "mutual_information": "nats", "test_height_max": "nats", "train_height_max": "nats",
+    "mutual_information": "nats", "calibrated_nll": "nats", "test_height_max": "nats", "train_height_max": "nats",
     "test_height_matched_max": "nats", "train_height_matched_max": "nats",
     "seconds": "s", "images_per_second": "images/s",
 }  # fmt: skip
 NAMES = {
-    "train": "training", "nll": "NLL", "ece": "ECE", "brier": "Brier score", "correlation": "c/v", "seconds": "time",
+    "train": "training", "nll": "NLL", "ece": "ECE",
+    "calibrated_nll": "calibrated NLL", "calibrated_ece": "calibrated ECE",
+    "brier": "Brier score", "correlation": "c/v", "seconds": "time",
     "cross_entropy": "cross entropy", "mutual_information": "mutual information", "images_per_second": "speed",
     "test_height_max": "test", "test_height_matched_max": "test, units matched",
     "train_height_max": "training", "train_height_matched_max": "training, units matched",
