@@ -30,6 +30,9 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", action="store_true", help="compare the kinds of ensembles in sweeps or CSV files")
     parser.add_argument("--members", metavar="K[,K]", default="", help="with --compare: the first K networks of each")
     parser.add_argument("--baseline", metavar="KIND", help="with --compare: compare with this kind (part of its name)")
+    parser.add_argument(
+        "--choose", action="store_true", help="with --compare: the best trial of each kind, on the validation images"
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="with --compare: write a CSV that it can read again")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="with --compare: write the table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
@@ -46,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     threads.use()
     device = torch.device(args.device)
+    if args.choose and not args.compare:
+        raise EnsembleError("--choose chooses between the trials of a sweep: add --compare")
     numbers: Any = _compare(args, device, console) if args.compare else _judge(args, device, console)
     if args.json:
         args.json.write_text(json.dumps(numbers, indent=2) + "\n")
@@ -64,13 +69,20 @@ def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> 
 def _compare(args: argparse.Namespace, device: torch.device, console: Console) -> list[dict[str, Any]]:
     """Return the scores of all ensembles in the sweeps and CSV files. Print them and write the requested files."""
     rows = _rows(args, device)
-    console.print(side_by_side.table(rows, args.baseline))
+    best = compare.chosen(rows) if args.choose else rows
+    tables = {
+        "ensembles, on the test images": [side_by_side.header(args.baseline), *side_by_side.cells(best, args.baseline)]
+    }
+    if args.choose:
+        tables["all trials"] = side_by_side.trials(rows, best)
+    for title, table in tables.items():
+        console.print(side_by_side.terminal(title, table))
     if args.csv:
         side_by_side.write_csv(rows, args.csv)
     if args.markdown:
-        args.markdown.write_text(side_by_side.markdown(rows, args.baseline), encoding="utf-8")
+        args.markdown.write_text("\n".join(map(side_by_side.markdown, tables.values())), encoding="utf-8")
     if args.picture:
-        side_by_side.write_picture(rows, args.picture)
+        side_by_side.write_picture(best, args.picture)
     return rows
 
 
@@ -81,7 +93,7 @@ def _rows(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]
     rows = [row for file in files for row in side_by_side.read_csv(file) if not sizes or row["members"] in sizes]
     runs = [run for path in args.paths if not path.endswith(".csv") for run in find_sweep(path).runs()]
     if runs:
-        rows += compare.compare(compare.ensembles(runs, sizes), device, _weights(args.weights))
+        rows += compare.compare(compare.ensembles(runs, sizes, args.choose), device, _weights(args.weights))
     if not rows:
         raise EnsembleError(f"there are no ensembles to compare in {', '.join(args.paths)}")
     return rows

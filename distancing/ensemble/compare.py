@@ -1,9 +1,10 @@
 """Collect the ensembles in sweeps, of one run's checkpoints or of several runs, and score each of them."""
 
 import dataclasses
+import functools
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import torch
 
 from distancing.ensemble.judge import Weights, scored
 from distancing.errors import EnsembleError
+from distancing.models import Model
 from distancing.runs import Listed, RunDirectory
 from distancing.stored import checkpoint_files, find_checkpoints
 
 VARIED = ("seed", "dataset.bootstrap_seed", "dataset.fold")  # settings in which members of one ensemble may differ
 LENGTHS = ("epochs=", "phases.cycle.times=")  # settings that do not make another kind of ensemble
+PARTS = ("dataset.", "model.")  # settings that always make another kind
+FIELDS = ("kind", "trial", "trials", "seed", "epochs_each", "epochs", "forward", "backward")  # of an ensemble's row
+CHOICE = "nll"  # the score on the validation images by which `chosen` chooses: the lower, the better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,50 +29,100 @@ class Ensemble:
 
     kind: the settings in which its runs differ from others of the sweep. files: its checkpoints. epochs: trained for
     all of them. epochs_each: trained for one; if a run has several checkpoints, all its epochs over their number.
+    forward, backward: passes over the training images for all of them; None in runs of older versions. trial: the
+    settings that were tried for this kind. trials: how many of these the sweep has, those that diverged included.
+    seed: of the run; None if it has several.
     """
 
     kind: str
     files: tuple[Path, ...]
     epochs: int
     epochs_each: float
+    forward: float | None
+    backward: float | None
+    trial: str = ""
+    trials: int = 1
+    seed: int | None = None
 
 
-def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = ()) -> list[Ensemble]:
+def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = (), tuned: bool = False) -> list[Ensemble]:
     """Return the ensembles of the finished runs.
 
     A run with several checkpoints is an ensemble by itself. Runs with one checkpoint are grouped in the order of the
     list, as many as another ensemble has members, if that took as many epochs in total. With `sizes`, each ensemble
     has so many members instead: the first checkpoints of a run, which is skipped if it has fewer, or so many runs.
 
+    tuned: the runs of a kind make the same choices, and have the same data set and network; their other settings are
+    trials. Otherwise each setting in which runs differ makes another kind.
+
     Raises EnsembleError if all runs have one checkpoint and `sizes` does not say how many to group.
     """
+    names = _names(runs, tuned)
+    tried: dict[str, set[str]] = defaultdict(set)
+    for kind, trial in names.values():
+        tried[kind].add(trial)
     results = {run: RunDirectory(run.path).read_result() or {} for run in runs}
     results = {run: result for run, result in results.items() if result.get("status") == "finished"}
-    common = set.intersection(*(set(run.overrides) for run in results)) if results else set()
     collected: list[Ensemble] = []
-    single: dict[tuple[str, int], list[Path]] = defaultdict(list)
+    single: dict[tuple[str, str, int], list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
     for run, result in results.items():
-        kind = _kind(override for override in run.overrides if override not in common)
+        kind, trial = names[run]
         files = checkpoint_files(run.path)
         if len(files) == 1:
-            single[kind, run.epochs].append(files[0])
+            single[kind, trial, run.epochs].append((files[0], result))
             continue
-        ends = [checkpoint["epoch"] for checkpoint in (*result["checkpoints"], result["final"])]
+        networks = [*result["checkpoints"], result["final"]]
         for size in sizes or [len(files)]:
             if size <= len(files):
-                collected.append(Ensemble(kind, tuple(files[:size]), ends[size - 1], run.epochs / len(files)))
+                last = networks[size - 1]
+                collected.append(
+                    Ensemble(
+                        kind, tuple(files[:size]), last["epoch"], run.epochs / len(files), last.get("forward"),
+                        last.get("backward"), trial, len(tried[kind]), result["seed"],
+                    )
+                )  # fmt: skip
     costs = {(len(ensemble.files), ensemble.epochs) for ensemble in collected}
+    costs |= {(1, total) for _, total in costs}  # one network that was trained as long as the others together
     if single and not costs and not sizes:
         raise EnsembleError("each run of the sweep has one network; set --members to how many make an ensemble")
-    for (kind, epochs), files in single.items():
+    for (kind, trial, epochs), ended in single.items():
         for size in sizes or sorted({size for size, total in costs if size * epochs == total}):
-            for i in range(0, len(files) - size + 1, size):
-                collected.append(Ensemble(kind, tuple(files[i : i + size]), size * epochs, epochs))
+            for i in range(0, len(ended) - size + 1, size):
+                files, members = zip(*ended[i : i + size], strict=True)
+                forward, backward = (
+                    _sum(member["final"].get(key) for member in members) for key in ("forward", "backward")
+                )
+                seed = members[0]["seed"] if size == 1 else None
+                collected.append(
+                    Ensemble(kind, files, size * epochs, epochs, forward, backward, trial, len(tried[kind]), seed)
+                )
     return sorted(collected, key=lambda ensemble: (len(ensemble.files), ensemble.epochs_each))
 
 
+def _names(runs: Sequence[Listed], tuned: bool) -> dict[Listed, tuple[str, str]]:
+    """Return the kind of ensemble of each run, and its trial, in the overrides that not all of the runs have."""
+    common = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
+    names = {}
+    for run in runs:
+        own = [override for override in run.overrides if override not in common]
+        trial = [override for override in own if tuned and _is_tried(override)]
+        names[run] = _kind(override for override in own if override not in trial), _kind(trial)
+    return names
+
+
+def _is_tried(override: str) -> bool:
+    key = override.partition("=")[0].lstrip("+")
+    return "." in key and not key.startswith(PARTS)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Return the sum, or None if a value is missing."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
+
+
 def _kind(overrides: Iterable[str]) -> str:
-    """Return the kind of ensemble that a run's overrides say, with the last parts of their keys."""
+    """Return the overrides that make a kind of ensemble, with the last parts of their keys."""
     choices = (override for override in overrides if override.split("=")[0].lstrip("+") not in VARIED)
     return " ".join(
         choice.rpartition(".")[2] if "." in choice.partition("=")[0] else choice
@@ -79,17 +134,54 @@ def _kind(overrides: Iterable[str]) -> str:
 def compare(
     ensembles: Iterable[Ensemble], device: torch.device, weights: Weights = "equal", split: str = "test"
 ) -> list[dict[str, Any]]:
-    """Return a row for each ensemble: `kind`, `members`, `epochs_each`, `epochs`, and its scores on the split."""
-    return [
-        {
-            "kind": ensemble.kind,
-            "members": len(ensemble.files),
-            "epochs_each": ensemble.epochs_each,
-            "epochs": ensemble.epochs,
-            **_scores(scored(find_checkpoints(ensemble.files), device, weights)["splits"][split]),
-        }
-        for ensemble in ensembles
-    ]
+    """Return a row for each ensemble: the fields of `Ensemble`, its cost, and its scores on the split.
+
+    members: their number. operations: floating-point operations of all members for the prediction of one image.
+    validation: the score CHOICE on the validation images; None if there are none.
+    """
+    return [_row(ensemble, device, weights, split) for ensemble in ensembles]
+
+
+def _row(ensemble: Ensemble, device: torch.device, weights: Weights, split: str) -> dict[str, Any]:
+    members = find_checkpoints(ensemble.files)
+    splits = scored(members, device, weights)["splits"]
+    configs = [member.config for member in members]
+    about = {field: getattr(ensemble, field) for field in FIELDS}
+    return {
+        **about,
+        "members": len(members),
+        "operations": sum(_operations(c.model, c.dataset.image_shape, c.dataset.classes) for c in configs),
+        "validation": splits["validation"]["ensemble"][CHOICE] if "validation" in splits else None,
+        **_scores(splits[split]),
+    }
+
+
+@functools.cache
+def _operations(model: Model, image_shape: tuple[int, int, int], classes: int) -> int:
+    return model.operations(image_shape, classes)
+
+
+def chosen(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows of the trial of each kind that has the lowest mean of CHOICE on the validation images.
+
+    Kinds are tuned for each number of members and epochs. A trial of which runs are missing, because they diverged, is
+    not chosen. Raise EnsembleError if there are no validation images, or the kinds had different numbers of trials.
+    """
+    if any(row["validation"] is None for row in rows):
+        raise EnsembleError("--choose needs validation images: set dataset.validation_fraction > 0 in the sweep")
+    trials = {row["kind"]: row["trials"] for row in rows}
+    if len(set(trials.values())) > 1:
+        counts = "; ".join(f"{kind}: {number}" for kind, number in trials.items())
+        raise EnsembleError(f"--choose needs the same number of trials of each kind, and there are: {counts}")
+    groups: dict[tuple[Any, ...], dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        groups[row["members"], row["epochs"], row["kind"]][row["trial"]].append(row)
+    best: list[Mapping[str, Any]] = []
+    for by_trial in groups.values():
+        most = max(map(len, by_trial.values()))
+        complete = [trial for trial in by_trial.values() if len(trial) == most]
+        best += min(complete, key=lambda trial: statistics.fmean(row["validation"] for row in trial))
+    return best
 
 
 def _scores(split: dict[str, Any]) -> dict[str, float | None]:

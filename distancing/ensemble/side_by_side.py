@@ -14,7 +14,7 @@ from rich.table import Table
 
 from distancing.errors import EnsembleError
 from distancing.report.figures import COLOURS, MARKS
-from distancing.report.significance import holm, mean_sd, unpaired
+from distancing.report.significance import holm, mean_sd, paired, unpaired
 
 Row = Mapping[str, Any]  # an ensemble, of `compare.compare`
 Key = tuple[int, float, str]  # members, epochs each, kind
@@ -26,6 +26,8 @@ SCORES = {
     "ece": "ECE",
     "correlation": "c/v",
 }
+TEXTS = ("kind", "trial")  # columns that are not numbers
+COSTS = ("forward", "backward", "operations", "validation")
 DRAWN = {"nll": "NLL, nats", "accuracy": "accuracy, %", "ece": "expected calibration error"}
 
 
@@ -48,6 +50,10 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
                     "members": int(row["members"]),
                     "epochs_each": float(row["epochs_each"]),
                     "epochs": int(row["epochs"]),
+                    "trial": row.get("trial") or "",  # this and the following are missing from older files
+                    "trials": int(row.get("trials") or 1),
+                    "seed": int(row["seed"]) if row.get("seed") else None,
+                    **{name: float(row[name]) if row.get(name) else None for name in COSTS},
                     **{name: float(row[name]) if row[name] else None for name in SCORES},
                 }
                 for row in csv.DictReader(file)
@@ -67,22 +73,40 @@ def grouped(rows: Sequence[Row]) -> dict[Key, list[Row]]:
 def header(baseline: str | None) -> list[str]:
     """Return the table's column names."""
     compared = ["Δ NLL", "p"] if baseline else []
-    return ["members", "epochs each", "epochs", "kind", "n", *SCORES.values(), *compared]
+    return [
+        "members",
+        "epochs each",
+        "epochs",
+        "kind",
+        "n",
+        *SCORES.values(),
+        "forward",
+        "backward",
+        "inference",
+        *compared,
+    ]
 
 
 def cells(rows: Sequence[Row], baseline: str | None) -> list[list[str]]:
     """Return the table's rows, one for each group: mean ± standard error over its ensembles.
 
+    Forward and backward are passes over the training images for the whole ensemble. Inference is the cost of a
+    prediction, in networks of the smallest size.
+
     baseline: a part of one kind's name. The NLL of other kinds is compared with that of the baseline with the same
-    number of members and epochs each. Raises EnsembleError if no kind or several have this name.
+    number of members and epochs each, or else with as many epochs in all. Raises EnsembleError if no kind or several
+    have this name.
     """
     groups = grouped(rows)
+    smallest = min((row["operations"] / row["members"] for row in rows if row.get("operations")), default=1.0)
     compared = _compared(groups, baseline) if baseline else {}
     table = []
     for (members, epochs_each, kind), ensembles in groups.items():
         epochs = f"{statistics.fmean(row['epochs'] for row in ensembles):g}"
         scores = [_mean_and_error([row[name] for row in ensembles], name.endswith("accuracy")) for name in SCORES]
-        row = [str(members), f"{epochs_each:g}", epochs, kind, str(len(ensembles)), *scores]
+        costs = [_mean([row.get(name) for row in ensembles]) for name in ("forward", "backward")]
+        costs.append(_mean([row["operations"] / smallest if row.get("operations") else None for row in ensembles]))
+        row = [str(members), f"{epochs_each:g}", epochs, kind, str(len(ensembles)), *scores, *costs]
         table.append([*row, *compared.get((members, epochs_each, kind), [])])
     return table
 
@@ -93,15 +117,46 @@ def _compared(groups: Mapping[Key, Sequence[Row]], baseline: str) -> dict[Key, l
     matching = [kind for kind in kinds if kind == baseline] or [kind for kind in kinds if baseline in kind]
     if len(matching) != 1:
         raise EnsembleError(f"--baseline={baseline} is in the names of {len(matching)} kinds, of {'; '.join(kinds)}")
+    by_epochs = {rows[0]["epochs"]: rows for (*_, kind), rows in groups.items() if kind == matching[0]}
     tests = {}
     for (members, epochs_each, kind), rows in groups.items():
-        base = groups.get((members, epochs_each, matching[0]))
+        base = groups.get((members, epochs_each, matching[0])) or by_epochs.get(rows[0]["epochs"])
         if base and kind != matching[0]:
-            tests[members, epochs_each, kind] = unpaired([row["nll"] for row in rows], [row["nll"] for row in base])
+            tests[members, epochs_each, kind] = _difference(rows, base)
     compared = {key: ["baseline", ""] for key in groups if key[2] == matching[0]}
     for (key, (difference, _)), p in zip(tests.items(), holm([p for _, p in tests.values()]), strict=True):
         compared[key] = [f"{difference:+.4f}", "–" if p is None else f"{p:.2g}"]
     return compared
+
+
+def _difference(rows: Sequence[Row], base: Sequence[Row]) -> tuple[float, float | None]:
+    """Return the difference of the mean NLL and its p: of a test paired by seed if both have the same seeds."""
+    values, reference = ({row.get("seed"): row["nll"] for row in group} for group in (rows, base))
+    if None not in values and values.keys() == reference.keys() and len(values) == len(rows) == len(base):
+        comparison = paired(values, reference)
+        assert comparison is not None
+        return comparison.difference, comparison.p
+    return unpaired([row["nll"] for row in rows], [row["nll"] for row in base])
+
+
+def trials(rows: Sequence[Row], best: Sequence[Row]) -> list[list[str]]:
+    """Return a table of all trials, with the mean of the score on the validation images and of the NLL on the test
+    images. A star marks the chosen ones, `best`."""
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["members"], row["epochs"], row["kind"], row["trial"]].append(row)
+    table = [["members", "epochs", "kind", "trial", "n", "validation", "NLL", "chosen"]]
+    for (members, epochs, kind, trial), group in groups.items():
+        scores = [_mean_and_error([row[name] for row in group], False) for name in ("validation", "nll")]
+        mark = "*" if group[0] in best else ""
+        table.append([str(members), str(epochs), kind, trial, str(len(group)), *scores, mark])
+    return table
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    """Return the mean, or a dash if a value is missing."""
+    known = [value for value in values if value is not None]
+    return "–" if not known or len(known) < len(values) else f"{statistics.fmean(known):.4g}"
 
 
 def _mean_and_error(values: Sequence[float | None], percent: bool) -> str:
@@ -114,21 +169,20 @@ def _mean_and_error(values: Sequence[float | None], percent: bool) -> str:
     return f"{mean:.{digits}f}" if sd is None else f"{mean:.{digits}f} ± {sd / len(known) ** 0.5:.{digits}f}"
 
 
-def table(rows: Sequence[Row], baseline: str | None = None) -> Table:
-    """Return the table for a terminal; see `cells`."""
-    lines = Table(title="ensembles, on the test images", title_justify="left", box=None)
-    for column in header(baseline):
-        lines.add_column(column, justify="left" if column == "kind" else "right")
-    for row in cells(rows, baseline):
+def terminal(title: str, table: Sequence[Sequence[str]]) -> Table:
+    """Return a table, whose first row is its header, for a terminal."""
+    lines = Table(title=title, title_justify="left", box=None)
+    for column in table[0]:
+        lines.add_column(column, justify="left" if column in TEXTS else "right")
+    for row in table[1:]:
         lines.add_row(*row)
     return lines
 
 
-def markdown(rows: Sequence[Row], baseline: str | None = None) -> str:
-    """Return the table in Markdown; see `cells`."""
-    names = header(baseline)
-    rule = ["---" if name == "kind" else "---:" for name in names]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (names, rule, *cells(rows, baseline)))
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """Return a table, whose first row is its header, in Markdown."""
+    rule = ["---" if name in TEXTS else "---:" for name in table[0]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (table[0], rule, *table[1:]))
 
 
 def picture(rows: Sequence[Row]) -> Figure:

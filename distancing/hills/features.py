@@ -46,6 +46,13 @@ class Features:
             phi = self(leaf)
         return phi.detach(), lambda gradient: torch.autograd.grad(phi, leaf, gradient)[0]
 
+    def passes(self, batch: int, hills: int) -> tuple[int, int]:  # noqa: ARG002
+        """Return of how many images a push by so many hills takes a forward pass, and of how many a backward pass.
+
+        batch: the number of images in the step.
+        """
+        return 0, 0
+
     def on(self, images: Tensor) -> "Features":
         """Return these features on a batch of images. Only `moving` features have this method."""
         raise NotImplementedError
@@ -159,6 +166,9 @@ class Predictions(Features):
 
     def __init__(self, network: Network, images: Tensor, moving: bool) -> None:
         self.network, self.images, self.moving = network, images, moving
+
+    def passes(self, batch: int, hills: int) -> tuple[int, int]:
+        return (batch * (1 + hills), batch) if self.moving else (len(self.images),) * 2
 
     def on(self, images: Tensor) -> "Predictions":
         return Predictions(self.network, images, self.moving)

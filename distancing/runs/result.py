@@ -55,6 +55,9 @@ class CheckpointInfo:
     name: the name of the checkpoint, which is that of its phase; `final` for the final network.
     phase: the phase at whose end it was stored.
     epoch (epochs): the run's epochs until then.
+    forward (passes): the forward passes over the training images until then, of training and of batch-norm statistics.
+        Evaluations do not count.
+    backward (passes): the backward passes over the training images until then.
     metrics: loss (nats) and accuracy of each split, from 0 to 1.
     file: the path of its parameters within the run's directory.
     distances: ‖θ − θ_c‖ to every checkpoint of the run and to the final network, by name.
@@ -66,6 +69,8 @@ class CheckpointInfo:
     metrics: Metrics
     file: str
     distances: dict[str, float | None]
+    forward: float | None = None
+    backward: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from distancing.runs import RunDirectory, load, save
 class Checkpoints:
     """The stored checkpoints of a run.
 
-    infos: the name, phase, epoch and metrics of each checkpoint. parameters: θ_c [K, P].
+    infos: the name, phase, epoch, passes and metrics of each checkpoint. parameters: θ_c [K, P].
     capacity: the number of checkpoints that the run will store, so that their memory is allocated once.
     """
 
@@ -64,7 +64,7 @@ def save_checkpoint(
 ) -> dict[str, Any]:
     """Store the network as a checkpoint, with its logits for the ensemble; return `about` and the metrics by split.
 
-    about: the checkpoint's name, phase and epoch. Nothing is stored if the training loss is not finite.
+    about: the checkpoint's name, phase, epoch and passes. Nothing is stored if the training loss is not finite.
     """
     logits = {name: predict(network, data, split, autocast) for name, split in data.splits.items()}
     metrics = {name: loss_and_accuracy(logits[name], split.labels.cpu()) for name, split in data.splits.items()}

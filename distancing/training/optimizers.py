@@ -1,5 +1,6 @@
 """Optimisers: torch.optim on the whole network as one tensor."""
 
+import math
 from typing import Annotated, Any, Literal
 
 import torch
@@ -45,6 +46,13 @@ class Optimizer:
         """Return torch's optimiser of `theta.vector`."""
         raise NotImplementedError
 
+    def noise(self, lr: float, temperature: float) -> float:  # noqa: ARG002
+        """Return the standard deviation of the noise on the gradient of the loss that samples exp(−loss / temperature).
+
+        lr: the current learning rate. Raise ValueError if steps of this optimiser cannot sample.
+        """
+        raise ValueError("only SGD without Nesterov momentum can sample: set optimizer=sgd or optimizer=momentum")
+
 
 @component
 class SGD(Optimizer):
@@ -73,6 +81,16 @@ class SGD(Optimizer):
             nesterov=self.nesterov,
             fused=True,  # reads θ, velocity and gradient from memory once
         )
+
+    def noise(self, lr: float, temperature: float) -> float:
+        """Return √(2(1 − α)T / ε), with which a step adds noise of standard deviation √(2(1 − α)εT) to θ.
+
+        This is Langevin dynamics without momentum (Welling & Teh 2011), and Hamiltonian dynamics with friction 1 − α
+        with it (Chen et al. 2014).
+        """
+        if self.nesterov:
+            return super().noise(lr, temperature)
+        return math.sqrt(2 * (1 - self.momentum) * temperature / lr) if lr else 0.0
 
 
 @component

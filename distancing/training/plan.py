@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from annotated_types import MinLen
-from pydantic import PositiveFloat, PositiveInt
+from annotated_types import Ge, Len, MinLen
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import Self
 
 from distancing.component import component
 
@@ -22,6 +23,15 @@ class Phase:
         is the control for a hill: does it matter where the hill pushes, or only how far?
     checkpoint: store a checkpoint at the end, named after the phase.
     restart_schedule: restart the learning-rate schedule.
+    lr: two learning rates of the phase's own, instead of the schedule. The rate moves linearly from the first, and the
+        last step of the phase has the second. With `average`, it starts again after each averaged network.
+    average (epochs): average the parameters at the beginning of the phase and then after every so many epochs. At the
+        end of the phase, move to the average, and recompute the batch-norm statistics.
+    rank: SWAG's K, the number of deviations from the average whose directions its Gaussian has.
+    temperature: sample from the posterior instead of minimising the loss: Langevin noise of this temperature T is added
+        to each step, so that θ tends to the density exp(−N · loss / T), with N training images. T = 1 is the posterior
+        itself. The velocity starts again at zero after the phase.
+    samples: store this many networks drawn from SWAG's Gaussian at the end of the phase, as NAME-sample-1, …
     until_loss (nats): end once the mean training cross entropy of an epoch is below this (the "sufficiently low error"
         of Algorithm 3).
     patience (epochs): early stopping (section 1.1.4): end once the validation loss has not improved for this many
@@ -34,8 +44,45 @@ class Phase:
     jump: PositiveFloat | None = None
     checkpoint: bool = False
     restart_schedule: bool = False
+    lr: Annotated[list[NonNegativeFloat], Len(2, 2)] | None = None
+    average: PositiveInt | None = None
+    rank: Annotated[int, Ge(2)] | None = None
+    samples: PositiveInt | None = None
+    temperature: PositiveFloat | None = None
     until_loss: PositiveFloat | None = None
     patience: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _has_one_schedule(self) -> Self:
+        if self.lr and self.restart_schedule:
+            raise ValueError("lr replaces the schedule and would ignore restart_schedule=true: set only one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _can_average(self) -> Self:
+        if self.average and (self.until_loss or self.patience):
+            raise ValueError("average needs the whole phase: set until_loss and patience to null")
+        if (self.rank or self.samples) and not (self.average and self.rank and self.samples):
+            raise ValueError("SWAG needs all three of average, rank and samples")
+        return self
+
+    @property
+    def least(self) -> int:
+        """The smallest number of epochs that the phase needs."""
+        return (self.average or 1) * (self.rank or 1)
+
+    def stored(self, name: str) -> list[str]:
+        """Return the names of the checkpoints of the phase of this name."""
+        samples = [f"{name}-sample-{i}" for i in range(1, (self.samples or 0) + 1)]
+        return [*samples, *([name] if self.checkpoint else [])]
+
+    def own_lr(self, t: float, epochs: int) -> float | None:
+        """Return the phase's own learning rate after t of its epochs; None if it has none."""
+        if self.lr is None:
+            return None
+        period = self.average or epochs
+        share = 1 - -t % period / period  # 1 at the end of a period, and not 0
+        return self.lr[0] + (self.lr[1] - self.lr[0]) * share
 
 
 @component
@@ -71,14 +118,20 @@ def size(phases: Mapping[str, Phase | Cycle]) -> tuple[int, int]:
     for phase in phases.values():
         times, inner = (phase.times, phase.phases.values()) if isinstance(phase, Cycle) else (1, [phase])
         number += times * len(inner)
-        epochs += times * sum(part.epochs or 1 for part in inner)
+        epochs += times * sum(part.epochs or part.least for part in inner)
     return number, epochs
 
 
 def stored(plan: Mapping[str, Phase]) -> list[str]:
     """Return the names of the networks that a run stores: its checkpoints, and `final` if that is another network."""
-    names = [name for name, phase in plan.items() if phase.checkpoint]
-    return names if list(plan)[-1] in names else [*names, "final"]
+    names = checkpoints(plan)
+    last, phase = list(plan.items())[-1]
+    return names if phase.stored(last) else [*names, "final"]
+
+
+def checkpoints(plan: Mapping[str, Phase]) -> list[str]:
+    """Return the names of the checkpoints that these phases store, in their order."""
+    return [checkpoint for name, phase in plan.items() for checkpoint in phase.stored(name)]
 
 
 def share(phases: Sequence[Phase], left: int) -> list[int]:

@@ -25,6 +25,8 @@ class Progress:
     phase_epochs: int = 0  # at most
     schedule_start: int = 0  # epochs done when the learning-rate schedule (re)started
     schedule_epochs: int = 0  # epochs until its next restart
+    forward: int = 0  # images of which a forward pass was taken to train; evaluations do not count
+    backward: int = 0  # likewise
     seconds: float = 0.0  # of all work
     training_seconds: float = 0.0  # of training steps alone
 
@@ -33,6 +35,6 @@ class Progress:
         shares = share(coming, epochs - self.epoch)
         self.phase_start, self.phase_epochs = self.epoch, shares[0]
         if self.phase == 0 or coming[0].restart_schedule:
-            restarts = [i for i, phase in enumerate(coming) if phase.restart_schedule and i > 0]
+            restarts = [i for i, phase in enumerate(coming) if (phase.restart_schedule or phase.lr) and i > 0]
             self.schedule_start = self.epoch
             self.schedule_epochs = sum(shares[: restarts[0] if restarts else None])

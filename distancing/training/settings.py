@@ -1,6 +1,7 @@
 """The settings of one run, and what they determine: its directory, its device, its network."""
 
 import functools
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -19,7 +20,7 @@ from distancing.hills.penalty import Penalty
 from distancing.models import Model
 from distancing.models.layout import unsafe_in_channels_last
 from distancing.training.optimizers import Optimizer
-from distancing.training.plan import Cycle, Phase, share, size, stored, unroll
+from distancing.training.plan import Cycle, Phase, checkpoints, share, size, stored, unroll
 from distancing.training.schedules import Schedule
 from distancing.trust import own_modules
 
@@ -106,9 +107,22 @@ class Config:
         for name, phase in plan.items():
             if not re.fullmatch(r"[\w-]{1,50}", name) or name == "final":
                 raise ValueError(f"phases.{name}: a phase's name may have letters, digits, _ and -, and not be 'final'")
+            if phase.temperature:
+                try:
+                    self.optimizer.noise(self.optimizer.lr, phase.temperature)
+                except ValueError as error:
+                    raise ValueError(f"phases.{name}.temperature={phase.temperature}: {error}") from None
             if phase.patience and not self.dataset.held_out:
                 raise ValueError(
                     f"phases.{name}.patience={phase.patience} needs dataset.validation_fraction > 0, or dataset.folds"
+                )
+        names = checkpoints(plan)
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two checkpoints are named {duplicates[0]}: rename one of the phases")
+        for (before, first), (name, phase) in itertools.pairwise(plan.items()):
+            if first.lr and not (phase.lr or phase.restart_schedule):
+                raise ValueError(
+                    f"phases.{name} follows {before}, which has an lr of its own: set its lr or restart_schedule=true"
                 )
         for name, analysis in self.analysis.items():
             if not re.fullmatch(r"[\w-]{1,50}", name):
@@ -125,9 +139,12 @@ class Config:
                     "change one of them, or set one phase's epochs to null for the rest"
                 )
         try:
-            share(list(plan.values()), self.epochs)
+            shares = share(list(plan.values()), self.epochs)
         except ValueError:
             raise ValueError(_too_short(self.epochs, self.phases)) from None
+        for (name, phase), epochs in zip(plan.items(), shares, strict=True):
+            if epochs < phase.least:
+                raise ValueError(f"phases.{name} has {epochs} epochs, and its average needs {phase.least} or more")
         if self.label_smoothing > (most := 1 - 1 / self.dataset.classes):
             raise ValueError(f"label_smoothing={self.label_smoothing} is above 1 − 1/classes = {most:.4g}")
         if self.dataset.size % self.batch_size == 1:

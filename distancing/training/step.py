@@ -32,8 +32,13 @@ class Stepper:
         self.label_smoothing = config.label_smoothing * config.dataset.classes / (config.dataset.classes - 1)
         self._nothing = torch.zeros((), device=device)
 
-    def step(self, images: Tensor, labels: Tensor, lr: float, hills_act: bool, record: Tensor) -> None:
-        """Take one step on (2.9), cross entropy + λ‖θ‖² + hills, and write its parts to `record` [6]."""
+    def step(
+        self, images: Tensor, labels: Tensor, lr: float, hills_act: bool, record: Tensor, noise: float = 0.0
+    ) -> None:
+        """Take one step on (2.9), cross entropy + λ‖θ‖² + hills, and write its parts to `record` [6].
+
+        noise: the standard deviation of normal noise on the gradient.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with self.autocast:
@@ -46,6 +51,8 @@ class Stepper:
             l2 = self.config.optimizer.l2 * theta.dot(theta)  # the optimiser adds its gradient
             penalty, cosine, ratio = self.push(images) if hills_act else [self._nothing] * 3
             correct = (logits.argmax(1) == labels).sum()
+            if noise:
+                self.theta.add_gradient(torch.randn_like(self.theta.vector), noise)
             torch.stack((cross_entropy.detach(), l2, penalty, cosine, ratio, correct.float()), out=record)
         self.optimizer.step()
         if hills_act and self.hills:

@@ -15,14 +15,15 @@ from distancing.data.batches import Data, Epoch
 from distancing.errors import StorageError
 from distancing.hills.hills import Hills
 from distancing.hills.theta import filter_direction
-from distancing.models.evaluation import evaluate
+from distancing.models.evaluation import evaluate, refresh_batch_norm
 from distancing.runs import RunDirectory
 from distancing.runs.provenance import provenance
+from distancing.training.averaging import Average
 from distancing.training.checkpoints import Checkpoints, save_checkpoint
 from distancing.training.early_stopping import Best
 from distancing.training.gradient_check import GradientCheck
 from distancing.training.metrics import columns, distances, training_metrics
-from distancing.training.plan import Phase, unroll
+from distancing.training.plan import Phase, checkpoints, unroll
 from distancing.training.progress import Diverged, Progress
 from distancing.training.settings import LARGE, Config
 from distancing.training.step import PENALTY, Stepper
@@ -32,8 +33,9 @@ class Trainer:
     """A run in memory, which `loop.train` takes to its end.
 
     progress: the position in the plan. rows: the rows of metrics.csv so far. best: the phase's best network so far.
+    average: the average of the phase's parameters; None if it has none.
     records: what the steps of this epoch recorded [S, 6].
-    final: the name, phase, epoch and metrics of the final network; None before the end.
+    final: the name, phase, epoch, passes and metrics of the final network; None before the end.
     gradient_check: the outcome of the check of this machine's gradient; None if it was not checked.
     """
 
@@ -48,10 +50,11 @@ class Trainer:
         self.plan = unroll(config.phases)
         self.progress = Progress()
         self.best = Best()
+        self.average: Average | None = None
         self.rows: list[dict[str, Any]] = []
         self.final: dict[str, Any] | None = None
         self.gradient_check: GradientCheck | None = None
-        self.checkpoints = Checkpoints(self.theta, sum(phase.checkpoint for phase in self.plan.values()))
+        self.checkpoints = Checkpoints(self.theta, len(checkpoints(self.plan)))
         if config.penalty:
             self.stepper.hills = Hills(
                 self.network,
@@ -74,8 +77,17 @@ class Trainer:
     def step(self, images: Tensor, labels: Tensor) -> None:
         """Take one step, and count it."""
         step = self.progress.step
-        self.stepper.step(images, labels, self._lr(step), self.hills_act, self.records[step])
+        lr = self._lr(step)
+        self.stepper.step(images, labels, lr, self.hills_act, self.records[step], self._noise(lr))
+        self._count(len(images), len(images))
+        if self.hills is not None and self.hills_act:
+            self._count(*self.hills.features.passes(len(images), len(self.hills.strengths[self.hills.acting])))
         self.progress.step += 1
+
+    def _count(self, forward: int, backward: int) -> None:
+        """Count the images of forward and backward passes."""
+        self.progress.forward += forward
+        self.progress.backward += backward
 
     @property
     def hills_act(self) -> bool:
@@ -106,9 +118,20 @@ class Trainer:
             raise Diverged(self.phase_name, self.progress.epoch + 1, first)
 
     def _lr(self, step: int) -> float:
-        t = self.progress.epoch - self.progress.schedule_start + step / self.steps
-        rate = self.config.scheduler(self.config.optimizer.lr, t, self.progress.schedule_epochs)
+        progress = self.progress
+        # the rate at the end of the step, as in the papers whose phases have rates of their own
+        after = progress.epoch - progress.phase_start + (step + 1) / self.steps
+        if (rate := self.phase.own_lr(after, progress.phase_epochs)) is None:
+            t = progress.epoch - progress.schedule_start + step / self.steps
+            rate = self.config.scheduler(self.config.optimizer.lr, t, progress.schedule_epochs)
         return rate if rate < LARGE else math.inf  # torch refuses rates above float32's range; infinity diverges
+
+    def _noise(self, lr: float) -> float:
+        """Return the standard deviation of the noise on the gradient of the mean loss, as the phase says."""
+        if self.phase.temperature is None:
+            return 0.0
+        # exp(−N · loss / T) is a density of temperature T / N
+        return self.config.optimizer.noise(lr, self.phase.temperature / len(self.data.train))
 
     # epochs
 
@@ -119,6 +142,8 @@ class Trainer:
         row |= training_metrics(self.records, len(self.data.train), self.config.batch_size, self.hills_act)
         progress.epoch, progress.step = progress.epoch + 1, 0
         over = progress.epoch - progress.phase_start >= progress.phase_epochs
+        if self.average and phase.average and (progress.epoch - progress.phase_start) % phase.average == 0:
+            self.average.add(self.theta.vector)
         over = over or (phase.until_loss is not None and row["train/cross_entropy"] < phase.until_loss)
         due = over or progress.epoch % self.config.evaluate_every == 0
         for split in ("validation", "test"):
@@ -151,7 +176,7 @@ class Trainer:
     def columns(self) -> list[str]:
         """The columns of metrics.csv."""
         splits = [split for split in ("validation", "test") if split in self.data.splits]
-        return columns(self.config, splits, [name for name, phase in list(self.plan.items())[:-1] if phase.checkpoint])
+        return columns(self.config, splits, checkpoints(dict(list(self.plan.items())[:-1])))
 
     # phases
 
@@ -168,16 +193,29 @@ class Trainer:
         return self.plan[self.phase_name]
 
     def end_phase(self, directory: RunDirectory) -> None:
-        """Restore the best parameters and store a checkpoint, if the phase says so, and begin the next phase."""
+        """Move to the best or the average parameters, store checkpoints, and begin the next phase."""
         begun = time.perf_counter()
         if self.best.kept is not None:
             self._move(self.best.kept["network"])
+        if self.average:
+            self._store_samples(self.average, directory)
+            self._move_to(self.average.mean)
+        if self.average or self.phase.temperature:  # the noise in the velocity is that of the last, smallest rate
+            self.stepper.optimizer.state.clear()
         if self.phase.checkpoint:
             self.add_checkpoint(self.save_checkpoint(directory, self.phase_name), self.theta.vector)
         self.progress.phase += 1
         if not self.done:
             self._begin_phase()
         self.progress.seconds += time.perf_counter() - begun
+
+    def _store_samples(self, average: Average, directory: RunDirectory) -> None:
+        """Store the phase's networks that are drawn from the Gaussian around the average."""
+        generator = torch.Generator().manual_seed(self._phase_seed())
+        names = self.phase.stored(self.phase_name)
+        for name in names[: self.phase.samples or 0]:
+            self._move_to(average.sample(generator))
+            self.add_checkpoint(self.save_checkpoint(directory, name), self.theta.vector)
 
     def _begin_phase(self) -> None:
         self.progress.begin_phase(list(self.plan.values())[self.progress.phase :], self.config.epochs)
@@ -190,11 +228,18 @@ class Trainer:
             direction = filter_direction(self.theta, torch.Generator().manual_seed(self._phase_seed()))
             self.theta.vector.add_(direction, alpha=self.phase.jump)
             self.stepper.optimizer.state.clear()
+        self.average = Average(self.theta.vector, self.phase.rank) if self.phase.average else None
 
     def _move(self, network: dict[str, Tensor]) -> None:
         """Set the parameters and buffers, and clear the velocity, which belongs to the old parameters."""
         self.network.load_state_dict(network)
         self.stepper.optimizer.state.clear()
+
+    def _move_to(self, parameters: Tensor) -> None:
+        """Set the parameters [P], and the batch-norm statistics that fit them."""
+        self.theta.vector.copy_(parameters)
+        refresh_batch_norm(self.network, self.data, self.stepper.autocast)
+        self._count(len(self.data.train), 0)
 
     def _phase_seed(self) -> int:
         """Return a seed that depends on (seed, epoch) alone, so that a resumed run needs no generator state."""
@@ -206,10 +251,12 @@ class Trainer:
 
     def save_checkpoint(self, directory: RunDirectory, name: str) -> dict[str, Any]:
         """Store the network as checkpoint `name`; return its info. Raise Diverged if its loss is not finite."""
-        about = {"name": name, "phase": self.phase_name, "epoch": self.progress.epoch}
+        progress, images = self.progress, len(self.data.train)
+        passes = {"forward": progress.forward / images, "backward": progress.backward / images}
+        about = {"name": name, "phase": self.phase_name, "epoch": progress.epoch, **passes}
         info = save_checkpoint(directory, self.network, self.data, self.stepper.autocast, about, self.config.hash)
         if not math.isfinite(info["metrics"]["train"]["loss"]):
-            raise Diverged(self.phase_name, self.progress.epoch, self.steps)
+            raise Diverged(self.phase_name, progress.epoch, self.steps)
         return info
 
     def add_checkpoint(self, info: dict[str, Any], parameters: Tensor) -> None:
@@ -230,10 +277,11 @@ class Trainer:
             "optimizer": self.stepper.optimizer.state_dict(),
             "records": self.records,
             "best": self.best.kept,
+            "average": self.average.state_dict() if self.average else None,
             "checkpoints": self.checkpoints.infos,
             "strengths": self.hills.strengths if self.hills is not None else None,
             "rows": self.rows,
-            "rng": torch.get_rng_state(),  # for dropout alone
+            "rng": torch.get_rng_state(),  # for dropout and the noise alone
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
 
@@ -246,6 +294,7 @@ class Trainer:
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.records.copy_(state["records"])
         self.best, self.rows = Best(state["best"]), state["rows"]
+        self.average = Average.from_state(state.get("average"))  # missing from the states of older versions
         self.checkpoints.load(state["checkpoints"], directory, self.config.hash)
         if self.hills is not None:
             if len(self.checkpoints):
