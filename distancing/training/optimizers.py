@@ -108,7 +108,12 @@ class Adam(Optimizer):
 
     def build(self, theta: Theta) -> torch.optim.Optimizer:
         groups = self.groups(theta, 2 * self.l2)
-        return torch.optim.Adam(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+        return torch.optim.Adam(groups, **self._settings(theta))
+
+    def _settings(self, theta: Theta) -> dict[str, Any]:
+        betas = self.beta1, self.beta2
+        # capturable: PyTorch refuses to capture the step in a CUDA graph without it
+        return {"lr": self.lr, "betas": betas, "eps": self.eps, "fused": True, "capturable": theta.vector.is_cuda}
 
 
 @component
@@ -128,4 +133,4 @@ class AdamW(Adam):
 
     def build(self, theta: Theta) -> torch.optim.Optimizer:
         groups = self.groups(theta, self.weight_decay)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+        return torch.optim.AdamW(groups, **self._settings(theta))
