@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -42,6 +42,7 @@ from distancing.training.setup import reproducible, use_precision
 from distancing.training.trainer import Trainer
 
 CIFAR_STEPS, EPOCHS = 391, 900  # steps of an epoch of CIFAR-10; epochs of a long run
+PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
 Row = tuple[str, str, float, str]  # group, what, value, unit
 
 
@@ -54,7 +55,7 @@ def small(seed: int, device: Any, tiny: bool) -> Config:
     """Return the config of a short run on digits, whose hill acts in the second phase."""
     config = config_of(MLP(width=16) if tiny else ResNet(depth=8), device)
     phases = {"descend": Phase(checkpoint=True), "escape": Phase(penalty=True)}
-    changes = {
+    changes: dict[str, Any] = {
         "phases": phases,
         "epochs": 4 if tiny else 30,
         "optimizer": SGD(lr=0.1, momentum=0.9),
@@ -89,7 +90,7 @@ def trained(config: Config, stop_at: int | None = None) -> Trainer:
 
 
 def correctness(device: Any, tiny: bool) -> Iterator[Row]:
-    for precision in ("fp32", "bf16"):
+    for precision in PRECISIONS:
         config = replace(config_of(NETWORKS["resnet20"][0], device), precision=precision)
         use_precision(config, config.torch_device)
         trainer = Trainer(config, random_data(BATCH, config.torch_device), config.torch_device)
@@ -102,7 +103,7 @@ def correctness(device: Any, tiny: bool) -> Iterator[Row]:
         difference = float((other.theta.vector - plain.theta.vector).abs().max())
         yield "correct", f"{what} against plain ones: largest difference", difference, ""
     yield "correct", "captured", float(captured.replay.graphs is not None and not captured.replay.reason), ""
-    for precision in ("fp32", "bf16"):
+    for precision in PRECISIONS:
         runs = [trained(replace(small(seed, device, tiny), precision=precision)) for seed in range(3)]
         accuracies = [run.rows[-1]["test/accuracy"] for run in runs]
         yield "correct", f"test accuracy on digits, {precision}, mean of 3 seeds", statistics.mean(accuracies), ""
@@ -173,8 +174,11 @@ def speed(device: Any, tiny: bool, steps: int, least: float) -> Iterator[Row]:
         config = fast(config_of(model, device), tiny)
         use_precision(config, config.torch_device)
         trainer = Trainer(config, random_data(steps * BATCH, config.torch_device), config.torch_device)
-        ways = {"epoch": partial(epoch_of, trainer), "optimal": Optimal(config, trainer).epoch,
-                "script": Script(config, trainer.data, trainer.device).epoch}  # fmt: skip
+        ways: dict[str, Callable[[], None]] = {
+            "epoch": partial(epoch_of, trainer),
+            "optimal": Optimal(config, trainer).epoch,
+            "script": Script(config, trainer.data, trainer.device).epoch,
+        }
         rates = {}
         for way, epoch in ways.items():
             reproducible()

@@ -1,5 +1,9 @@
 """Replayed steps: what a CUDA graph needs of a step, tested without one."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.utils._pytree as pytree
-from conftest import TINY, compose
+from conftest import ROOT, TINY, compose
 from test_training import PENALTIES, settings
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -212,3 +216,14 @@ def test_precision_and_notes() -> None:
 
 def test_the_hash_of_a_config_is_that_of_one_without_graphs() -> None:
     assert check(compose(*TINY, "graph=true")).hash == check(compose(*TINY, "graph=false")).hash
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_works_on_a_cpu(tmp_path: Path) -> None:
+    """It prints a value for each part, and captured and resumed runs equal the plain one."""
+    script = ROOT / "benchmarks/gpu.py"
+    command = [sys.executable, str(script), "--device", "cpu", "--tiny", "--json", str(tmp_path / "gpu.json")]
+    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert {group for group, *_ in rows} == {"correct", "speed", "hills", "together"}
+    assert [value for _, what, value, _ in rows if "largest difference" in what] == [0, 0]
