@@ -36,11 +36,13 @@ def pieces(trainer: Trainer) -> Runs:
     theta, penalty = trainer.theta, trainer.config.penalty
     assert penalty is not None
     images = trainer.data.normalise(trainer.data.train.images[:BATCH])
-    labels, record = trainer.data.train.labels[:BATCH], trainer.records[0]
     places = theta.vector + 0.05 * torch.randn(max(HILLS), len(theta), device=theta.vector.device)
 
+    trainer.begin_epoch()
+
     def step() -> None:
-        trainer.stepper.step(images, labels, trainer.config.optimizer.lr, False, record)
+        trainer.stepper.number.zero_()
+        trainer.stepper.step(BATCH)
 
     runs: Runs = {STEP: (step, 1)}
     for name, distance in DISTANCES.items():

@@ -172,8 +172,10 @@ def trainer_epoch(trainer: Trainer, hills: Hills) -> None:
     reproducible()
     trainer.stepper.hills = hills
     trainer.progress.epoch, trainer.progress.step = trainer.progress.epoch + 1, 0
-    for images, labels in trainer.batches():
-        trainer.step(images, labels)
+    trainer.replay.forget()
+    trainer.begin_epoch()
+    for _ in range(trainer.steps):
+        trainer.step()
     trainer.check_finite()
 
 

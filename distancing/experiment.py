@@ -17,7 +17,7 @@ from distancing.runs.tracking import tracking
 from distancing.stored import find_checkpoints
 from distancing.train_run import ended_result, train_run
 from distancing.training.settings import Config
-from distancing.training.setup import reproducible
+from distancing.training.setup import reproducible, use_precision
 from distancing.training.verify import difference
 
 
@@ -76,6 +76,7 @@ def _verify(config: Config, directory: RunDirectory, console: Console, result: R
         return result
     device = config.torch_device
     reproducible(config.compile)
+    use_precision(config, device)
     data = config.dataset.load(device, config.memory_format(device))
     mismatch = difference(config, data, device, directory, result)
     outcome = f"not the same a second time: {mismatch}" if mismatch else "the same a second time, bit for bit"

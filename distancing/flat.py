@@ -8,6 +8,7 @@ NOT_HASHED = (
     "name",
     "analysis",
     "threads",
+    "graph",
     "verify",
     "runs",
     "overwrite",

@@ -20,7 +20,14 @@ from distancing.training.loop import train
 from distancing.training.progress import Diverged
 from distancing.training.result import compose
 from distancing.training.settings import Config
-from distancing.training.setup import choose_threads, new_trainer, reproducible, resumed_trainer
+from distancing.training.setup import (
+    choose_threads,
+    new_trainer,
+    reproducible,
+    resumed_trainer,
+    speed_note,
+    use_precision,
+)
 from distancing.training.trainer import Trainer
 
 
@@ -46,6 +53,7 @@ def train_run(
     """
     device = config.torch_device
     reproducible(config.compile)
+    use_precision(config, device)
     number, reason = choose_threads(config, directory)
     threads.use(number)
     trainer = new_trainer(config, config.dataset.load(device, config.memory_format(device)), device)
@@ -66,6 +74,8 @@ def train_run(
         elif reason:
             console.print(f"threads={number}: {reason}", markup=False)
         result = _train_to_the_end(trainer, directory, stop, console)
+        if note := speed_note(config, device, trainer.progress.training_seconds, trainer.replay.reason):
+            console.print(note, markup=False, soft_wrap=True)
         directory.write_result(result.to_dict())
         if result.status == "finished":
             directory.drop_states()

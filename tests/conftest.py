@@ -47,8 +47,9 @@ def compose(*overrides: str) -> DictConfig:
 
 def one_epoch(trainer: Trainer) -> None:
     """Take the steps of one epoch."""
-    for images, labels in trainer.batches():
-        trainer.step(images, labels)
+    trainer.begin_epoch()
+    for _ in range(trainer.steps):
+        trainer.step()
     trainer.check_finite()
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from distancing import Hills
 from distancing.config import check
+from distancing.data.batches import Epoch
 from distancing.hills.distances import FunctionSpace
 from distancing.hills.kernels import Laplace
 from distancing.training.trainer import Trainer
@@ -120,7 +121,8 @@ def test_a_loop_of_ones_own_is_the_runner(settings: list[str]) -> None:
     hills = Hills(model, config.penalty, steps_per_epoch=runner.steps, inputs=runner._first_images)
     energies = []
     for epoch in range(4):
-        for images, labels in runner.batches():
+        runner.begin_epoch()
+        for images, labels in Epoch(runner.data, config.batch_size, config.seed, epoch).batches():
             for group in optimizer.param_groups:
                 group["lr"] = runner._lr(runner.progress.step)
             optimizer.zero_grad()
@@ -128,7 +130,7 @@ def test_a_loop_of_ones_own_is_the_runner(settings: list[str]) -> None:
             energies.append(hills.push(images).item())
             optimizer.step()
             hills.keep_norm()
-            runner.step(images, labels)
+            runner.step()
         runner.end_epoch()
         if epoch < 3:
             runner.add_checkpoint({"name": str(epoch)}, runner.theta.vector)

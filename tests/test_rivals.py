@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import swa_utils
 
+from distancing.data.batches import Epoch
 from distancing.ensemble.__main__ import main as ensemble
 from distancing.hills.theta import Theta
 from distancing.models.mlp import MLP
@@ -161,14 +162,15 @@ def test_a_noisy_step_is_that_of_langevin_dynamics(momentum: float) -> None:
     alpha, n = lr / 60, 60
     network = MLP(width=9).build((1, 8, 8), 10).double()
     velocity = torch.zeros(len(trainer.theta), dtype=torch.float64)
-    for images, labels in trainer.batches():
+    trainer.begin_epoch()
+    for images, labels in Epoch(trainer.data, 16, 0, 0).batches():
         before, state = trainer.theta.vector.double(), torch.get_rng_state()
         network.load_state_dict(trainer.network.state_dict())
         parameters = sorted(network.parameters(), key=lambda p: p.dim() < 2)  # weights first
         theta = nn.utils.parameters_to_vector(parameters)
         u = n * (F.cross_entropy(network(images.double()), labels) + l2 * (theta**2).sum())
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(u, parameters)])
-        trainer.step(images, labels)
+        trainer.step()
         with torch.random.fork_rng():
             torch.set_rng_state(state)
             xi = -torch.randn(len(theta)).double()

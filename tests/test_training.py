@@ -86,7 +86,8 @@ def test_the_loss_of_one_step_is_that_of_the_thesis() -> None:
     data, decay, push = (torch.cat([g.flatten() for g in part]) for part in gradients)
 
     before, record = trainer.theta.vector.clone(), trainer.records[0]
-    trainer.step(images, labels)
+    trainer.begin_epoch()
+    trainer.step()
     expected = before.double() - 0.01 * (data + decay + push)
     torch.testing.assert_close(trainer.theta.vector.double(), expected, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(record[CROSS_ENTROPY].double(), cross_entropy, rtol=1e-5, atol=0)
@@ -103,8 +104,9 @@ def test_the_default_speed_changes_nothing_beyond_rounding() -> None:
     for speed in ("plain", "default"):
         trainer = build(f"speed={speed}", "model.width=16", "phases.descend.penalty=true", "optimizer.l2=0.01")
         trainer.add_checkpoint({"name": "near"}, trainer.theta.vector + 0.01)
-        for images, labels in itertools.islice(Epoch(trainer.data, 16, 0, 0).batches(), 3):
-            trainer.step(images, labels)
+        trainer.begin_epoch()
+        for _ in range(3):
+            trainer.step()
         ends[speed] = torch.cat([value.flatten() for value in trainer.theta.named(trainer.theta.vector).values()])
     assert compose("speed=default").channels_last != compose("speed=plain").channels_last
     torch.testing.assert_close(ends["default"], ends["plain"], rtol=1e-4, atol=1e-6)

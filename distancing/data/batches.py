@@ -85,36 +85,56 @@ def mean_std(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Epoch:
-    """One pass over the training split.
+    """One pass over the training split. `begin` replaces it by another one, at the same addresses.
 
     All random numbers are drawn here, on the CPU, from (seed, epoch), so that the order is the same on every device.
+
+    order: the image at each position of the epoch [N]. rows, columns: the row and the column in the padded image of
+    each pixel of the crop at each position, [N, H] and [N, W].
     """
 
     def __init__(self, data: Data, batch_size: int, seed: int, epoch: int) -> None:
-        generator = np.random.default_rng([seed, epoch])
         device, n = data.train.labels.device, len(data.train)
         self.data, self.batch_size = data, batch_size
-        self.order = torch.from_numpy(generator.permutation(n)).to(device)
-        if not data.augmented:
+        self.order = torch.empty(n, dtype=torch.int64, device=device)
+        if data.augmented:
+            self.rows, self.columns = (self.order.new_empty(n, size) for size in data.train.images.shape[1:3])
+        self._positions = torch.arange(batch_size, device=device)  # of the first batch
+        self.begin(seed, epoch)
+
+    def begin(self, seed: int, epoch: int) -> None:
+        """Draw the order and the augmentation of an epoch."""
+        generator = np.random.default_rng([seed, epoch])
+        device, n = self.order.device, len(self.order)
+        self.order.copy_(torch.from_numpy(generator.permutation(n)))
+        if not self.data.augmented:
             return
-        shifts = torch.from_numpy(generator.integers(0, 2 * data.padding + 1, (2, n))).to(device)
-        flips = torch.from_numpy(generator.integers(0, 2, n).astype(bool) & data.flip).to(device)
-        height, width = data.train.images.shape[1:3]
+        shifts = torch.from_numpy(generator.integers(0, 2 * self.data.padding + 1, (2, n))).to(device)
+        flips = torch.from_numpy(generator.integers(0, 2, n).astype(bool) & self.data.flip).to(device)
+        height, width = self.data.train.images.shape[1:3]
         columns = torch.arange(width, device=device).expand(n, width)
         columns = torch.where(flips[:, None], columns.flip(1), columns)
-        # the row and the column in the padded image of each pixel of each crop, by position within the epoch
-        self.rows = shifts[0, :, None] + torch.arange(height, device=device)
-        self.columns = shifts[1, :, None] + columns
+        torch.add(shifts[0, :, None], torch.arange(height, device=device), out=self.rows)
+        torch.add(shifts[1, :, None], columns, out=self.columns)
 
     def batches(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalised images [B, C, H, W] and labels [B], from batch `first` on. The last batch may be smaller."""
-        train = self.data.train
-        for start in range(first * self.batch_size, len(train), self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            index = self.order[batch]
-            if self.data.augmented:
-                rows, columns = self.rows[batch, :, None], self.columns[batch, None, :]
-                pixels = self.data.padded[index[:, None, None], rows, columns]
-            else:
-                pixels = train.images[index]
-            yield self.data.normalise(pixels), train.labels[index]
+        """Yield the images and labels from batch `first` on. The last batch may be smaller."""
+        for start in range(first * self.batch_size, len(self.order), self.batch_size):
+            yield self._at(torch.arange(start, min(start + self.batch_size, len(self.order)), device=self.order.device))
+
+    def batch(self, number: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Return normalised images [B, C, H, W] and labels [B] of a batch.
+
+        number: the batch's number, a tensor [1] on the device, so that the host need not know it. size: B, the number
+        of its images.
+        """
+        return self._at(number * self.batch_size + self._positions[:size])
+
+    def _at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        index = self.order[positions]
+        if self.data.augmented:
+            rows, columns = self.rows[positions, :, None], self.columns[positions, None, :]
+            pixels = self.data.padded[index[:, None, None], rows, columns]
+        else:
+            pixels = self.data.train.images[index]
+        return self.data.normalise(pixels), self.data.train.labels[index]

@@ -124,7 +124,10 @@ class FilterDirections(Features):
 
     def _sum(self, weights: Tensor) -> Tensor:
         """Sum over each filter: [.., W] → [.., filters]."""
-        rows = [torch.segment_reduce(row, "sum", lengths=self.lengths) for row in weights.reshape(-1, self.n)]
+        # unsafe: the check of the lengths would wait for the device
+        rows = [
+            torch.segment_reduce(row, "sum", lengths=self.lengths, unsafe=True) for row in weights.reshape(-1, self.n)
+        ]
         return torch.stack(rows).view(*weights.shape[:-1], len(self.lengths))
 
     def _spread(self, filters: Tensor) -> Tensor:

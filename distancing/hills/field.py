@@ -65,4 +65,4 @@ class Field:
                 rate = rate * torch.exp(-self.strengths[self.acting] * k / penalty.temperature)
             self.strengths[self.acting] += epochs * rate
         if penalty.half_life:
-            self.strengths = self.strengths * 0.5 ** (epochs / penalty.half_life)
+            self.strengths *= 0.5 ** (epochs / penalty.half_life)

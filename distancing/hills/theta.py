@@ -104,6 +104,10 @@ class Theta(Layout):
         """
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
         torch.cat([g.as_strided((g.numel(),), (1,)) for g in gradients], out=self.gradient)  # in memory order
+        self.clear_gradients()
+
+    def clear_gradients(self) -> None:
+        """Clear the module's gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 

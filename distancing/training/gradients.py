@@ -19,7 +19,8 @@ def cosine_and_ratio(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     ranges = [x.aminmax() for x in (a, b)]
     a_unit, b_unit = (torch.maximum(-low, high).clamp_min(torch.finfo(a.dtype).tiny) for low, high in ranges)
     products = torch.zeros(3, dtype=a.dtype, device=a.device)
-    for x, y in zip(a.split(PIECE), b.split(PIECE), strict=True):
+    piece = PIECE if a.device.type == "cpu" else len(a)
+    for x, y in zip(a.split(piece), b.split(piece), strict=True):
         x, y = x / a_unit, y / b_unit
         products += torch.stack((x.dot(y), x.dot(x), y.dot(y)))
     lengths = products[1:].sqrt()

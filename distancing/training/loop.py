@@ -34,8 +34,9 @@ def train(
         while not phase_is_over:
             request: Request = None
             with trainer.training_time():
-                for images, labels in trainer.batches():  # the rest of the epoch, if the run was resumed within it
-                    trainer.step(images, labels)  # (2.9), (2.11)
+                trainer.begin_epoch()
+                while trainer.progress.step < trainer.steps:  # the rest of the epoch, if the run was resumed within it
+                    trainer.step()  # (2.9), (2.11)
                     if request := on_step(trainer.epochs_done, trainer.phase_name):
                         break
                 trainer.check_finite()

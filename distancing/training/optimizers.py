@@ -121,8 +121,12 @@ class Adam(Optimizer):
 
     def build(self, theta: Theta) -> torch.optim.Optimizer:
         groups = self.groups(theta, 2 * self.l2)
-        adam, betas = without_dynamo(torch.optim.Adam), (self.beta1, self.beta2)
-        return adam(groups, lr=self.lr, betas=betas, eps=self.eps, fused=True)
+        return without_dynamo(torch.optim.Adam)(groups, **self._settings(theta))
+
+    def _settings(self, theta: Theta) -> dict[str, Any]:
+        betas = self.beta1, self.beta2
+        # capturable: PyTorch refuses to capture the step in a CUDA graph without it
+        return {"lr": self.lr, "betas": betas, "eps": self.eps, "fused": True, "capturable": theta.vector.is_cuda}
 
 
 @component
@@ -142,5 +146,4 @@ class AdamW(Adam):
 
     def build(self, theta: Theta) -> torch.optim.Optimizer:
         groups = self.groups(theta, self.weight_decay)
-        adam, betas = without_dynamo(torch.optim.AdamW), (self.beta1, self.beta2)
-        return adam(groups, lr=self.lr, betas=betas, eps=self.eps, fused=True)
+        return without_dynamo(torch.optim.AdamW)(groups, **self._settings(theta))

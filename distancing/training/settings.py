@@ -55,10 +55,13 @@ class Config:
     device: the device to train on; `auto` takes a GPU if there is one.
     threads: the number of CPU threads. `auto` takes the cores that this process may use and that other processes leave
         free when the run starts; a resumed run keeps its number.
-    precision: the precision of the forward and backward pass. With `bf16`, the parameters and the penalty stay in fp32.
+    precision: the precision of the forward and backward pass. With `tf32`, a GPU rounds the factors of products to 11
+        significant bits. With `bf16`, the parameters and the penalty stay in fp32.
     channels_last: store images and convolutions with the channels last in memory. Where a layer's gradient is computed
         wrongly in this layout, the run uses the contiguous one, and says so.
     compile: compile the network with torch.compile. The first step takes minutes; later runs reuse what it made.
+    graph: capture the steps of a phase as one CUDA graph, where the device has them, and replay it. Where a step cannot
+        be captured, the run takes plain steps, and says why.
     evaluate_every (epochs): the interval between two evaluations on the validation and test images.
     save_every (epochs): the interval between two saved states, from which a stopped run resumes.
     name: the readable part of the name of the run's directory.
@@ -81,9 +84,10 @@ class Config:
     label_smoothing: Annotated[float, Ge(0), Lt(1)]
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: Annotated[PositiveInt | Literal["auto"], BeforeValidator(_threads)] = "auto"  # likewise
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "tf32", "bf16"]
     channels_last: bool
     compile: bool
+    graph: bool = False  # likewise
     evaluate_every: PositiveInt
     save_every: PositiveInt
     name: str

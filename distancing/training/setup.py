@@ -13,6 +13,8 @@ from distancing.training.gradient_check import check_gradient
 from distancing.training.settings import Config
 from distancing.training.trainer import Trainer
 
+SLOW = 60  # seconds of training on a GPU from which a note on faster settings is worth its line
+
 
 def reproducible(compiled: bool = False) -> None:
     """Let the same command compute the same numbers on the same machine: no autotuning, no racing sums.
@@ -26,6 +28,30 @@ def reproducible(compiled: bool = False) -> None:
         torch.set_deterministic_debug_mode("warn")  # the same, without a setting of the compiler's and its import
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a slow debugging aid
     torch.backends.cudnn.benchmark = False
+
+
+def use_precision(config: Config, device: torch.device) -> None:
+    """Let the device round products as `config.precision` says. Raise ConfigError if it cannot."""
+    tf32 = config.precision == "tf32"
+    if tf32 and device.type != "cuda":
+        raise ConfigError(f"precision=tf32 needs an NVIDIA GPU, and the device is {device}: set precision=fp32 or bf16")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+
+
+def speed_note(config: Config, device: torch.device, seconds: float, reason: str) -> str:
+    """Return in one line what would have made a run faster on a GPU; "" if nothing is known.
+
+    seconds: the time of its training steps. reason: why its steps were not captured; "" if nothing prevented it.
+    """
+    if device.type != "cuda":
+        return ""
+    if config.graph and reason:
+        return f"note: the steps were not captured as a CUDA graph: {reason}"
+    if seconds >= SLOW and not (
+        config.graph and config.compile and config.precision == "bf16" and config.channels_last
+    ):
+        return f"note: the training steps took {seconds:.0f} s; speed=fast is faster on a GPU, with other last digits"
+    return ""
 
 
 def choose_threads(config: Config, directory: RunDirectory) -> tuple[int, str]:

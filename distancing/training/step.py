@@ -1,11 +1,12 @@
 """One training step of the loss and the hills."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distancing.data.batches import Data, Epoch
 from distancing.hills.hills import Hills
 from distancing.hills.theta import Theta
 from distancing.training.gradients import cosine_and_ratio
@@ -18,10 +19,16 @@ CROSS_ENTROPY, L2, PENALTY, COSINE, RATIO, CORRECT = range(6)
 class Stepper:
     """The training step, which changes the network with its parameters `theta`, the optimiser and the hills.
 
+    All that differs from step to step is on the device, at addresses that stay the same during a phase, so that a step
+    can be captured and replayed.
+
     forward: the network, compiled if the config says so. hills: None if the config has no penalty.
+    epoch: the batches. number: the number of the next step within the epoch [1].
+    rates, noises: the learning rate and the standard deviation of the noise on the gradient in each step [S].
+    records: what the steps of this epoch recorded [S, 6].
     """
 
-    def __init__(self, config: Config, network: nn.Module, device: torch.device) -> None:
+    def __init__(self, config: Config, network: nn.Module, data: Data, device: torch.device) -> None:
         self.config, self.network = config, network
         self.forward: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False) if config.compile else network
         self.autocast = config.autocast(device)
@@ -30,17 +37,34 @@ class Stepper:
         self.hills: Hills | None = None
         # section 1.1.4: PyTorch spreads its ε over all C classes, the thesis its k over the C − 1 wrong ones
         self.label_smoothing = config.label_smoothing * config.dataset.classes / (config.dataset.classes - 1)
+        self.epoch = Epoch(data, config.batch_size, config.seed, 0)
+        steps = -(-len(data.train) // config.batch_size)
+        self.number = torch.zeros(1, dtype=torch.int64, device=device)
+        # PyTorch reads a tensor as double precision on a CPU, and as single precision on other devices
+        precision = torch.float64 if device.type == "cpu" else torch.float32
+        self.rates = torch.zeros(steps, dtype=precision, device=device)
+        self.noises = torch.zeros(steps, device=device)
+        self.records = torch.zeros(steps, 6, device=device)
+        self._lr = self.rates.new_zeros(1)
+        self._numbers = torch.arange(steps, device=device)[:, None]
         self._nothing = torch.zeros((), device=device)
 
-    def step(
-        self, images: Tensor, labels: Tensor, lr: float, hills_act: bool, record: Tensor, noise: float = 0.0
-    ) -> None:
-        """Take one step on (2.9), cross entropy + λ‖θ‖² + hills, and write its parts to `record` [6].
+    def begin(self, epoch: int, number: int, rates: Sequence[float], noises: Sequence[float]) -> None:
+        """Prepare the steps of an epoch from step `number` on."""
+        self.epoch.begin(self.config.seed, epoch)
+        self.number.fill_(number)
+        self.rates.copy_(torch.tensor(rates, dtype=self.rates.dtype))
+        self.noises.copy_(torch.tensor(noises))
+        for group in self.optimizer.param_groups:  # a state that was loaded has a tensor of its own
+            group["lr"] = self._lr
 
-        noise: the standard deviation of normal noise on the gradient.
+    def step(self, size: int, hills_act: bool = False, noisy: bool = False) -> None:
+        """Take one step on (2.9), cross entropy + λ‖θ‖² + hills, and record its parts.
+
+        size: the number of images of the batch.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        images, labels = self.epoch.batch(self.number, size)
+        torch.index_select(self.rates, 0, self.number, out=self._lr)
         with self.autocast:
             logits = self.forward(images)
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
@@ -51,12 +75,14 @@ class Stepper:
             l2 = self.config.optimizer.l2 * theta.dot(theta)  # the optimiser adds its gradient
             penalty, cosine, ratio = self.push(images) if hills_act else [self._nothing] * 3
             correct = (logits.argmax(1) == labels).sum()
-            if noise:
-                self.theta.add_gradient(torch.randn_like(self.theta.vector), noise)
-            torch.stack((cross_entropy.detach(), l2, penalty, cosine, ratio, correct.float()), out=record)
+            if noisy:
+                noise = torch.randn_like(self.theta.vector)
+                self.theta.add_gradient(noise.mul_(self.noises.index_select(0, self.number)))
+            self._record(torch.stack((cross_entropy.detach(), l2, penalty, cosine, ratio, correct.float())))
         self.optimizer.step()
         if hills_act and self.hills:
             self.hills.keep_norm()
+        self.number += 1
 
     def push(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Add the hills' gradient to the data's (2.11).
@@ -69,3 +95,8 @@ class Stepper:
         cosine, ratio = cosine_and_ratio(self.theta.gradient, push)
         self.theta.add_gradient(push)
         return energy, cosine, ratio
+
+    def _record(self, parts: Tensor) -> None:
+        """Write the parts [6] to this step's row of `records`."""
+        # not an indexed write, which sorts its indices on a GPU in order to be deterministic
+        torch.where(self._numbers == self.number, parts, self.records, out=self.records)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distancing.data.batches import Data, Epoch
+from distancing.data.batches import Data
 from distancing.errors import StorageError
 from distancing.hills.hills import Hills
 from distancing.hills.theta import filter_direction
@@ -26,8 +26,10 @@ from distancing.training.gradient_check import GradientCheck
 from distancing.training.metrics import columns, distances, training_metrics
 from distancing.training.plan import Phase, checkpoints, unroll
 from distancing.training.progress import Diverged, Progress
+from distancing.training.replay import CudaGraphs, Replay
 from distancing.training.settings import LARGE, Config
 from distancing.training.step import PENALTY, Stepper
+from distancing.trust import own_modules
 
 
 class Trainer:
@@ -35,7 +37,7 @@ class Trainer:
 
     progress: the position in the plan. rows: the rows of metrics.csv so far. best: the phase's best network so far.
     average: the average of the phase's parameters; None if it has none.
-    records: what the steps of this epoch recorded [S, 6].
+    records: what the steps of this epoch recorded [S, 6]. replay: takes the steps, on a GPU as captured graphs.
     final: the name, phase, epoch, passes and metrics of the final network; None before the end.
     gradient_check: the outcome of the check of this machine's gradient; None if it was not checked.
     """
@@ -45,9 +47,10 @@ class Trainer:
         self.config, self.data, self.device = config, data, device
         self.network = config.build_network(device)
         self.steps = -(-len(data.train) // config.batch_size)  # of an epoch
-        self.stepper = Stepper(config, self.network, device)
-        self.theta = self.stepper.theta
-        self.records = torch.zeros(self.steps, 6, device=device)
+        self.stepper = Stepper(config, self.network, data, device)
+        self.theta, self.records = self.stepper.theta, self.stepper.records
+        graphs = CudaGraphs(device) if config.graph and device.type == "cuda" else None
+        self.replay = Replay(self.stepper.step, graphs, self.theta.clear_gradients, _host_work(config))
         self.plan = unroll(config.phases)
         self.progress = Progress()
         self.best = Best()
@@ -69,20 +72,19 @@ class Trainer:
 
     # steps
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return the images and labels of the remaining steps of this epoch."""
+    def begin_epoch(self) -> None:
+        """Prepare the remaining steps of this epoch."""
         self.network.train()
-        config, progress = self.config, self.progress
-        return Epoch(self.data, config.batch_size, config.seed, progress.epoch).batches(progress.step)
+        rates = [self._lr(step) for step in range(self.steps)]
+        self.stepper.begin(self.progress.epoch, self.progress.step, rates, [self._noise(lr) for lr in rates])
 
-    def step(self, images: Tensor, labels: Tensor) -> None:
+    def step(self) -> None:
         """Take one step, and count it."""
-        step = self.progress.step
-        lr = self._lr(step)
-        self.stepper.step(images, labels, lr, self.hills_act, self.records[step], self._noise(lr))
-        self._count(len(images), len(images))
+        images = min(self.config.batch_size, len(self.data.train) - self.progress.step * self.config.batch_size)
+        self.replay(images, self.hills_act, self.phase.temperature is not None)
+        self._count(images, images)
         if self.hills is not None and self.hills_act:
-            self._count(*self.hills.features.passes(len(images), len(self.hills.strengths[self.hills.acting])))
+            self._count(*self.hills.features.passes(images, len(self.hills.strengths[self.hills.acting])))
         self.progress.step += 1
 
     def _count(self, forward: int, backward: int) -> None:
@@ -221,6 +223,7 @@ class Trainer:
     def _begin_phase(self) -> None:
         self.progress.begin_phase(list(self.plan.values())[self.progress.phase :], self.config.epochs)
         self.best = Best()
+        self.replay.forget()
         if self.phase.reinitialise:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._phase_seed())
@@ -303,9 +306,18 @@ class Trainer:
             if len(self.checkpoints):
                 self.hills.put(self.checkpoints.parameters)
             self.hills.strengths.copy_(state["strengths"])
+        self.replay.forget()
         torch.set_rng_state(state["rng"].cpu())
         if self.device.type == "cuda" and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
     def _first_images(self, n: int) -> Tensor:
         return self.data.normalise(self.data.train.images[:n])
+
+
+def _host_work(config: Config) -> str:
+    """Return why a step of this config may do work on the host, which a replay would leave out; "" if it does not."""
+    parts = [config.model, config.optimizer]
+    parts += [config.penalty, config.penalty.distance, config.penalty.kernel] if config.penalty else []
+    modules = own_modules(parts)
+    return f"{modules[0]} has components of your own, which may do work on the host" if modules else ""

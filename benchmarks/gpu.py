@@ -1,0 +1,269 @@
+"""What one GPU does here: whether its numbers are right, and how fast it trains. One call, one table, one JSON.
+
+correct   the gradient against float64; captured steps and a resumed run against plain, uninterrupted steps, whose
+          difference should be 0; the test accuracy of bf16 beside fp32's over three seeds of a short run on digits
+speed     images/s of each network with `speed=fast`, against a bare loop that is captured and compiled as well, and
+          against a script as tutorials have it; seconds for an epoch of CIFAR-10, and minutes for 900
+hills     what K hills add to a step of ResNet-20
+together  how many images/s N processes train at a time on this device
+
+`--tiny` is for a check of this file on any device: its times mean nothing. Random images stand for CIFAR-10: an epoch's
+time depends on their number and size alone.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from step import AWAY, BATCH, NETWORKS, Bare, Script, config_of, random_data
+
+from distancing.data.datasets import Digits
+from distancing.models import MLP, ResNet
+from distancing.runs import RunDirectory
+from distancing.training.gradient_check import check_gradient
+from distancing.training.loop import train
+from distancing.training.optimizers import SGD
+from distancing.training.plan import Phase
+from distancing.training.replay import CudaGraphs
+from distancing.training.settings import Config
+from distancing.training.setup import reproducible, use_precision
+from distancing.training.trainer import Trainer
+
+CIFAR_STEPS, EPOCHS = 391, 900  # steps of an epoch of CIFAR-10; epochs of a long run
+PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+Row = tuple[str, str, float, str]  # group, what, value, unit
+
+
+def fast(config: Config, tiny: bool) -> Config:
+    """Return the config with the settings of `speed=fast`. Compilation takes minutes, so a tiny call leaves it out."""
+    return replace(config, precision="bf16", channels_last=True, compile=not tiny, graph=True)
+
+
+def small(seed: int, device: Any, tiny: bool) -> Config:
+    """Return the config of a short run on digits, whose hill acts in the second phase."""
+    config = config_of(MLP(width=16) if tiny else ResNet(depth=8), device)
+    phases = {"descend": Phase(checkpoint=True), "escape": Phase(penalty=True)}
+    changes: dict[str, Any] = {
+        "phases": phases,
+        "epochs": 4 if tiny else 30,
+        "optimizer": SGD(lr=0.1, momentum=0.9),
+        "seed": seed,
+        "batch_size": 64,
+        "channels_last": True,
+    }
+    return replace(config, dataset=Digits(train_images=512), **changes)
+
+
+def trainer_of(config: Config) -> Trainer:
+    device = config.torch_device
+    use_precision(config, device)
+    return Trainer(config, config.dataset.load(device, config.memory_format(device)), device)
+
+
+def trained(config: Config, stop_at: int | None = None) -> Trainer:
+    """Train a run to its end. stop_at: stop after this many epochs and a step, and resume in another trainer."""
+    with tempfile.TemporaryDirectory() as folder, RunDirectory(folder) as directory:
+        trainer = trainer_of(config)
+
+        def on_step(done: float, phase: str) -> Any:  # noqa: ARG001
+            return "stop" if stop_at is not None and done > stop_at else None
+
+        if not train(trainer, directory, on_step, lambda _: None, lambda: None):
+            state = directory.load_state(trainer.device, print)
+            assert state is not None
+            trainer = trainer_of(config)
+            trainer.load_state_dict(state, directory)
+            train(trainer, directory, lambda *_: None, lambda _: None, lambda: None)
+        return trainer
+
+
+def correctness(device: Any, tiny: bool) -> Iterator[Row]:
+    for precision in PRECISIONS:
+        config = replace(config_of(NETWORKS["resnet20"][0], device), precision=precision)
+        use_precision(config, config.torch_device)
+        trainer = Trainer(config, random_data(BATCH, config.torch_device), config.torch_device)
+        check = check_gradient(config, trainer.data, trainer.network, trainer.network)
+        yield "correct", f"gradient's largest error, {precision}", check.error, ""
+        yield "correct", f"the error that rounding explains, {precision}", check.tolerance, ""
+    plain, captured = (trained(replace(small(0, device, tiny), graph=graph)) for graph in (False, True))
+    resumed = trained(replace(small(0, device, tiny), graph=True), stop_at=1)
+    for what, other in (("captured steps", captured), ("a resumed run", resumed)):
+        difference = float((other.theta.vector - plain.theta.vector).abs().max())
+        yield "correct", f"{what} against plain ones: largest difference", difference, ""
+    yield "correct", "captured", float(captured.replay.graphs is not None and not captured.replay.reason), ""
+    for precision in PRECISIONS:
+        runs = [trained(replace(small(seed, device, tiny), precision=precision)) for seed in range(3)]
+        accuracies = [run.rows[-1]["test/accuracy"] for run in runs]
+        yield "correct", f"test accuracy on digits, {precision}, mean of 3 seeds", statistics.mean(accuracies), ""
+
+
+def seconds(epoch: Callable[[], None], device: torch.device, least: float) -> float:
+    """Return the mean duration of an epoch, measured for at least so many seconds."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    begun, elapsed, epochs = time.perf_counter(), 0.0, 0
+    while elapsed < least or not epochs:
+        epoch()
+        wait()
+        elapsed, epochs = time.perf_counter() - begun, epochs + 1
+    return elapsed / epochs
+
+
+def epoch_of(trainer: Trainer) -> None:
+    """Take the steps of an epoch, as `loop.train` does."""
+    trainer.progress.epoch, trainer.progress.step = trainer.progress.epoch + 1, 0
+    trainer.begin_epoch()
+    while trainer.progress.step < trainer.steps:
+        trainer.step()
+    trainer.check_finite()
+
+
+class Optimal:
+    """The bare loop with the settings of `speed=fast`: bf16, compiled, and captured as one CUDA graph."""
+
+    def __init__(self, config: Config, trainer: Trainer) -> None:
+        self.bare = Bare(config, trainer.data, trainer.device)
+        self.network = torch.compile(self.bare.network, dynamic=False) if config.compile else self.bare.network
+        self.autocast, self.steps = config.autocast(trainer.device), trainer.steps
+        self.images = trainer.data.normalise(trainer.data.train.images[:BATCH])
+        self.labels = trainer.data.train.labels[:BATCH].clone()
+        self.optimizer = torch.optim.SGD(self.bare.network.parameters(), lr=1e-2, momentum=0.9, weight_decay=2e-3,
+                                         fused=True)  # fmt: skip
+        self.replay = self.step
+        if trainer.device.type == "cuda":
+            graphs = CudaGraphs(trainer.device)
+            for _ in range(3):
+                graphs.run(self.step)
+            self.replay = graphs.capture(self.step)
+
+    def step(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast:
+            logits = self.network(self.images)
+        torch.nn.functional.cross_entropy(logits.float(), self.labels).backward()
+        self.optimizer.step()
+
+    def epoch(self) -> None:
+        """Take the steps of an epoch, each on the batch that `crop` has put into place."""
+        train, order = self.bare.labels, torch.randperm(len(self.bare.labels), device=self.labels.device)
+        for start in range(0, self.steps * BATCH, BATCH):
+            index = order[start : start + BATCH]
+            shifts = torch.randint(0, 9, (2, BATCH), device=index.device)
+            pixels = self.bare.crops[index, :, shifts[0], shifts[1]].float()
+            flips = torch.rand(BATCH, 1, 1, 1, device=index.device) < 0.5
+            pixels = torch.where(flips, pixels.flip(3), pixels)
+            self.images.copy_(pixels.sub_(self.bare.mean).div_(self.bare.std))
+            self.labels.copy_(train[index])
+            self.replay()
+
+
+def speed(device: Any, tiny: bool, steps: int, least: float) -> Iterator[Row]:
+    for name, (model, _, _) in NETWORKS.items():
+        config = fast(config_of(model, device), tiny)
+        use_precision(config, config.torch_device)
+        trainer = Trainer(config, random_data(steps * BATCH, config.torch_device), config.torch_device)
+        ways: dict[str, Callable[[], None]] = {
+            "epoch": partial(epoch_of, trainer),
+            "optimal": Optimal(config, trainer).epoch,
+            "script": Script(config, trainer.data, trainer.device).epoch,
+        }
+        rates = {}
+        for way, epoch in ways.items():
+            reproducible()
+            epoch()  # compiles and captures
+            rates[way] = steps * BATCH / seconds(epoch, trainer.device, least)
+            yield "speed", f"{name}, {way}", rates[way], "images/s"
+        yield "speed", f"{name}, share of optimal (aim 0.95)", rates["epoch"] / rates["optimal"], ""
+        yield "speed", f"{name}, times the script (aim 5)", rates["epoch"] / rates["script"], ""
+        epoch_seconds = CIFAR_STEPS * BATCH / rates["epoch"]
+        yield "speed", f"{name}, an epoch of CIFAR-10", epoch_seconds, "s"
+        yield "speed", f"{name}, {EPOCHS} epochs", EPOCHS * epoch_seconds / 60, "min"
+
+
+def hills(device: Any, tiny: bool, steps: int, least: float) -> Iterator[Row]:
+    config = fast(config_of(NETWORKS["resnet20"][0], device), tiny)
+    use_precision(config, config.torch_device)
+    trainer = Trainer(config, random_data(steps * BATCH, config.torch_device), config.torch_device)
+    without = 0.0
+    for k in (0, 1, 4) if tiny else (0, 1, 4, 16, 64):
+        if k and trainer.hills is not None:
+            away = torch.randn(k, len(trainer.theta), device=trainer.device)
+            places = trainer.theta.vector + AWAY * trainer.theta.vector.norm() * torch.nn.functional.normalize(away)
+            trainer.hills.put(places)
+            trainer.replay.forget()
+        epoch_of(trainer)
+        duration = seconds(partial(epoch_of, trainer), trainer.device, least) / steps
+        without = without or duration
+        yield "hills", f"K = {k}: ms a step", 1e3 * duration, "ms"
+        yield "hills", f"K = {k}: share of a step without hills", duration / without, ""
+
+
+def _train_for(device: Any, tiny: bool, steps: int, least: float, barrier: Any, results: Any) -> None:
+    """Train in a process of its own, beside the others from `barrier` on; put the images/s into `results`."""
+    reproducible()
+    config = fast(config_of(NETWORKS["resnet20"][0], device), tiny)
+    use_precision(config, config.torch_device)
+    trainer = Trainer(config, random_data(steps * BATCH, config.torch_device), config.torch_device)
+    epoch_of(trainer)
+    barrier.wait()
+    results.put(steps * BATCH / seconds(partial(epoch_of, trainer), trainer.device, least))
+
+
+def together(device: Any, tiny: bool, steps: int, least: float) -> Iterator[Row]:
+    context, alone = multiprocessing.get_context("spawn"), 0.0
+    for number in (1, 2) if tiny else (1, 4, 8, 16):
+        barrier, results = context.Barrier(number), context.Queue()
+        arguments = device, tiny, steps, least, barrier, results
+        processes = [context.Process(target=_train_for, args=arguments) for _ in range(number)]
+        for process in processes:
+            process.start()
+        rate = sum(results.get(timeout=200) for _ in processes)
+        for process in processes:
+            process.join()
+        alone = alone or rate
+        yield "together", f"{number} at a time", rate, "images/s"
+        yield "together", f"{number} at a time, times one alone", rate / alone, ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="a few steps of each: checks this file")
+    parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="the file to write")
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no CUDA device; --device cpu --tiny checks this file")
+    reproducible()
+    device, tiny = arguments.device, arguments.tiny
+    steps, least = (2, 0.0) if tiny else (98, 4.0)
+    if tiny:
+        del NETWORKS["resnet18"], NETWORKS["mobilenetv2"]
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    rows: list[Row] = []
+    console = Console(highlight=False, width=110)
+    timed = (part(device, tiny, steps, least) for part in (speed, hills, together))
+    for row in itertools.chain(correctness(device, tiny), *timed):
+        rows.append(row)
+        console.print(f"{row[0]}: {row[1]} {row[2]:.6g} {row[3]}", style="dim")
+    shown = Table("", "", "value", "unit", title=f"{name}, PyTorch {torch.__version__}")
+    for group, what, value, unit in rows:
+        shown.add_row(group, what, f"{value:.6g}", unit)
+    console.print(shown)
+    machine = {"device": name, "torch": torch.__version__, "tiny": tiny}
+    arguments.json.write_text(json.dumps({**machine, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
