@@ -90,7 +90,7 @@ def short_runs(runs: int, cwd: str) -> dict[str, float]:
         commands = [(str(TRAIN), *RUN, "epochs=1", f"seed={seed}", f"runs={cwd}/processes") for seed in range(runs)]
         list(pool.map(lambda command: output(*command, cwd=cwd, threads=1), commands))
     cpu["a process for each run"] = (_cpu() - begun) / runs
-    for sweep in (runs, 10 * runs):
+    for sweep in (runs, 4 * runs):
         command = (str(TRAIN), "-m", *RUN, "epochs=1", f"seed=range({sweep})", f"runs={cwd}/sweep-{sweep}")
         cpu[f"a sweep of {sweep} runs"] = seconds(*command, "hydra/launcher=local", cwd=cwd) / sweep
     return cpu
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2 * (os.cpu_count() or 1))
     parser.add_argument("--runs", type=int, default=4, help="of each process")
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--short", type=int, default=20, help="short runs; 0 for none")
+    parser.add_argument("--short", type=int, default=10, help="short runs; 0 for none")
     args = parser.parse_args(arguments)
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as cwd:
