@@ -15,7 +15,13 @@ from hypothesis.extra import numpy as hnp
 from scipy import optimize, special
 from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+from torch.nn import functional as F
+from torch_uncertainty.metrics.classification import AURC
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multiclass_accuracy,
+    multiclass_calibration_error,
+)
 
 from distancing.ensemble import calibration, scores, show, side_by_side
 from distancing.ensemble.judge import on_split
@@ -290,3 +296,43 @@ def test_the_deep_ensemble_equivalent() -> None:
     column = side_by_side.header(rows, None, "alone").index("deep-ensemble equivalent")
     cells = [row[column] for row in side_by_side.cells(rows, None, "alone")]
     assert cells == ["< 1", "–", "–", "3.0 (2.5 to 3.5)", "–"]
+
+
+@given(ensembles())
+@settings(max_examples=100, deadline=None)
+def test_detailed_scores(ensemble: tuple[Any, Tensor]) -> None:
+    """Compared with torchmetrics, torch-uncertainty and loops, where no confidences are tied or on an edge."""
+    p, labels = scores.probabilities(torch.tensor(ensemble[0])), ensemble[1]
+    q, classes = p[0], p.shape[2]
+    confidence, wrong = q.amax(1), (q.argmax(1) != labels).double()
+    actual = scores.detailed(q, labels)
+    edges = q * 15
+    if ((edges - edges.round()).abs() > 1e-4).all():
+        ece = [float(binary_calibration_error(q[:, c], labels == c, n_bins=15)) for c in range(classes)]
+        assert actual["classwise_ece"] == pytest.approx(np.mean(ece), abs=1e-6)
+    if len(confidence.float().unique()) == len(q):
+        order = confidence.argsort(descending=True)
+        risks = [float(wrong[order[:k]].mean()) for k in range(1, len(q) + 1)]
+        assert actual["aurc"] == pytest.approx(np.mean(risks))
+        assert actual["coverage80_accuracy"] == pytest.approx(1 - risks[math.ceil(0.8 * len(q)) - 1])
+        if len(q) > 1:  # torch-uncertainty integrates the same curve by trapezoids
+            aurc = AURC()
+            aurc.update(q, labels)
+            trapezoids = (len(q) * actual["aurc"] - (risks[0] + risks[-1]) / 2) / (len(q) - 1)
+            assert float(aurc.compute()) == pytest.approx(trapezoids, abs=1e-6)
+        bins = np.array_split(order.flip(0), 15)
+        ece = sum(abs(float((confidence[part] - 1 + wrong[part]).sum())) for part in bins) / len(q)
+        assert actual["adaptive_ece"] == pytest.approx(ece, abs=1e-9)
+    right = [accuracy_score(labels, member.argmax(1)) for member in p]
+    chance = scores.chance_disagreement(p, labels)
+    for (i, a), (j, b) in itertools.permutations(enumerate(right), 2):
+        assert chance[i, j] == pytest.approx(1 - a * b - (1 - a) * (1 - b) / (classes - 1))
+
+
+def test_disagreement_by_chance_is_that_of_independent_errors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (40_000,), generator=generator)
+    right = torch.rand(2, 40_000, generator=generator) < float64([[0.9], [0.6]])
+    other = (labels + torch.randint(1, 4, (2, 40_000), generator=generator)) % 4
+    p = F.one_hot(torch.where(right, labels, other), 4).double()
+    assert scores.chance_disagreement(p, labels)[0, 1] == pytest.approx(float(scores.disagreement(p)[0, 1]), abs=0.01)

@@ -286,7 +286,7 @@ def result_fields() -> str:
     parts.append("\nThe scores of a member or an ensemble, and of `parameter_average` on each split, are\n\n")
     parts.append(table(header, _described(scores.scores)))
     parts.append("\nMembers and ensembles have these on the test images, too:\n\n")
-    parts.append(table(header, _described(calibration.calibrated)))
+    parts.append(table(header, [*_described(calibration.calibrated), *_described(scores.detailed)]))
     return "".join(parts)
 
 

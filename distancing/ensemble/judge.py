@@ -92,6 +92,7 @@ def on_split(p: Tensor, labels: Tensor, weights: Tensor, held_out: calibration.H
     predicted_reduction: the ensemble's squared error relative to v, by (1.14).
     measured_reduction: the same as measured.
     disagreement: the matrix of the shares of images for which two members predict different classes.
+    chance_disagreement: the same for members of these accuracies whose errors are independent.
     mutual_information (nats): between the prediction and the member, mean over the images.
     temperature_from: the images on which optimal temperatures were found, `validation` or the other `halves` of the
         test images; for test images only.
@@ -116,6 +117,7 @@ def on_split(p: Tensor, labels: Tensor, weights: Tensor, held_out: calibration.H
         "predicted_reduction": scores.predicted_reduction(v, c, len(p)) if v else None,
         "measured_reduction": scores.brier(scores.average(p), labels) / v if v else None,
         "disagreement": scores.disagreement(p).tolist(),
+        "chance_disagreement": scores.chance_disagreement(p, labels).tolist(),
         "mutual_information": scores.mutual_information(p, weights),
         **({} if held_out is None else {"temperature_from": held_out if held_out == "halves" else "validation"}),
     }
@@ -128,16 +130,16 @@ def _calibrate(
     held_out: calibration.HeldOut,
     weights: Tensor | None,
 ) -> None:
-    """Add the scores at the optimal temperature to those of each member, or with weights of each average."""
+    """Add the scores at the optimal temperature, and further ones, to those of each member or each weighted average."""
     predictions = p if weights is None else scores.averages(p, weights)
     if held_out == "halves":
         for result, q in zip(results, predictions, strict=True):
-            result |= calibration.calibrated(q, labels)
+            result |= calibration.calibrated(q, labels) | scores.detailed(q, labels)
         return
     p_held, labels_held = held_out
     held = p_held if weights is None else scores.averages(p_held, weights)
     for result, q, q_held in zip(results, predictions, held, strict=True):
-        result |= calibration.calibrated(q, labels, (q_held, labels_held))
+        result |= calibration.calibrated(q, labels, (q_held, labels_held)) | scores.detailed(q, labels)
 
 
 def _weights(weights: Weights, p: dict[str, Tensor], labels: dict[str, Tensor], members: int) -> Tensor:

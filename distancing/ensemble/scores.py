@@ -87,6 +87,60 @@ def expected_calibration_error(q: Tensor, labels: Tensor) -> float:
     return float(q.new_zeros(15).index_add_(0, torch.bucketize(confidence, edges), excess).abs().sum() / len(q))
 
 
+def detailed(q: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return further scores of the prediction:
+
+    adaptive_ece: the calibration error of the largest probability, over bins of equal size, from 0 to 1.
+    classwise_ece: the calibration error of each class, mean over the classes, from 0 to 1.
+    aurc: the area under the risk-coverage curve, from 0 to 1.
+    coverage80_accuracy: the accuracy on the 80 % of the images with the largest confidence, from 0 to 1.
+    """
+    curve = risk_by_coverage(q, labels)
+    return {
+        "adaptive_ece": adaptive_calibration_error(q, labels),
+        "classwise_ece": classwise_calibration_error(q, labels),
+        "aurc": float(curve.mean()),
+        "coverage80_accuracy": 1 - float(curve[math.ceil(0.8 * len(curve)) - 1]),
+    }
+
+
+def adaptive_calibration_error(q: Tensor, labels: Tensor) -> float:
+    """Return Σ_b n_b/N · |accuracy − mean confidence| over 15 bins b of equal size (Nixon et al. 2019).
+
+    The images are sorted by their confidence, the largest probability, and ties keep their order. Sizes of bins differ
+    by at most one.
+    """
+    _check(q, labels)
+    confidence, predicted = q.max(1)
+    order = confidence.argsort(stable=True)
+    excess = (confidence - (predicted == labels).to(q.dtype))[order]
+    return float(torch.stack([part.sum().abs() for part in excess.tensor_split(15)]).sum() / len(q))
+
+
+def classwise_calibration_error(q: Tensor, labels: Tensor) -> float:
+    """Return the mean over the classes c of Σ_b n_b/N · |share of class c − mean q_c| (Nixon et al. 2019: SCE).
+
+    The 15 bins of q_c are those of `expected_calibration_error`.
+    """
+    _check(q, labels)
+    edges = torch.arange(1, 15, dtype=q.dtype, device=q.device) / 15
+    bins = torch.bucketize(q, edges) + 15 * torch.arange(q.shape[1], device=q.device)
+    excess = (q - F.one_hot(labels, q.shape[1])).flatten()
+    return float(q.new_zeros(15 * q.shape[1]).index_add_(0, bins.flatten(), excess).abs().sum() / q.numel())
+
+
+def risk_by_coverage(q: Tensor, labels: Tensor) -> Tensor:
+    """Return the error rate on the 1, 2, …, N images of the largest confidence [N] (Geifman & El-Yaniv 2017).
+
+    The confidence is the largest probability, and ties keep their order. The mean of the curve is the AURC.
+    """
+    _check(q, labels)
+    confidence, predicted = q.max(1)
+    wrong = (predicted != labels).to(q.dtype).masked_fill(q.isnan().any(1), math.nan)
+    order = confidence.argsort(descending=True, stable=True)
+    return wrong[order].cumsum(0) / torch.arange(1, len(q) + 1, dtype=q.dtype, device=q.device)
+
+
 def error_covariance(p: Tensor, labels: Tensor) -> Tensor:
     """Return E[e_i · e_j] [M, M] of the members' errors e_i = p_i − y for the one-hot y.
 
@@ -127,6 +181,21 @@ def disagreement(p: Tensor) -> Tensor:
     _check(p, members=True)
     predicted = p.argmax(2).to(p.dtype).masked_fill(p.isnan().any(2), math.nan)
     return torch.stack([(predicted - row).abs().clamp(max=1).mean(1) for row in predicted])
+
+
+def chance_disagreement(p: Tensor, labels: Tensor) -> Tensor:
+    """Return the disagreement that members of these accuracies would have by chance [M, M], with 0 on the diagonal.
+
+    By chance means: whether a member with accuracy a_i is right does not depend on the other member, and it errs to
+    each of the C − 1 wrong classes with the same probability. Two members then disagree on
+    1 − a_i a_j − (1 − a_i)(1 − a_j) / (C − 1) of the images. It stands beside the measured
+    disagreement in the diversity–accuracy plane (Fort et al. 2019).
+    """
+    _check(p, labels, members=True)
+    right = p.new_tensor([accuracy(q, labels) for q in p])
+    wrong = 1 - right
+    chance = 1 - right * right[:, None] - wrong * wrong[:, None] / max(p.shape[2] - 1, 1)
+    return chance.fill_diagonal_(0)
 
 
 def mutual_information(p: Tensor, weights: Tensor | None = None) -> float:
