@@ -75,6 +75,18 @@ def _cells(scores: dict[str, float]) -> list[str]:
     return [_cell(metric, scores[metric]) for metric in METRICS]
 
 
+def ood_table(result: dict[str, dict[str, Any]]) -> Table:
+    """Return a table of the detection of each out-of-distribution data set. result: of `judge_ood`."""
+    table = Table(title="out of distribution", title_justify="left")
+    for column in ("data set", "images", "detected by", "AUROC", "AUPR", "FPR at 95 % TPR"):
+        table.add_column(column, justify="left" if column in ("data set", "detected by") else "right")
+    for name, values in result.items():
+        for measure in ("max_probability", "entropy", "mutual_information"):
+            cells = [f"{values[measure][key]:.4f}" for key in ("auroc", "aupr", "fpr95")]
+            table.add_row(name, str(values["images"]), measure.replace("_", " "), *cells)
+    return table
+
+
 def picture(result: dict[str, Any]) -> "Figure":
     """Draw the scores over the number of members, the diversity–accuracy plane, and matrices of the members' pairs."""
     from matplotlib.figure import Figure
