@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, launched, only_run, result, start
@@ -14,6 +15,7 @@ from scipy.stats import ttest_ind, ttest_rel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from distancing.config import read_config
 from distancing.ensemble import side_by_side
@@ -23,7 +25,7 @@ from distancing.errors import EnsembleError
 from distancing.experiment import main
 from distancing.models.evaluation import refresh_batch_norm
 from distancing.runs import find_sweep, load
-from distancing.stored import find_checkpoints
+from distancing.stored import evaluation_images, find_checkpoints
 
 CPU = torch.device("cpu")
 
@@ -327,3 +329,35 @@ def test_a_sweep_of_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             (run,) = (run.path for run in find_sweep("it").runs() if own <= set(run.overrides))
             assert row["validation"] == pytest.approx(result(run)["metrics"]["validation"]["loss"], rel=1e-6)
             assert row["operations"] == flops(run)
+
+
+def test_images_of_another_data_set(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Compared with torchmetrics, from stored checkpoints."""
+    random = np.random.default_rng(0)
+    arrays = {f"{kind}_{part}": values for part, n in (("train", 20), ("test", 50)) for kind, values in
+              (("x", random.integers(0, 17, (n, 8, 8), dtype=np.uint8)), ("y", np.arange(n) % 10))}  # fmt: skip
+    other, wrong, numbers = tmp_path / "other.npz", tmp_path / "wrong.npz", tmp_path / "numbers.json"
+    np.savez(other, **arrays)
+    np.savez(wrong, **{k: np.stack([v] * 3, -1) if k.startswith("x") else v for k, v in arrays.items()})
+    assert cli([str(runs["cycles"]), "--ood", str(other), "--json", str(numbers)]) == 0
+    assert "AUROC" in capsys.readouterr().out
+    found = json.loads(numbers.read_text())["ood"][str(other)]
+    members, data = find_checkpoints([runs["cycles"]]), evaluation_images(read_config(
+        runs["cycles"] / ".hydra/config.yaml"), CPU)  # fmt: skip
+    images = (data.test.images, torch.from_numpy(arrays["x_test"])[..., None])
+    q = torch.cat([torch.stack([member.network(CPU).eval()(data.normalise(x)).detach().double().softmax(1)
+                                for member in members]).mean(0) for x in images])  # fmt: skip
+    truth = torch.tensor([0] * len(images[0]) + [1] * len(images[1]))
+    assert found["images"] == 50
+    for name, values in (("max_probability", 1 - q.amax(1)), ("entropy", -(q * q.log()).sum(1))):
+        values = values / 3  # torchmetrics would take numbers above 1 for logits
+        assert found[name]["auroc"] == pytest.approx(float(binary_auroc(values, truth)), abs=1e-5)
+        assert found[name]["aupr"] == pytest.approx(float(binary_average_precision(values, truth)), abs=1e-5)
+        threshold = values[truth == 1].sort(descending=True).values[47]  # 48 of 50 are more than 95 %
+        share = float((values[truth == 0] >= threshold).double().mean())
+        assert found[name]["fpr95"] == pytest.approx(share, abs=1e-9)
+    for name, message in (("digits", "is the data set that the networks were trained on"),
+                          ("mnist", "--ood=mnist has images of 1×28×28"), (str(wrong), "has images of 3×8×8"),
+                          ("nothing", "--ood=nothing is none of cifar10")):  # fmt: skip
+        assert cli([str(runs["cycles"]), "--ood", name]) == 2
+        assert message in capsys.readouterr().err

@@ -15,7 +15,12 @@ from hypothesis.extra import numpy as hnp
 from scipy import optimize, special
 from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+from torch.nn import functional as F
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multiclass_accuracy,
+    multiclass_calibration_error,
+)
 
 from distancing.ensemble import calibration, scores, show, side_by_side
 from distancing.ensemble.judge import on_test
@@ -59,7 +64,7 @@ def by_hand(q: Any, labels: Any) -> dict[str, float]:
     aurc, first = np.mean([errors / i for i, errors in enumerate(wrong, 1)]), math.ceil(0.8 * n)
     return {
         "accuracy": right.mean(), "nll": nll, "brier": sum(squares) / n, "ece": ece, "adaptive_ece": adaptive,
-        "classwise_ece": classwise, "aurc": aurc, "accuracy_at_80": 1 - wrong[first - 1] / first,
+        "classwise_ece": classwise, "aurc": aurc, "coverage80_accuracy": 1 - wrong[first - 1] / first,
     }  # fmt: skip
 
 
@@ -88,7 +93,7 @@ def test_scores_at_the_limits() -> None:
     q, labels = float64([[1, 0], [1, 0]]), torch.tensor([1, 0])
     assert scores.scores(q, labels) == pytest.approx(
         {"accuracy": 0.5, "nll": 744.44007 / 2, "brier": 1, "ece": 0.5, "adaptive_ece": 0.5, "classwise_ece": 0.5,
-         "aurc": 0.5, "accuracy_at_80": 0.5}
+         "aurc": 0.5, "coverage80_accuracy": 0.5}
     )  # fmt: skip
     assert average(float64([[[1]], [[2]], [[6]]]), float64([1e308, 0, 1e308])) == 3.5  # no overflow
     third, wrong = [1 / 3, 1 / 3, 1 / 3], [0.38, 0.31, 0.31]  # on an edge, and in the next bin: nothing cancels
@@ -130,16 +135,6 @@ def test_members_together(ensemble: tuple[Any, Tensor], numbers: list[float]) ->
         assert scores.predicted_reduction(v, c, len(p)) == pytest.approx(brier(average(p), labels) / v, abs=1e-9)
     tops = p.numpy().argmax(2)
     assert scores.disagreement(p).tolist() == [[pytest.approx(np.mean(a != b)) for b in tops] for a in tops]
-
-
-def test_members_whose_errors_are_independent() -> None:
-    generator, n, classes = np.random.default_rng(0), 200_000, 4
-    labels = generator.integers(classes, size=n)
-    shifts = [np.where(generator.random(n) < a, 0, generator.integers(1, classes, n)) for a in (0.9, 0.6, 0.3)]
-    p = torch.eye(classes).double()[torch.from_numpy(np.stack([(labels + shift) % classes for shift in shifts]))]
-    by_chance = scores.disagreement_by_chance(p, torch.from_numpy(labels))
-    assert by_chance == pytest.approx(float(scores.disagreement(p).sum() / 6), abs=0.004)
-    assert math.isnan(scores.disagreement_by_chance(p[:1], torch.from_numpy(labels)))
 
 
 @given(ensembles())
@@ -215,7 +210,7 @@ def test_ties_and_certainties_are_exact(m: int) -> None:
         assert (q.numpy() == np.stack((m - counts, counts), 1) / m).all()
         assert torch.equal(q.argmax(1), (2 * counts > m).long())  # the first class of a tie
     certain = scores.scores(average(p[:, :1]), torch.zeros(1, dtype=torch.int64))
-    assert certain == {name: float(name.startswith("accuracy")) for name in certain}
+    assert certain == {name: float(name.endswith("accuracy")) for name in certain}
     assert math.copysign(1, certain["nll"]) == 1
 
 
@@ -334,3 +329,28 @@ def test_the_deep_ensemble_equivalent() -> None:
     column = side_by_side.header(rows, None, "alone").index("deep-ensemble equivalent")
     cells = [row[column] for row in side_by_side.cells(rows, None, "alone")]
     assert cells == ["< 1", "–", "–", "3.0 (2.5 to 3.5)", "–"]
+
+
+@given(ensembles())
+@settings(max_examples=100, deadline=None)
+def test_errors_of_each_class_and_by_chance(ensemble: tuple[Any, Tensor]) -> None:
+    """Compared with torchmetrics, where no probability is on an edge, and with a loop over the pairs of members."""
+    p, labels = scores.probabilities(torch.tensor(ensemble[0])), ensemble[1]
+    q, classes = p[0], p.shape[2]
+    edges = q * 15
+    if ((edges - edges.round()).abs() > 1e-4).all():
+        errors = [float(binary_calibration_error(q[:, c], labels == c, n_bins=15)) for c in range(classes)]
+        assert scores.classwise_calibration_error(q, labels) == pytest.approx(np.mean(errors), abs=1e-6)
+    right = [accuracy_score(labels, member.argmax(1)) for member in p]
+    chance = scores.chance_disagreement(p, labels)
+    for (i, a), (j, b) in itertools.permutations(enumerate(right), 2):
+        assert chance[i, j] == pytest.approx(1 - a * b - (1 - a) * (1 - b) / (classes - 1))
+
+
+def test_disagreement_by_chance_is_that_of_independent_errors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (40_000,), generator=generator)
+    right = torch.rand(2, 40_000, generator=generator) < float64([[0.9], [0.6]])
+    other = (labels + torch.randint(1, 4, (2, 40_000), generator=generator)) % 4
+    p = F.one_hot(torch.where(right, labels, other), 4).double()
+    assert scores.chance_disagreement(p, labels)[0, 1] == pytest.approx(float(scores.disagreement(p)[0, 1]), abs=0.01)

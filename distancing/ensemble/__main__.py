@@ -12,6 +12,7 @@ from rich.console import Console
 
 from distancing.ensemble import compare, show, side_by_side
 from distancing.ensemble.judge import Weights, judge
+from distancing.ensemble.off_data import judge_ood
 from distancing.errors import EnsembleError
 from distancing.process import threads
 from distancing.process.command import command
@@ -27,6 +28,9 @@ def argument_parser() -> argparse.ArgumentParser:
         "--weights", default="equal", help="equal (default), likelihood (fitted on the validation images), or 1,2,…"
     )
     parser.add_argument("--refresh-batch-norm", action="store_true", help="recompute each member's statistics")
+    parser.add_argument(
+        "--ood", metavar="SET[,SET]", help="detect images of these data sets: names of data sets, .npz files, folders"
+    )
     parser.add_argument("--compare", action="store_true", help="compare the kinds of ensembles in sweeps or CSV files")
     parser.add_argument("--members", metavar="K[,K]", default="", help="with --compare: the first K networks of each")
     parser.add_argument("--baseline", metavar="KIND", help="with --compare: compare with this kind (part of its name)")
@@ -51,6 +55,8 @@ def argument_parser() -> argparse.ArgumentParser:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     args = argument_parser().parse_args(arguments)
+    if args.compare and args.ood:
+        raise EnsembleError("--ood judges one ensemble: leave out --compare")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     threads.use()
     device = torch.device(args.device)
@@ -64,8 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> dict[str, Any]:
     """Return the scores of one ensemble. Print them and, with --picture, draw them."""
-    scores = judge(find_checkpoints(args.paths), device, _weights(args.weights), args.refresh_batch_norm)
+    members = find_checkpoints(args.paths)
+    scores = judge(members, device, _weights(args.weights), args.refresh_batch_norm)
     console.print(show.table(scores))
+    if args.ood:
+        scores["ood"] = judge_ood(members, args.ood.split(","), device, scores["weights"], args.refresh_batch_norm)
+        console.print(show.ood_table(scores["ood"]))
     if args.picture:
         show.write_picture(scores, args.picture)
     return scores

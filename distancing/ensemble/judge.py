@@ -90,15 +90,13 @@ def on_split(p: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
     predicted_reduction: the ensemble's squared error relative to v, by (1.14).
     measured_reduction: the same as measured.
     disagreement: the matrix of the shares of images for which two members predict different classes.
-    disagreement_by_chance: the disagreement of members of these accuracies whose errors are independent, mean over all
-        pairs.
+    chance_disagreement: the matrix of the disagreements of members with these accuracies, if errors are independent.
     mutual_information (nats): between the prediction and the member, mean over the images.
 
-    Values that are undefined are None: c and the disagreement by chance for a single member, ratios if v = 0.
+    Values that are undefined are None: c for a single member, ratios if v = 0.
     """
     v, c = scores.variance_and_covariance(p, labels)
     growth = scores.growth(p, labels, weights)
-    by_chance = scores.disagreement_by_chance(p, labels)
     return {
         "members": [scores.scores(q, labels) for q in p],
         "ensemble": growth[-1],
@@ -109,7 +107,7 @@ def on_split(p: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Any]:
         "predicted_reduction": scores.predicted_reduction(v, c, len(p)) if v else None,
         "measured_reduction": scores.brier(scores.average(p), labels) / v if v else None,
         "disagreement": scores.disagreement(p).tolist(),
-        "disagreement_by_chance": None if math.isnan(by_chance) else by_chance,
+        "chance_disagreement": scores.chance_disagreement(p, labels).tolist(),
         "mutual_information": scores.mutual_information(p, weights),
     }
 

@@ -48,7 +48,7 @@ def scores(q: Tensor, labels: Tensor) -> dict[str, float]:
     classwise_ece: the calibration error of each class's probability, mean over the classes.
     aurc: the area under the risk-coverage curve, from 0 to 1: the mean error of the most confident images, over all
         numbers of them.
-    accuracy_at_80: the accuracy of the most confident 80 % of the images.
+    coverage80_accuracy: the accuracy of the most confident 80 % of the images.
     """
     return {
         "accuracy": accuracy(q, labels),
@@ -58,7 +58,7 @@ def scores(q: Tensor, labels: Tensor) -> dict[str, float]:
         "adaptive_ece": adaptive_calibration_error(q, labels),
         "classwise_ece": classwise_calibration_error(q, labels),
         "aurc": area_under_risk_coverage(q, labels),
-        "accuracy_at_80": 1 - risk_at_coverage(q, labels, 0.8),
+        "coverage80_accuracy": 1 - risk_at_coverage(q, labels, 0.8),
     }
 
 
@@ -190,16 +190,19 @@ def disagreement(p: Tensor) -> Tensor:
     return torch.stack([(predicted - row).abs().clamp(max=1).mean(1) for row in predicted])
 
 
-def disagreement_by_chance(p: Tensor, labels: Tensor) -> float:
-    """Return the disagreement of two members whose errors are independent, mean over all pairs; NaN for one member.
+def chance_disagreement(p: Tensor, labels: Tensor) -> Tensor:
+    """Return the disagreement that members of these accuracies would have by chance [M, M], with 0 on the diagonal.
 
-    Members i and j with accuracies a_i and a_j agree on the true class with probability a_i a_j, and on each of the
-    C − 1 wrong ones equally often: 1 − a_i a_j − (1 − a_i)(1 − a_j)/(C − 1).
+    By chance means: whether a member with accuracy a_i is right does not depend on the other member, and it errs to
+    each of the C − 1 wrong classes with the same probability. Two members then disagree on
+    1 − a_i a_j − (1 − a_i)(1 − a_j) / (C − 1) of the images. It stands beside the measured
+    disagreement in the diversity–accuracy plane (Fort et al. 2019).
     """
     _check(p, labels, members=True)
-    accuracies = p.new_tensor([accuracy(q, labels) for q in p])
-    i, j = torch.combinations(accuracies).unbind(1) if len(p) > 1 else (p.new_empty(0), p.new_empty(0))
-    return float((1 - i * j - (1 - i) * (1 - j) / max(1, p.shape[2] - 1)).mean())
+    right = p.new_tensor([accuracy(q, labels) for q in p])
+    wrong = 1 - right
+    chance = 1 - right * right[:, None] - wrong * wrong[:, None] / max(p.shape[2] - 1, 1)
+    return chance.fill_diagonal_(0)
 
 
 def mutual_information(p: Tensor, weights: Tensor | None = None) -> float:

@@ -11,13 +11,14 @@ from rich.table import Table
 from distancing.colours import BLUE, GREY, ORANGE
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 METRICS = {"accuracy": "accuracy", "nll": "NLL, nats", "brier": "Brier", "ece": "ECE"}
 CALIBRATION = {
     "temperature": "temperature", "calibrated_nll": "NLL there, nats", "calibrated_ece": "ECE there",
     "adaptive_ece": "adaptive ECE", "classwise_ece": "class-wise ECE", "aurc": "AURC",
-    "accuracy_at_80": "accuracy of the surest 80 %",
+    "coverage80_accuracy": "accuracy at 80 % coverage",
 }  # fmt: skip
 ERRORS = {
     "variance": "v", "covariance": "c", "correlation": "c/v", "predicted_reduction": "v reduced to, predicted",
@@ -73,8 +74,20 @@ def _cells(scores: dict[str, float]) -> list[str]:
     return [f"{scores['accuracy']:.2%}", *(f"{scores[metric]:.4f}" for metric in METRICS if metric != "accuracy")]
 
 
+def ood_table(result: dict[str, dict[str, Any]]) -> Table:
+    """Return a table of the detection of each out-of-distribution data set. result: the result of `judge_ood`."""
+    table = Table(title="out of distribution", title_justify="left")
+    for column in ("data set", "images", "detected by", "AUROC", "AUPR", "FPR at 95 % TPR"):
+        table.add_column(column, justify="left" if column in ("data set", "detected by") else "right")
+    for name, values in result.items():
+        for measure in ("max_probability", "entropy", "mutual_information"):
+            cells = [f"{values[measure][key]:.4f}" for key in ("auroc", "aupr", "fpr95")]
+            table.add_row(name, str(values["images"]), measure.replace("_", " "), *cells)
+    return table
+
+
 def picture(result: dict[str, Any]) -> "Figure":
-    """Draw the scores over the number of members, and matrices of disagreement, distances and directions."""
+    """Draw the scores over the number of members, the diversity–accuracy plane, and matrices of the members' pairs."""
     from matplotlib.figure import Figure
 
     matrices: dict[str, NDArray[np.float64]] = {
@@ -96,7 +109,8 @@ def picture(result: dict[str, Any]) -> "Figure":
         axes.set(xlabel="members", ylabel=label, xticks=k[:: max(1, len(k) // 6)])
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*above.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False)
-    panels = below.subplots(1, len(matrices), squeeze=False)[0]
+    plane, *panels = below.subplots(1, 1 + len(matrices))
+    _draw_plane(plane, result["splits"]["test"])
     for axes, (title, values) in zip(panels, matrices.items(), strict=True):
         image = axes.imshow(values, cmap="cividis")
         figure.colorbar(image, ax=axes, shrink=0.8)
@@ -110,6 +124,19 @@ def picture(result: dict[str, Any]) -> "Figure":
                 colour = "white" if value < bright else "black"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
     return figure
+
+
+def _draw_plane(axes: "Axes", test: dict[str, Any]) -> None:
+    """Draw the diversity–accuracy plane (Fort et al. 2019): a point for each pair of members, and one by chance."""
+    accuracy = np.array([scores["accuracy"] for scores in test["members"]])
+    a, b = np.triu_indices(len(accuracy), 1)
+    x = 100 * (accuracy[a] + accuracy[b]) / 2
+    drawn = (("disagreement", "measured", BLUE, "D"), ("chance_disagreement", "by chance", GREY, "x"))
+    for key, label, colour, mark in drawn:
+        axes.plot(x, 100 * np.asarray(test[key])[a, b], ls="none", ms=4, label=label, color=colour, marker=mark)
+    axes.set(xlabel="mean test accuracy of a pair, %", ylabel="disagreement, %", title="diversity–accuracy plane")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
 
 
 def pixels(figure: "Figure") -> NDArray[np.uint8]:

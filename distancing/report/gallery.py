@@ -54,6 +54,7 @@ def gallery(overview: Overview) -> Iterator[Picture]:
         yield from _against(overview, metric)
     yield from _cost(overview)
     yield from _ensemble_members(overview)
+    yield from _diversity_and_accuracy(overview)
 
 
 def _best_groups(overview: Overview, eligible: Callable[[Group], bool] = lambda _: True) -> tuple[list[Group], str]:
@@ -319,6 +320,22 @@ def _ensemble_members(overview: Overview) -> Iterator[Picture]:
         yield Picture(
             "members_and_ensemble", caption, figures.members(rows, {metric: label(metric) for metric in metrics})
         )
+
+
+def _diversity_and_accuracy(overview: Overview) -> Iterator[Picture]:
+    x, y = "members.test.accuracy", "ensemble.test.disagreement"
+    groups, choice = _best_groups(overview, lambda group: _point(overview, group, y) is not None)
+    points = {
+        name: (accuracy, disagreement)
+        for group, name in _names(overview, groups).items()
+        if (accuracy := _point(overview, group, x)) and (disagreement := _point(overview, group, y))
+    }
+    if points:
+        caption = (
+            "The diversity–accuracy plane: the disagreement of two ensemble members against the mean accuracy of the "
+            f"members: mean over the seeds ± one standard deviation.{choice}"
+        )
+        yield Picture("diversity_and_accuracy", caption, figures.cost(points, label(x), label(y)))
 
 
 def file_name(picture: Picture) -> str:

@@ -33,6 +33,8 @@ UNITS = {
 NAMES = {
     "train": "training", "nll": "NLL", "ece": "ECE",
     "calibrated_nll": "calibrated NLL", "calibrated_ece": "calibrated ECE",
+    "adaptive_ece": "adaptive ECE", "classwise_ece": "class-wise ECE", "aurc": "AURC",
+    "coverage80_accuracy": "accuracy at 80 % coverage", "chance_disagreement": "disagreement by chance",
     "brier": "Brier score", "correlation": "c/v", "seconds": "time",
     "cross_entropy": "cross entropy", "mutual_information": "mutual information", "images_per_second": "speed",
     "test_height_max": "test", "test_height_matched_max": "test, units matched",
@@ -58,9 +60,10 @@ def result_numbers(run: Run) -> dict[str, float]:
             if len(values) == len(members):
                 name = f"members.{split}.{metric}"
                 numbers[name] = scale(name) * math.fsum(values) / len(values)
-    for split, matrix in _disagreement(run.result).items():
-        pairs = [value for i, row in enumerate(matrix) for value in row[i + 1 :]]
-        numbers[f"ensemble.{split}.disagreement"] = math.fsum(pairs) / len(pairs)
+    for name in ("disagreement", "chance_disagreement"):
+        for split, matrix in _matrices(run.result, name).items():
+            pairs = [value for i, row in enumerate(matrix) for value in row[i + 1 :]]
+            numbers[f"ensemble.{split}.{name}"] = math.fsum(pairs) / len(pairs)
     distances = (run.result.get("final") or {}).get("distances")
     if isinstance(distances, dict) and len(distances) > 1:  # in the order of the checkpoints; the last is to itself
         first = next(iter(distances.values()))
@@ -90,9 +93,9 @@ def _members(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {name: split["members"] for name, split in _splits(result).items() if split.get("members")}
 
 
-def _disagreement(result: Mapping[str, Any]) -> dict[str, list[list[float]]]:
-    """Return split → the share of images on which two members differ, for every pair of members."""
-    matrices = {name: split.get("disagreement") for name, split in _splits(result).items()}
+def _matrices(result: Mapping[str, Any], key: str) -> dict[str, list[list[float]]]:
+    """Return split → the matrix of this name, with a value for every pair of members."""
+    matrices = {name: split.get(key) for name, split in _splits(result).items()}
     return {name: matrix for name, matrix in matrices.items() if isinstance(matrix, list) and len(matrix) > 1}
 
 
