@@ -1,10 +1,12 @@
 """The gradient on this machine: right for every network and layout, and refused where a kernel is wrong."""
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,7 @@ def test_a_layout_that_is_not_safe_is_said(tmp_path: Path, capsys: pytest.Captur
 class WrongConvolution(torch.autograd.Function):
     """A convolution whose weights' gradient is off by one per cent, or not a number, in one output channel."""
 
-    factor = 1.01
+    factors: Iterator[float] = itertools.repeat(1.01)
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ class WrongConvolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wrong = nn.grad.conv2d_weight(x, weight.shape, gradient, padding=1)
         if x.dtype == torch.float32:  # a fault of the fast kernels
-            wrong[2] *= WrongConvolution.factor
+            wrong[2] *= next(WrongConvolution.factors)
         return nn.grad.conv2d_input(x.shape, weight, gradient, padding=1), wrong
 
 
@@ -131,13 +133,25 @@ def test_a_wrong_kernel_is_refused(
         return network
 
     monkeypatch.setattr(ResNet, "network", broken)
-    monkeypatch.setattr(WrongConvolution, "factor", factor)
+    monkeypatch.setattr(WrongConvolution, "factors", itertools.repeat(factor))
     assert start("model.width=16", "epochs=4", "phases=single", f"runs={tmp_path}") == WRONG_GRADIENT
     error = capsys.readouterr().err
     assert "layer3.0.conv2.weight is off by" in error
     assert "try channels_last=false" in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())  # before any work
+
+
+def test_a_gradient_that_is_off_for_one_batch_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with an input of a ReLU that is 0 up to rounding, for which both gradients are right."""
+    config, data = config_of("model.width=16")
+    network = config.build_network(CPU)
+    network.get_submodule("layer3.0.conv2").__class__ = WrongConv2d
+    monkeypatch.setattr(WrongConvolution, "factors", itertools.chain([1.01, 1.01], itertools.repeat(1.0)))
+    assert check_gradient(config, data, network, network).error < 1e-4
+    monkeypatch.setattr(WrongConvolution, "factors", itertools.chain([1.01] * 3, itertools.repeat(1.0)))
+    with pytest.raises(GradientError, match=r"layer3\.0\.conv2\.weight is off by"):
+        check_gradient(config, data, network, network)
 
 
 def test_the_check_leaves_no_trace() -> None:

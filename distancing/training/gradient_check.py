@@ -20,6 +20,7 @@ from distancing.runs.result import GradientCheck
 from distancing.training.settings import Config
 
 IMAGES = 16
+BATCHES = 3  # a wrong kernel is wrong for each of them
 FLOOR = 1e-3  # relative to the norm of the whole gradient: smaller gradients of a parameter count as this large
 TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 1e-1}  # relative, of a gradient
 # Some networks, above all very deep ones, amplify rounding errors. So an error is accepted, too, if it is at most
@@ -34,14 +35,34 @@ def check_gradient(
 ) -> GradientCheck:
     """Compare the gradient of `network`, called through `forward`, on a few training images with float64's.
 
+    A ReLU whose input is 0 up to rounding can be on in one precision and off in the other, and then a correct gradient
+    differs, too. The first images do so for 2 of 1,000 seeds of a ResNet-8 of width 4. So the next images are tried
+    before the gradient is called wrong.
+
     Parameters, buffers, modes and random generators are left unchanged. Raise GradientError if the error is above the
-    tolerance or is not a number.
+    tolerance, or is not a number, for each of BATCHES batches.
     """
     # a compiled network is compiled for one batch size
-    images = data.train.images[: config.batch_size if config.compile else min(config.batch_size, IMAGES)]
-    inputs = data.normalise(images)
+    size = min(config.batch_size if config.compile else min(config.batch_size, IMAGES), len(data.train))
+    for i in range(BATCHES):
+        batch = torch.arange(i * size, (i + 1) * size, device=data.train.labels.device) % len(data.train)
+        check = _check_batch(config, data, network, forward, batch)
+        if check.error <= check.tolerance:
+            return check
+    raise GradientError(
+        f"this machine computes a wrong gradient: that of {check.parameter} is off by {check.error:.2%} from float64's, "
+        f"where rounding explains {check.tolerance:.2g}; nothing was trained; "
+        f"try {_remedy(config, check)}"
+    )
+
+
+def _check_batch(
+    config: Config, data: Data, network: nn.Module, forward: Callable[[Tensor], Tensor], batch: Tensor
+) -> GradientCheck:
+    """Return the comparison on these training images, given by their indices."""
+    inputs = data.normalise(data.train.images[batch])
     # wrong labels, because with the right ones the gradient of a trained network is mostly rounding errors
-    labels = (data.train.labels[: len(images)] + 1) % config.dataset.classes
+    labels = (data.train.labels[batch] + 1) % config.dataset.classes
     reference = copy.deepcopy(network).cpu().double().to(memory_format=torch.contiguous_format)
     with config.autocast(inputs.device):
         gradient = _gradient(network, forward, inputs, labels)
@@ -54,20 +75,13 @@ def check_gradient(
         _perturb(reference, PERTURBATIONS[precision])
         _, effect = largest(relative_errors(_gradient(reference, reference, inputs, labels), exact))
         tolerance = max(tolerance, MARGIN * effect)
-    check = GradientCheck(
+    return GradientCheck(
         parameter=parameter,
         error=error,
         tolerance=tolerance,
         layout="channels_last" if data.memory_format == torch.channels_last else "contiguous",
         cpu=torch.backends.cpu.get_cpu_capability(),
     )
-    if not check.error <= check.tolerance:
-        raise GradientError(
-            f"this machine computes a wrong gradient: that of {parameter} is off by {check.error:.2%} from float64's, "
-            f"where rounding explains {check.tolerance:.2g}; nothing was trained; "
-            f"try {_remedy(config, check)}"
-        )
-    return check
 
 
 def relative_errors(gradient: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
