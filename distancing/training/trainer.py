@@ -316,10 +316,8 @@ class Trainer:
 
 
 def _host_work(config: Config) -> str:
-    """Return why a replay may differ from a step of this config, such as work on the host; "" if nothing is known."""
+    """Return why a step of this config may do work on the host, which a replay would leave out; "" if it does not."""
     parts = [config.model, config.optimizer]
     parts += [config.penalty, config.penalty.distance, config.penalty.kernel] if config.penalty else []
     modules = own_modules(parts)
-    if getattr(config.model, "dropout", 0):
-        return "replayed dropout is not known to equal plain dropout"
     return f"{modules[0]} has components of your own, which may do work on the host" if modules else ""
