@@ -47,9 +47,7 @@ def speed_note(config: Config, device: torch.device, seconds: float, reason: str
         return ""
     if config.graph and reason:
         return f"note: the steps were not captured as a CUDA graph: {reason}"
-    if seconds >= SLOW and not (
-        config.graph and config.compile and config.precision == "bf16" and config.channels_last
-    ):
+    if seconds >= SLOW and not (config.compile and config.precision == "bf16" and config.channels_last):
         return f"note: the training steps took {seconds:.0f} s; speed=fast is faster on a GPU, with other last digits"
     return ""
 
