@@ -36,7 +36,7 @@ __import__(sys.argv[1])
 print(time.process_time() - begun, len(sys.modules) - before)
 """
 LIBRARIES = ("torch._dynamo", "torchvision", "sklearn.datasets", "torch.utils.tensorboard", "distancing",
-             "distancing.experiment")  # fmt: skip
+             "distancing.experiment.main")  # fmt: skip
 FIRST_STEP = """
 import runpy, sys, time
 import torch

@@ -5,7 +5,7 @@ import importlib
 import sys
 
 MODULES = {
-    "init": "distancing.project",
+    "init": "distancing.config.project",
     "train": "distancing.train",
     "sweep": "distancing.sweep.__main__",
     "ensemble": "distancing.ensemble.__main__",

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distancing.config import read_config
+from distancing.config.checks import read_config
 from distancing.data.batches import Data
 from distancing.errors import EnsembleError, StorageError
 from distancing.hills.theta import Theta

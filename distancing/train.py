@@ -12,10 +12,17 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from distancing.composition import SAVED, check_composed, check_hidden, check_typed, choices_in, composition_error
+from distancing.config.composition import (
+    SAVED,
+    check_composed,
+    check_hidden,
+    check_typed,
+    choices_in,
+    composition_error,
+)
+from distancing.config.project import CONF
 from distancing.errors import DIVERGED, ConfigError, DistancingError, SweepError, print_error
 from distancing.process.command import command
-from distancing.project import CONF
 
 NAME = ("--config-name", "-cn")
 WITH_VALUE = (*NAME, "--config-path", "-cp", "--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i",
@@ -36,7 +43,7 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
     process = os.getpid()
 
     def task(cfg: DictConfig) -> float | None:
-        from distancing.experiment import main as train  # slow to import, and not needed for --help
+        from distancing.experiment.main import main as train  # slow to import, and not needed for --help
 
         settings = HydraConfig.get()
         try:

@@ -137,7 +137,7 @@ class PrintBest(Callback):
 
 def _component(cls: type, settings: dict[str, Any], path: str) -> Any:
     """Return a component with these settings. Raise ConfigError for a wrong setting."""
-    from distancing.config import construct
+    from distancing.config.checks import construct
 
     # not resolved, because each run of a sweep has its own `${seed}`
     plain = {

@@ -21,8 +21,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from distancing import composition as composition  # which opens the groups of a config
-from distancing import experiment
+from distancing.config import composition as composition  # which opens the groups of a config
+from distancing.experiment import main as experiment
 from distancing.process.threads import usable
 from distancing.runs import SweepDirectory
 from distancing.training.trainer import Trainer

@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from distancing.config import LONG, SMALL
+from distancing.config.checks import LONG, SMALL
 from distancing.sweep.__main__ import main as sweep_cli
 from distancing.training.plan import Cycle, Phase
 from distancing.training.settings import LARGE, LONGEST, Config

@@ -9,7 +9,7 @@ import torch
 from conftest import NEED_MORE, ROOT, TINY, command_line, compose, one_epoch, start
 from omegaconf import OmegaConf
 
-from distancing.config import check
+from distancing.config.checks import check
 from distancing.data.batches import Data, Split
 from distancing.errors import ConfigError
 from distancing.hills.theta import Theta

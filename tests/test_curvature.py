@@ -16,7 +16,7 @@ from conftest import TINY, compose, one_epoch, only_run, result, start
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distancing.config import check, read_config
+from distancing.config.checks import check, read_config
 from distancing.data.batches import Data
 from distancing.errors import LandscapeError
 from distancing.hills.theta import Theta

@@ -16,7 +16,7 @@ import reference
 from conftest import ROOT, compose, only_run, result, start
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from distancing.config import TARGETS, check
+from distancing.config.checks import TARGETS, check
 from distancing.landscape.__main__ import ANALYSES
 from distancing.runs import metrics_file
 from distancing.training.metrics import DESCRIPTIONS

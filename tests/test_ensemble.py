@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
-from distancing.config import read_config
+from distancing.config.checks import read_config
 from distancing.ensemble import side_by_side
 from distancing.ensemble.__main__ import main as cli
 from distancing.ensemble.judge import judge
 from distancing.errors import EnsembleError
-from distancing.experiment import main
+from distancing.experiment.main import main
 from distancing.models.evaluation import refresh_batch_norm
 from distancing.runs import find_sweep, load
 from distancing.stored import evaluation_images, find_checkpoints

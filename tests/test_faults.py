@@ -20,9 +20,9 @@ from conftest import TINY, command_line, compose, only_run, result, start
 from crash import outcome
 from omegaconf import DictConfig
 
-from distancing import experiment
 from distancing.ensemble.__main__ import main as ensemble_cli
 from distancing.errors import StorageError
+from distancing.experiment import main as experiment
 from distancing.runs import Listed, RunDirectory, lock
 from distancing.sweep.status import status
 from distancing.training.trainer import Trainer

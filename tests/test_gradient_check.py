@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, TINY, compose, only_run, result, start
 from torch import Tensor, nn
 
-from distancing.config import check
+from distancing.config.checks import check
 from distancing.data.batches import Data
 from distancing.errors import WRONG_GRADIENT, GradientError
 from distancing.models import MLP, MobileNetV2, Model, ResNet

@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distancing import experiment
 from distancing.component import component
+from distancing.experiment import main as experiment
 from distancing.hills.theta import Theta
 from distancing.landscape import lines
 from distancing.landscape.__main__ import main as cli

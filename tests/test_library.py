@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing import Hills
-from distancing.config import check
+from distancing.config.checks import check
 from distancing.data.batches import Epoch
 from distancing.hills.distances import FunctionSpace
 from distancing.hills.kernels import Laplace

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from distancing.config import check
+from distancing.config.checks import check
 from distancing.data import datasets
 from distancing.data.datasets import KMNIST
 from distancing.data.folder import Folder

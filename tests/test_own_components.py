@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import ROOT, compose, only_run, result, start
 
-from distancing import trust
-from distancing.config import check
+from distancing.component import trust
+from distancing.config.checks import check
 from distancing.errors import ConfigError, DatasetError
 
 PAGE = ROOT / "docs/how-to/own-components.md"
@@ -84,7 +84,7 @@ def test_the_docs_example_from_a_folder_of_its_own(example: Path) -> None:
 PARTS = """
 import torch
 from matplotlib.figure import Figure
-from distancing.analysis import Analysis
+from distancing.component.analysis import Analysis
 from distancing.component import component
 from distancing.hills.distances import Distance
 from distancing.hills.kernels import Kernel

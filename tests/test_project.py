@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from distancing.project import TRAIN, main
+from distancing.config.project import TRAIN, main
 
 FILES = ("pyproject.toml", "README.md", "LICENSE", "distancing", "hydra_plugins", "conf")
 

@@ -16,7 +16,7 @@ from test_training import PENALTIES, settings
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distancing.config import check
+from distancing.config.checks import check
 from distancing.errors import ConfigError
 from distancing.hills.distances import Euclidean
 from distancing.runs import RunDirectory

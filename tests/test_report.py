@@ -28,8 +28,8 @@ from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
 
-from distancing.config import check
-from distancing.experiment import main as train
+from distancing.config.checks import check
+from distancing.experiment.main import main as train
 from distancing.report import figures
 from distancing.report.__main__ import main as cli
 from distancing.report.commands import command

@@ -79,7 +79,7 @@ def test_every_single_step_can_be_the_last(
     monkeypatch.chdir(tmp_path)
     stops, code = 0, None
     with monkeypatch.context() as patch:
-        patch.setattr("distancing.experiment.StopSignal.__enter__", stop)
+        patch.setattr("distancing.experiment.main.StopSignal.__enter__", stop)
         while code is None:
             with contextlib.suppress(SystemExit):
                 code = start(*RUN)

@@ -15,7 +15,7 @@ from conftest import ROOT, TINY, compose, only_run, result, start
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from distancing.config import check
+from distancing.config.checks import check
 from distancing.errors import StorageError
 from distancing.landscape.__main__ import main as landscape
 from distancing.runs import RunDirectory, provenance
@@ -91,7 +91,7 @@ def test_the_same_command_again(
     assert output.endswith(table)
     assert "has changed since" not in output
     changed = {**provenance.provenance(), "source": "other", "git_commit": "newer"}
-    monkeypatch.setattr("distancing.train_run.provenance", lambda _: changed)
+    monkeypatch.setattr("distancing.experiment.train_run.provenance", lambda _: changed)
     assert runs(*TINY) == 0
     output = capsys.readouterr().out
     assert f"the source code has changed since: {first['source']} then, other now" in output
@@ -238,7 +238,7 @@ def test_a_sweep_goes_on_after_a_failed_run(tmp_path: Path) -> None:
 
 def test_nothing_is_imported_that_a_run_does_not_need() -> None:
     """Plotting and statistics libraries are imported when they are needed."""
-    code = "import sys, distancing.experiment; print(*sys.modules)"
+    code = "import sys, distancing.experiment.main; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in loaded
     assert {"matplotlib", "scipy", "sklearn", "torchvision.datasets", "tensorboard", "submitit"} & {*loaded} == set()

@@ -22,7 +22,7 @@ from slurm_cluster import Cluster
 from test_own_components import PARTS
 from test_resume import outcome
 
-from distancing import trust
+from distancing.component import trust
 from distancing.errors import ConfigError, SweepError
 from distancing.process.crash import ADVICE
 from distancing.runs import SweepDirectory

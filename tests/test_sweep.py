@@ -24,9 +24,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-from distancing.config import check, construct
+from distancing.config.checks import check, construct
 from distancing.errors import ConfigError, SweepError
-from distancing.experiment import main
+from distancing.experiment.main import main
 from distancing.runs import Listed, SweepDirectory, provenance
 from distancing.sweep import __main__ as sweep_main
 from distancing.sweep.__main__ import main as cli

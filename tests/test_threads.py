@@ -170,7 +170,7 @@ def test_a_run_keeps_its_threads(
     one, two = (outcome(only_run(tmp_path / name)) for name in ("1", "2"))
     assert one["bits"] != two["bits"]
     with monkeypatch.context() as patch:
-        patch.setattr("distancing.experiment.StopSignal.__enter__", stop)
+        patch.setattr("distancing.experiment.main.StopSignal.__enter__", stop)
         with pytest.raises(SystemExit):
             start(*RUN, "threads=2", f"runs={tmp_path}/stopped")
     capsys.readouterr()

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distancing.config import check
+from distancing.config.checks import check
 from distancing.data.batches import Epoch
 from distancing.data.datasets import Digits
 from distancing.hills import distances

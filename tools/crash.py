@@ -22,7 +22,7 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from distancing.project import CONF
+from distancing.config.project import CONF
 from distancing.runs import load
 from distancing.train import run as train
 
@@ -36,7 +36,7 @@ RUN = [
 ]  # fmt: skip
 PROCESSES = multiprocessing.get_context("forkserver")  # imports are done once
 PROCESSES.set_forkserver_preload(
-    ["distancing.train", "distancing.experiment", "torch.utils.tensorboard", "matplotlib.figure"]
+    ["distancing.train", "distancing.experiment.main", "torch.utils.tensorboard", "matplotlib.figure"]
 )
 
 

@@ -20,8 +20,8 @@ from unittest.mock import patch
 import hydra
 from omegaconf import DictConfig
 
-from distancing import experiment
-from distancing.project import CONF
+from distancing.config.project import CONF
+from distancing.experiment import main as experiment
 
 ROOT = Path(__file__).parent.parent
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -18,12 +18,13 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from pydantic import TypeAdapter
 
-from distancing import ensemble, landscape, project, report, sweep
+from distancing import ensemble, landscape, report, sweep
+from distancing.config import project
+from distancing.config.project import CONF
 from distancing.ensemble import calibration, compare, judge, scores, side_by_side
 from distancing.errors import EXIT_CODES
 from distancing.flat import flat
 from distancing.hills import distances, kernels
-from distancing.project import CONF
 from distancing.runs import result
 from distancing.sweep.cost import Devices
 from distancing.sweep.grid import Grid

@@ -9,7 +9,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from distancing.config import construct
+from distancing.config.checks import construct
+from distancing.config.project import CONF
 from distancing.data.batches import Split
 from distancing.data.datasets import Dataset, Torchvision
 from distancing.data.folder import Folder
@@ -17,7 +18,6 @@ from distancing.data.npz import Npz
 from distancing.ensemble import scores
 from distancing.errors import EnsembleError
 from distancing.models.evaluation import predict, refresh_batch_norm
-from distancing.project import CONF
 from distancing.stored import Checkpoint, evaluation_images
 
 

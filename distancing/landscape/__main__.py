@@ -10,8 +10,8 @@ import torch
 import yaml
 from rich.console import Console
 
-from distancing.analysis import Analysis
-from distancing.config import construct
+from distancing.component.analysis import Analysis
+from distancing.config.checks import construct
 from distancing.errors import LandscapeError
 from distancing.landscape.barrier import Barrier
 from distancing.landscape.gradients import Gradients

@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge
 from torch import Tensor
 
-from distancing.analysis import Analysis
 from distancing.component import component
+from distancing.component.analysis import Analysis
 from distancing.landscape import lines
 from distancing.landscape.matching import match, permutation_groups
 from distancing.landscape.path import Pairs, lerp, line, pairs, passes, profile

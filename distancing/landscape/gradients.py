@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from distancing.analysis import Analysis
 from distancing.colours import GREY
 from distancing.component import component
+from distancing.component.analysis import Analysis
 from distancing.errors import LandscapeError
 from distancing.landscape.marks import COLOURS
 from distancing.landscape.subject import Findings, Subject, Track

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from distancing.analysis import Analysis
+from distancing.component.analysis import Analysis
 from distancing.errors import LandscapeError
 from distancing.landscape.subject import Findings, Subject, Track
 from distancing.runs import RunDirectory, write

@@ -16,8 +16,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from distancing.analysis import Analysis
 from distancing.component import component
+from distancing.component.analysis import Analysis
 from distancing.errors import LandscapeError
 from distancing.hills.distances import Euclidean
 from distancing.landscape.marks import mark, short

@@ -9,8 +9,8 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from distancing.analysis import Analysis
 from distancing.component import component
+from distancing.component.analysis import Analysis
 from distancing.data.batches import Epoch
 from distancing.errors import LandscapeError
 from distancing.landscape import lines

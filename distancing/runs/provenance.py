@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from distancing.trust import source_files, update
+from distancing.component.trust import source_files, update
 
 PACKAGE = Path(__file__).parent.parent
 COMMIT_FILE = "git_commit"  # holds the commit in a copy of the package outside a checkout

@@ -174,7 +174,7 @@ def _duration(seconds: float | None) -> str:
 
 def retry(sweep: SweepDirectory, console: Console) -> None:
     """Start all runs that have not ended and are neither queued nor running, with the sweep's last launcher."""
-    from distancing.config import construct
+    from distancing.config.checks import construct
     from distancing.errors import ConfigError
     from distancing.sweep.launch import LAUNCHERS, start
 

@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import Progress
 
-from distancing.composition import check_composed, composition_error
-from distancing.config import check_resolved, resolved, settings_at
+from distancing.config.checks import check_resolved, resolved, settings_at
+from distancing.config.composition import check_composed, composition_error
 from distancing.errors import ConfigError
 from distancing.flat import Leaf, flat
 from distancing.runs import Listed

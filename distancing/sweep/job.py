@@ -37,8 +37,8 @@ def resume(path: str, in_slurm: bool = False) -> int:
     kill by an unknown time. If another process holds the directory there, such as an orphan on a lost node, the exit
     code asks for a requeue.
     """
-    from distancing.config import read_config
-    from distancing.experiment import run
+    from distancing.config.checks import read_config
+    from distancing.experiment.main import run
 
     directory = RunDirectory(path, WAIT) if in_slurm else RunDirectory(path)
     try:

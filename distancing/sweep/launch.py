@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from distancing import trust
+from distancing.component import trust
 from distancing.data.datasets import Torchvision
 from distancing.errors import SweepError
 from distancing.runs import Listed, RunDirectory, SweepDirectory

@@ -27,7 +27,7 @@ from distancing.sweep.job import resume
 METHOD = "fork" if sys.platform == "linux" else "spawn"
 # what runs import late, because other commands do not need it: all modules of these packages, and others
 PACKAGES = ("data", "ensemble", "hills", "landscape", "models", "training")
-LATE = ("distancing.experiment", "matplotlib.backends.backend_agg", "matplotlib.figure", "torch.utils.tensorboard",
+LATE = ("distancing.experiment.main", "matplotlib.backends.backend_agg", "matplotlib.figure", "torch.utils.tensorboard",
         "torchvision")  # fmt: skip
 
 

@@ -50,8 +50,8 @@ def check_gradient(
         if check.error <= check.tolerance:
             return check
     raise GradientError(
-        f"this machine computes a wrong gradient: that of {check.parameter} is off by {check.error:.2%} from float64's, "
-        f"where rounding explains {check.tolerance:.2g}; nothing was trained; "
+        f"this machine computes a wrong gradient: that of {check.parameter} is off by {check.error:.2%} from "
+        f"float64's, where rounding explains {check.tolerance:.2g}; nothing was trained; "
         f"try {_remedy(config, check)}"
     )
 

@@ -14,8 +14,9 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 from torch import nn
 from typing_extensions import Self
 
-from distancing.analysis import Analysis
 from distancing.component import component
+from distancing.component.analysis import Analysis
+from distancing.component.trust import own_modules
 from distancing.data.datasets import Dataset
 from distancing.errors import ConfigError
 from distancing.hills.penalty import Penalty
@@ -25,7 +26,6 @@ from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase, checkpoints, share, size, stored, unroll
 from distancing.training.schedules import Schedule
 from distancing.training.trial import optimizer_problem, penalty_problem, schedule_problem, try_out
-from distancing.trust import own_modules
 
 LARGE = 1e38  # below the largest float32, with room for a factor
 LONGEST = 10**6  # epochs, steps: the files of states are named by six digits of each

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distancing.component.trust import own_modules
 from distancing.data.batches import Data
 from distancing.errors import StorageError
 from distancing.hills.hills import Hills
@@ -29,7 +30,6 @@ from distancing.training.progress import Diverged, Progress
 from distancing.training.replay import CudaGraphs, Replay
 from distancing.training.settings import LARGE, Config
 from distancing.training.step import PENALTY, Stepper
-from distancing.trust import own_modules
 
 
 class Trainer:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distancing.component.trust import own_modules
 from distancing.hills.hills import Hills
 from distancing.hills.penalty import Penalty
 from distancing.hills.theta import Theta
 from distancing.training.optimizers import Optimizer
 from distancing.training.schedules import Schedule
-from distancing.trust import own_modules
 
 
 def try_out(key: str, component: Any, trial: Callable[[], str | None]) -> None:

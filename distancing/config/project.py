@@ -8,7 +8,7 @@ from pathlib import Path
 from distancing.errors import ConfigError
 from distancing.process.command import command
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 # A wheel has conf/ inside the package, and a checkout has it beside the package.
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 TRAIN = '''\

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from distancing.config import hyperparameters
+from distancing.config.checks import hyperparameters
 from distancing.ensemble import show
 from distancing.ensemble.of_run import judge_run
 from distancing.process import threads

@@ -14,8 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
 
-from distancing import trust
-from distancing.analysis import Analysis
+from distancing.component import trust
+from distancing.component.analysis import Analysis
 from distancing.data.datasets import Dataset, Torchvision
 from distancing.errors import ConfigError
 from distancing.flat import NOT_HASHED, flat, typed

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from distancing.config import check
+from distancing.config.checks import check
 from distancing.errors import DIVERGED, NOT_THE_SAME, DistancingError, print_error
+from distancing.experiment.train_run import ended_result, train_run
 from distancing.landscape.outputs import analyse, record
 from distancing.process.signals import StopSignal
 from distancing.runs import RunDirectory
@@ -15,7 +16,6 @@ from distancing.runs.result import Result, read_result
 from distancing.runs.summary import summary
 from distancing.runs.tracking import tracking
 from distancing.stored import find_checkpoints
-from distancing.train_run import ended_result, train_run
 from distancing.training.settings import Config
 from distancing.training.setup import reproducible, use_precision
 from distancing.training.verify import difference
