@@ -47,8 +47,11 @@ Row = tuple[str, str, float, str]  # group, what, value, unit
 
 
 def fast(config: Config, tiny: bool) -> Config:
-    """Return the config with the settings of `speed=fast`. Compilation takes minutes, so a tiny call leaves it out."""
-    return replace(config, precision="bf16", channels_last=True, compile=not tiny, graph=True)
+    """Return the config with the settings of `speed=fast`, and graphs.
+
+    A tiny call leaves out compilation, which takes minutes, and bf16, which is slow on many CPUs.
+    """
+    return replace(config, precision="fp32" if tiny else "bf16", channels_last=True, compile=not tiny, graph=True)
 
 
 def small(seed: int, device: Any, tiny: bool) -> Config:
