@@ -16,7 +16,7 @@ from typing import Any
 
 import hydra
 import pytest
-from conftest import ROOT, TINY, command_line, launched, multirun, result
+from conftest import ROOT, TINY, command_line, compose, launched, multirun, result
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -27,7 +27,7 @@ from omegaconf import OmegaConf, open_dict
 from distancing.config.checks import check, construct
 from distancing.errors import ConfigError, SweepError
 from distancing.experiment.main import main
-from distancing.runs import Listed, SweepDirectory, provenance
+from distancing.runs import Listed, RunDirectory, SweepDirectory, provenance
 from distancing.sweep import __main__ as sweep_main
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.cost import Devices
@@ -335,18 +335,22 @@ def ctrl_c(log: Path, delay: float) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_once_starts_no_other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                             capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     """The first run's process is stopped, whatever it has come to; the others were never started; watching ends."""
     monkeypatch.chdir(tmp_path)
-    runs = [Path(f"runs/{name}-00000000") for name in "abc"]
+    configs = [compose(*TINY, "epochs=900", f"seed={seed}") for seed in range(3)]
+    runs = [Path(check(cfg).directory) for cfg in configs]
     made = SweepDirectory("runs/sweeps/it")
     with made.lock():
         made.add(Listed(run, (), 3) for run in runs)
-    for delay in (0, 0.01, 0.03, 0.06, 0.1):
-        for folder in (*runs, made.jobs):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+    for delay in (0, 0.03, 0.1, 0.5):
+        for run, cfg in zip(runs, configs, strict=True):
+            shutil.rmtree(run, ignore_errors=True)
+            RunDirectory(run).freeze(OmegaConf.to_yaml(cfg, resolve=True), "[]\n")
+        shutil.rmtree(made.jobs, ignore_errors=True)
+        made.jobs.mkdir()
         threading.Thread(target=ctrl_c, args=(made.jobs / f"{runs[0].name}.log", delay)).start()
         with pytest.raises(SystemExit, match="130"):
             list(Local(processes=1).start(runs, made, None))
