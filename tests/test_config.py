@@ -64,7 +64,7 @@ BAD = {
     "epochs=0": "epochs=0: input should be greater than 0",
     "epochs=1": "epochs=1: the 7 phases need at least 7 epochs; phases.cycle.times=3 repeats 2",
     "seed=-1": "seed=-1: input should be greater than or equal to 0",
-    "precision=fp16": "precision='fp16': input should be 'fp32' or 'bf16'",
+    "precision=fp16": "precision='fp16': input should be 'fp32', 'tf32' or 'bf16'",
     "label_smoothing=0.95": "label_smoothing=0.95 is above 1 − 1/classes = 0.9",
     "name=a/b": "name='a/b' may have",
     "+foo=1": "foo is not a setting; allowed here: dataset, model,",

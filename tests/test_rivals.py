@@ -27,7 +27,9 @@ from distancing.training.trainer import Trainer
 def rates(trainer: Trainer, folder: Any) -> list[float]:
     """Train the run; return the learning rate of each step."""
     seen: list[float] = []
-    trainer.stepper.optimizer.register_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
+    trainer.stepper.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: seen.append(float(optimizer.param_groups[0]["lr"]))  # a tensor that changes
+    )
     drive(trainer, folder)
     return seen
 

@@ -10,7 +10,6 @@ import yaml
 from torch import Tensor
 
 from distancing.config.checks import construct
-from distancing.config.project import CONF
 from distancing.data.batches import Split
 from distancing.data.datasets import Dataset, Torchvision
 from distancing.data.folder import Folder
@@ -83,6 +82,8 @@ def judge_ood(
 
 def _dataset(name: str, own: Dataset) -> Dataset:
     """Return the data set of this name. Raise EnsembleError if it can't be compared with `own`."""
+    from distancing.config.project import CONF  # a copy of the code for a sweep has no configs
+
     known = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in (CONF / "dataset").glob("*.yaml")}
     path = Path(name)
     settings: dict[str, Any] = {}

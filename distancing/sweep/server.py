@@ -25,7 +25,7 @@ from distancing.sweep.job import resume
 
 # Apple's libraries do not survive a fork: on macOS, each run is a new process
 METHOD = "fork" if sys.platform == "linux" else "spawn"
-# what runs import late, because other commands do not need it: all modules of these packages, and others
+# what runs import late, because other commands do not need it: the modules of these packages, and others
 PACKAGES = ("data", "ensemble", "hills", "landscape", "models", "training")
 LATE = ("distancing.experiment.main", "matplotlib.backends.backend_agg", "matplotlib.figure", "torch.utils.tensorboard",
         "torchvision")  # fmt: skip
@@ -121,6 +121,7 @@ def _import_everything() -> None:
         module.name
         for package in PACKAGES
         for module in pkgutil.iter_modules([str(PACKAGE / package)], f"distancing.{package}.")
+        if not module.name.endswith("__main__")
     )
     for name in (*LATE, *ours):
         importlib.import_module(name)
