@@ -210,6 +210,7 @@ def before_batch_norm(network: nn.Module) -> None:
         normed.running_var *= factors**2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rescale", "unit", "tolerance"),
     [

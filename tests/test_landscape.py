@@ -339,6 +339,7 @@ def test_killed_between_training_and_analysis(tmp_path: Path, monkeypatch: pytes
     assert result(killed)["analysis"] == result(run)["analysis"]
 
 
+@pytest.mark.slow
 def test_refused_arguments(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     others, alone = {}, str(run / "checkpoints/descend.pt")
     for name, overrides in {

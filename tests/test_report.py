@@ -290,6 +290,7 @@ def test_odd_characters(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"[\w.+=,()\[\]{}-]+", path.name) for path in links)
 
 
+@pytest.mark.slow
 def test_damaged_files_are_named(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder.path / "a0/metrics.csv").write_bytes((folder.path / "a0/metrics.csv").read_bytes()[:-9])
     (folder.path / "a1/metrics.csv").write_text("epoch,phase\n1,\xff")

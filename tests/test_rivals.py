@@ -119,6 +119,7 @@ def test_swag_draws_from_the_gaussian_of_its_paper(tmp_path: Any) -> None:
     assert (error.abs() / deviation.clamp_min(1e-12)).max() < 6
 
 
+@pytest.mark.slow
 def test_a_run_of_swag_is_an_ensemble_of_its_samples(tmp_path: Any) -> None:
     """The average of SWA is its final network, and no member."""
     assert start(*TINY, *SWAG, f"runs={tmp_path}") == 0
@@ -201,6 +202,7 @@ def test_noisy_steps_sample_the_density(momentum: float) -> None:
     [*SWAG, "phases.swag.checkpoint=true"],
     ["phases=swa", "epochs=7", "phases.swa.lr=[0.05,0.01]", "phases.swa.average=2", "phases.descend.epochs=1"],
 ])  # fmt: skip
+@pytest.mark.slow
 def test_a_rival_resumes_with_the_same_bits(rival: list[str], tmp_path: Any) -> None:
     """Stopped after each step, and resumed from what was stored by a new trainer."""
 

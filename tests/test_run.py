@@ -139,6 +139,7 @@ def test_a_result_without_its_fields_is_damaged(tmp_path: Path) -> None:
             read_result(RunDirectory(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_run_in_use_is_refused(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = check(compose(*TINY, f"runs={tmp_path}"))
     with RunDirectory(config.directory):

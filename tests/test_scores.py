@@ -69,7 +69,7 @@ def by_hand(q: Any, labels: Any) -> dict[str, float]:
 
 
 @given(ensembles())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_scores_of_a_prediction(ensemble: tuple[Any, Tensor]) -> None:
     """Compared where definitions agree: scikit-learn clips at 2e-16, torchmetrics has bins [lo, hi) in float32."""
     logits, labels = ensemble
@@ -103,7 +103,7 @@ def test_scores_at_the_limits() -> None:
 
 @given(ensembles(), st.lists(st.sampled_from([0.0, 1e-9, 0.3, 1.0]), min_size=4, max_size=4))
 @example((np.float32([[[0, -1e4]], [[-1e4, 0]]]), torch.tensor([0])), [0.0] * 4)  # certain and wrong, without weight
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_members_together(ensemble: tuple[Any, Tensor], numbers: list[float]) -> None:
     p, labels = scores.probabilities(torch.tensor(ensemble[0])), ensemble[1]
     weights = float64([*numbers, 0.3])[-len(p) :]
