@@ -105,11 +105,14 @@ def _rows(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]
     sizes = _sizes(args.members)
     rows = [row for file in files for row in side_by_side.read_csv(file) if not sizes or row["members"] in sizes]
     runs = [run for path in args.paths if not path.endswith(".csv") for run in find_sweep(path).runs()]
-    if runs:
-        rows += compare.compare(compare.ensembles(runs, sizes, args.choose), device, _weights(args.weights))
-    if not rows:
+    ensembles = compare.ensembles(runs, sizes, args.choose) if runs else []
+    if not (rows or ensembles):
         raise EnsembleError(f"there are no ensembles to compare in {', '.join(args.paths)}")
-    return rows
+    kinds = [*(row["kind"] for row in rows), *(ensemble.kind for ensemble in ensembles)]
+    for option in ("baseline", "independent"):
+        if name := getattr(args, option):
+            side_by_side.kind_named(kinds, name, option)  # before the long work
+    return [*rows, *compare.compare(ensembles, device, _weights(args.weights))]
 
 
 def _sizes(text: str) -> list[int]:

@@ -4,7 +4,7 @@ import csv
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def _equivalents(groups: Mapping[Key, Sequence[Row]], independent: str) -> dict[
 
     The independent networks are those of the most epochs each.
     """
-    kind = _kind(groups, independent, "independent")
+    kind = kind_named((key[2] for key in groups), independent, "independent")
     nll = {key: [row["calibrated_nll"] for row in rows] for key, rows in groups.items()
            if all(row.get("calibrated_nll") is not None for row in rows)}  # fmt: skip
     longest = max((key[1] for key in nll if key[2] == kind), default=0.0)
@@ -162,9 +162,9 @@ def _mean_and_se(values: Sequence[float]) -> tuple[float, float]:
     return mean, (sd or 0.0) / len(values) ** 0.5
 
 
-def _kind(groups: Mapping[Key, Sequence[Row]], name: str, option: str) -> str:
+def kind_named(kinds: Iterable[str], name: str, option: str) -> str:
     """Return the kind of this name, or the only one that has it in its name. Raise EnsembleError if there is none."""
-    kinds = sorted({kind for *_, kind in groups})
+    kinds = sorted(set(kinds))
     matching = [kind for kind in kinds if kind == name] or [kind for kind in kinds if name in kind]
     if len(matching) != 1:
         raise EnsembleError(f"--{option}={name} is in the names of {len(matching)} kinds, of {'; '.join(kinds)}")
@@ -173,7 +173,7 @@ def _kind(groups: Mapping[Key, Sequence[Row]], name: str, option: str) -> str:
 
 def _compared(groups: Mapping[Key, Sequence[Row]], baseline: str) -> dict[Key, list[str]]:
     """Return Δ NLL and Holm's p of each group that has a baseline, and a mark for the baselines."""
-    matching = _kind(groups, baseline, "baseline")
+    matching = kind_named((key[2] for key in groups), baseline, "baseline")
     by_epochs = {rows[0]["epochs"]: rows for (*_, kind), rows in groups.items() if kind == matching}
     tests = {}
     for (members, epochs_each, kind), rows in groups.items():
