@@ -295,16 +295,21 @@ def table(short: Short) -> str:
 
 
 def ensembles(name: str, members: int) -> str:
-    """Return the short table of the ensembles of so many members: NLL and accuracy by the epochs of each member."""
+    """Return the short table of the ensembles of so many members, by the epochs of each member.
+
+    It has the NLL at the optimal temperature, and for the most epochs also the raw one and the accuracy.
+    """
     rows = [row for row in full(name) if int(row["members"]) == members]
     budgets = sorted({float(row["epochs_each"]) for row in rows})
-    heads = [f"{budget:g} epochs: NLL" for budget in budgets] + [f"{budgets[-1]:g} epochs: accuracy, %"]
+    most = f"{budgets[-1]:g} epochs"
+    heads = [*(f"{budget:g} epochs: calibrated NLL" for budget in budgets), f"{most}: raw NLL", f"{most}: accuracy, %"]
     lines = [["", *heads], ["---", *["---:"] * len(heads)]]
     for label, kind in ENSEMBLES.items():
         own = [row for row in rows if row["kind"] == kind]
         if own:
             by_budget = [[row for row in own if float(row["epochs_each"]) == budget] for budget in budgets]
-            cells = [number(*_mean_error([float(row["nll"]) for row in group])) for group in by_budget]
+            cells = [number(*_mean_error([float(row["calibrated_nll"]) for row in group])) for group in by_budget]
+            cells.append(number(*_mean_error([float(row["nll"]) for row in by_budget[-1]])))
             cells.append(number(*_mean_error([100 * float(row["accuracy"]) for row in by_budget[-1]])))
             lines.append([label, *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -382,21 +387,25 @@ def lines_picture(name: str, panels: Mapping[str, str]) -> None:
 
 
 def ensembles_picture(name: str, sources: Mapping[str, str], members: int) -> None:
-    """Draw the NLL of the ensembles of so many members over the epochs in all. sources: title → full table."""
+    """Draw the NLL of the ensembles of so many members over the epochs in all. sources: title → full table.
+
+    The NLL is that at the optimal temperature, where the full table has it.
+    """
     figure = Figure(figsize=(7, 3.1), layout="constrained")
     axes_row = figure.subplots(1, len(sources), squeeze=False)[0]
     for axes, (title, source) in zip(axes_row, sources.items(), strict=True):
         rows = [row for row in full(source) if int(row["members"]) == members]
+        score, kind_of_nll = ("calibrated_nll", "calibrated") if "calibrated_nll" in rows[0] else ("nll", "raw")
         for i, (label, kind) in enumerate(ENSEMBLES.items()):
             by_epochs: dict[float, list[float]] = {}
             for row in rows:
                 if row["kind"] == kind:
-                    by_epochs.setdefault(float(row["epochs_each"]) * members, []).append(float(row["nll"]))
+                    by_epochs.setdefault(float(row["epochs_each"]) * members, []).append(float(row[score]))
             points = {x: _mean_error(values) for x, values in sorted(by_epochs.items())}
             axes.errorbar(list(points), [mean for mean, _ in points.values()], [e for _, e in points.values()],
                           label=label, capsize=2, marker=MARKS[i], color=(*OKABE_ITO, "#000000", "#8C6D1F")[i],
                           ls=LINES[i])  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel="epochs in all", ylabel="NLL of the ensemble, nats", title=title)
+        axes.set(xscale="log", yscale="log", xlabel="epochs in all", ylabel=f"{kind_of_nll} NLL, nats", title=title)
         ticks = sorted({float(row["epochs_each"]) * members for row in rows})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
