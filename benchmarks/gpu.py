@@ -1,4 +1,4 @@
-"""What one GPU does here: whether its numbers are right, and how fast it trains. One call, one table, one JSON.
+"""Check whether the numbers of one GPU are right, and measure how fast it trains. Print a table and write a JSON file.
 
 correct   the gradient against float64; captured steps and a resumed run against plain, uninterrupted steps, whose
           difference should be 0; the test accuracy of bf16 beside fp32's over three seeds of a short run on digits
@@ -159,7 +159,7 @@ class Optimal:
         self.optimizer.step()
 
     def epoch(self) -> None:
-        """Take the steps of an epoch, each on the batch that `crop` has put into place."""
+        """Put each batch into place, cropped and mirrored, and replay the step on it."""
         train, order = self.bare.labels, torch.randperm(len(self.bare.labels), device=self.labels.device)
         for start in range(0, self.steps * BATCH, BATCH):
             index = order[start : start + BATCH]

@@ -52,7 +52,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def output(*command: str, cwd: str, threads: int | None = None) -> str:
-    """What a Python command prints."""
+    """Return the output of a Python command."""
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     done = subprocess.run(
         [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, check=True
@@ -61,7 +61,7 @@ def output(*command: str, cwd: str, threads: int | None = None) -> str:
 
 
 def seconds(*command: str, cwd: str) -> float:
-    """CPU seconds of a Python command."""
+    """Return the CPU seconds of a Python command."""
     begun = _cpu()
     output(*command, cwd=cwd)
     return _cpu() - begun
@@ -83,7 +83,7 @@ def side_by_side(processes: int, runs: int, epochs: int, cwd: str) -> float:
 
 
 def short_runs(runs: int, cwd: str) -> dict[str, float]:
-    """CPU seconds of each of so many runs of one epoch, started as processes and by the local launcher."""
+    """Return the CPU seconds of each of so many runs of one epoch, started as processes and by the local launcher."""
     cores, cpu = os.cpu_count() or 1, {}
     begun = _cpu()
     with ThreadPoolExecutor(cores) as pool:
@@ -97,7 +97,7 @@ def short_runs(runs: int, cwd: str) -> dict[str, float]:
 
 
 def _cpu() -> float:
-    """CPU seconds of all processes that this one has waited for."""
+    """Return the CPU seconds of all processes that this one has waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -1,4 +1,4 @@
-"""What a sweep of many runs costs besides its training, of which there is none here.
+"""Measure what a sweep of many runs costs besides its training. Nothing is trained here, except for one run.
 
 compose   `train.py -m hydra/launcher=slurm`: compose, check and freeze all runs, and submit them in job arrays to an
           `sbatch` that accepts everything

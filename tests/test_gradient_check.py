@@ -143,7 +143,7 @@ def test_a_wrong_kernel_is_refused(
 
 
 def test_a_gradient_that_is_off_for_one_batch_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with an input of a ReLU that is 0 up to rounding, for which both gradients are right."""
+    """Both gradients are right if an input of a ReLU is 0 up to rounding, so one batch does not decide."""
     config, data = config_of("model.width=16")
     network = config.build_network(CPU)
     network.get_submodule("layer3.0.conv2").__class__ = WrongConv2d

@@ -215,6 +215,7 @@ def test_precision_and_notes() -> None:
     assert speed_note(fast, cuda, 100, "why") == "note: the steps were not captured as a CUDA graph: why"
     assert speed_note(fast, cuda, 100, "") == speed_note(settings(), cuda, 1, "") == ""
     assert speed_note(settings(), cpu, 100, "") == ""
+    assert speed_note(fast, cpu, 1, "") == "note: graph=true had no effect, because CUDA graphs do not exist on cpu"
 
 
 def test_the_hash_of_a_config_is_that_of_one_without_graphs() -> None:

@@ -157,8 +157,11 @@ def test_cyclical_sgmcmc_has_the_cycles_of_its_paper(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 def test_a_noisy_step_is_that_of_langevin_dynamics(momentum: float) -> None:
-    """With U = N · loss, α = ε/N and temperature T: SGLD is θ − α∇U + √(2αT) ξ (Welling & Teh 2011), and SGHMC has the
-    velocity (1 − η)v − α∇U + √(2ηαT) ξ with friction η (Chen et al. 2014, equation 15)."""
+    """A step is that of the papers, with U = N · loss, α = ε/N and temperature T.
+
+    SGLD is θ − α∇U + √(2αT) ξ (Welling & Teh 2011). SGHMC has the velocity (1 − η)v − α∇U + √(2ηαT) ξ with friction η
+    (Chen et al. 2014, equation 15).
+    """
     lr, l2, temperature, eta = 0.01, 0.02, 0.7, 1 - momentum
     optimizer = SGD(lr=lr, momentum=momentum, l2=l2)
     trainer = trainer_of(settings(optimizer=optimizer, penalty=None, phases={"sample": Phase(temperature=temperature)}))

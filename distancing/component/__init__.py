@@ -1,3 +1,3 @@
-"""What a component is, and which modules may define one."""
+"""Define what a component is, and which modules may define components."""
 
 from distancing.component.decorator import component as component

@@ -48,7 +48,7 @@ class Dataset:
     image_shape: ClassVar[tuple[int, int, int]]  # channels, height, width
     classes: ClassVar[int] = 10
     available: ClassVar[int]  # the number of training images
-    test_images: ClassVar[int] = 0  # their number; only the check of the memory needs it
+    test_images: ClassVar[int] = 0  # the number of test images; only the check of the memory needs it
     padding: ClassVar[int] = 4
     mirror: ClassVar[bool] = False
 

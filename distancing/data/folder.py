@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import PositiveInt
 
 from distancing.component import component
-from distancing.data.datasets import Arrays, Dataset
+from distancing.data.datasets import Arrays, Dataset, stratified_split
 from distancing.errors import DatasetError
 
 FORMATS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -114,8 +114,6 @@ def _class_folders(folder: Path) -> Files:
 @functools.lru_cache(maxsize=8)
 def _divided(path: str, fraction: float, seed: int) -> tuple[Files, Files]:
     """Return the training and the test files of one folder of class folders, drawn with this seed."""
-    from sklearn.model_selection import train_test_split
-
     if {"train", "test"} <= (files := _files(path, "")).keys():
         raise DatasetError(f"dataset.test_fraction={fraction}: {path} has train/ and test/ already: leave it out")
     pairs = [(name, file) for name, images in files.items() for file in images]
@@ -125,6 +123,12 @@ def _divided(path: str, fraction: float, seed: int) -> tuple[Files, Files]:
             f"dataset.test_fraction={fraction} divides the images in {path} into {len(pairs) - n} and {n}: "
             f"fewer than one for each of {len(files)} classes"
         )
-    parts = train_test_split(pairs, test_size=n, stratify=[name for name, _ in pairs], random_state=seed)
-    train, test = ({name: sorted(file for of, file in part if of == name) for name in files} for part in parts)
+    names = list(files)
+    parts = stratified_split(np.array([names.index(name) for name, _ in pairs]), n, seed)
+    train: Files = {name: [] for name in names}
+    test: Files = {name: [] for name in names}
+    for chosen, part in zip((train, test), parts, strict=True):
+        for i in sorted(part):
+            name, file = pairs[i]
+            chosen[name].append(file)
     return train, test

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from distancing.ensemble import compare, show, side_by_side
 from distancing.ensemble.judge import Weights, judge
-from distancing.ensemble.off_data import judge_ood
+from distancing.ensemble.off_data import data_sets, judge_ood
 from distancing.errors import EnsembleError
 from distancing.process import threads
 from distancing.process.command import command
@@ -71,10 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> dict[str, Any]:
     """Return the scores of one ensemble. Print them and, with --picture, draw them."""
     members = find_checkpoints(args.paths)
+    sets = data_sets(args.ood.split(","), members[0].config.dataset) if args.ood else {}  # refused before the work
     scores = judge(members, device, _weights(args.weights), args.refresh_batch_norm)
     console.print(show.table(scores))
-    if args.ood:
-        scores["ood"] = judge_ood(members, args.ood.split(","), device, scores["weights"], args.refresh_batch_norm)
+    if sets:
+        scores["ood"] = judge_ood(members, sets, device, scores["weights"], args.refresh_batch_norm)
         console.print(show.ood_table(scores["ood"]))
     if args.picture:
         show.write_picture(scores, args.picture)

@@ -19,7 +19,7 @@ from distancing.stored import checkpoint_files, find_checkpoints
 VARIED = ("seed", "dataset.bootstrap_seed", "dataset.fold")  # settings in which members of one ensemble may differ
 LENGTHS = ("epochs", "phases.cycle.times")  # settings that do not make another kind of ensemble
 PARTS = ("dataset.", "model.")  # settings that always make another kind
-FIELDS = ("kind", "trial", "trials", "seed", "epochs_each", "epochs", "forward", "backward")  # of an ensemble's row
+FIELDS = ("kind", "trial", "trials", "seed", "epochs_each", "epochs", "forward", "backward")  # they begin a row
 CHOICE = "nll"  # the score on the validation images by which `chosen` chooses: the lower, the better
 
 
@@ -31,7 +31,7 @@ class Ensemble:
     all of them. epochs_each: trained for one; if a run has several checkpoints, all its epochs over their number.
     forward, backward: passes over the training images for all of them; None in runs of older versions. trial: the
     settings that were tried for this kind. trials: how many of these the sweep has, those that diverged included.
-    seed: of the run; None if it has several.
+    seed: the seed of the run; None if there are several runs.
     """
 
     kind: str
@@ -144,7 +144,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Return a row for each ensemble: the fields of `Ensemble`, its cost, and its scores on the split.
 
-    members: their number. operations: floating-point operations of all members for the prediction of one image.
+    members: the number of members. operations: the floating-point operations of all members for one image.
     validation: the score CHOICE on the validation images; None if there are none.
     """
     return [_row(ensemble, device, weights, split) for ensemble in ensembles]

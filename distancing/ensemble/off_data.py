@@ -1,7 +1,7 @@
 """How well an ensemble tells images of another data set from the test images."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +54,26 @@ def _uncertainties(p: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
     return {"max_probability": 1 - q.amax(1), "entropy": entropy, "mutual_information": entropy - of_members}
 
 
+def data_sets(names: Sequence[str], own: Dataset) -> dict[str, Dataset]:
+    """Return the data sets of these names: choices of `dataset`, .npz files or folders of images.
+
+    Raise EnsembleError for `own`, on which the networks were trained, images of another shape and unknown names.
+    """
+    return {name: _dataset(name, own) for name in names}
+
+
 def judge_ood(
-    members: Sequence[Checkpoint], names: Sequence[str], device: torch.device, weights: Sequence[float], refresh: bool
+    members: Sequence[Checkpoint],
+    sets: Mapping[str, Dataset],
+    device: torch.device,
+    weights: Sequence[float],
+    refresh: bool,
 ) -> dict[str, Any]:
     """Return `images`, the number of out-of-distribution images, and the fields of `detection`, for each data set.
 
-    names: choices of `dataset`, .npz files or folders of images. Their test images are taken. Raises EnsembleError for
-    the training set, images of another shape and unknown names; DatasetError for images that can't be read.
+    sets: the data sets, whose test images are taken. Raise DatasetError for images that can't be read.
     """
     own = members[0].config.dataset
-    sets = {name: _dataset(name, own) for name in names}
     images = {name: torch.from_numpy(dataset.read()[1][0]).to(device) for name, dataset in sets.items()}
     splits = {name: Split(x, torch.zeros(len(x), dtype=torch.int64, device=device)) for name, x in images.items()}
     common = evaluation_images(members[0].config, device)

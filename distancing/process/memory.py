@@ -5,7 +5,7 @@ from pathlib import Path
 
 from distancing.process.cgroups import ROOT, cgroups, lines
 
-VERSIONS = (  # of cgroups: the files of the limit and of the use, and a prefix of the names in memory.stat
+VERSIONS = (  # for each version of cgroups, the files of the limit and the use, and a prefix in memory.stat
     ("memory.max", "memory.current", ""),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
 )

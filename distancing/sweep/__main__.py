@@ -139,7 +139,7 @@ def table(sweep: SweepDirectory, status_by_run: dict[Listed, Status]) -> Rendera
 
 
 def _aligned(rows: Sequence[Sequence[str]], styles: Sequence[str]) -> Text:
-    """Return the rows as a table, twenty times as fast as rich's. styles: of the state in each row."""
+    """Return the rows as a table, twenty times as fast as rich's. styles: the style of the state in each row."""
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     text = Text()
     for row, style in zip(rows, styles, strict=True):

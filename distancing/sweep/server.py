@@ -34,7 +34,7 @@ LATE = ("distancing.experiment.main", "matplotlib.backends.backend_agg", "matplo
 class Server:
     """The process that forks the runs, as its launcher sees it. A `with` statement starts and ends it.
 
-    environment: of all runs.
+    environment: the environment variables of all runs.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:

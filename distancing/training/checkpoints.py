@@ -24,7 +24,7 @@ class About(TypedDict):
 
 
 class Info(About):
-    """What is stored about a checkpoint, beside its tensors. metrics: loss (nats) and accuracy of each split."""
+    """The data that a checkpoint's file holds beside its tensors. metrics: loss (nats) and accuracy of each split."""
 
     metrics: dict[str, dict[str, float]]
 
@@ -32,7 +32,7 @@ class Info(About):
 class Checkpoints:
     """The stored checkpoints of a run.
 
-    infos: what is stored about each. parameters: θ_c [K, P].
+    infos: the data about each of them. parameters: θ_c [K, P].
     capacity: the number of checkpoints that the run will store, so that their memory is allocated once.
     """
 

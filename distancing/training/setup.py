@@ -39,12 +39,14 @@ def use_precision(config: Config, device: torch.device) -> None:
 
 
 def speed_note(config: Config, device: torch.device, seconds: float, reason: str) -> str:
-    """Return in one line what would have made a run faster on a GPU; "" if nothing is known.
+    """Return in one line what would have made a run faster on a GPU, or which setting had no effect; "" for neither.
 
     seconds: the time of its training steps. reason: why its steps were not captured; "" if nothing prevented it.
     """
     if device.type != "cuda":
-        return ""
+        return (
+            f"note: graph=true had no effect, because CUDA graphs do not exist on {device.type}" if config.graph else ""
+        )
     if config.graph and reason:
         return f"note: the steps were not captured as a CUDA graph: {reason}"
     if seconds >= SLOW and not (config.compile and config.precision == "bf16" and config.channels_last):
