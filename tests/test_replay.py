@@ -163,6 +163,15 @@ def test_a_replayed_run_is_the_plain_run(overrides: list[str], tmp_path: Path) -
     assert numbers(drive(resumed, tmp_path / "stopped")) == numbers(plain)
 
 
+def test_a_new_hill_is_captured_anew(tmp_path: Path) -> None:
+    """The second phase with hills has the arguments of the first, and other tensors."""
+    overrides = ["epochs=6", "phases.escape.checkpoint=true", "+phases.again.penalty=true"]
+    plain, replayed = trainer_of(*overrides), trainer_of(*overrides)
+    replayed.replay.graphs = tapes = Tapes()
+    assert numbers(drive(replayed, tmp_path / "replayed")) == numbers(drive(plain, tmp_path / "plain"))
+    assert tapes.captures == 3
+
+
 def test_a_step_that_cannot_be_captured_is_plain(tmp_path: Path) -> None:
     """The run goes on with the same numbers, and says why in one line."""
 

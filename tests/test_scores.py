@@ -89,6 +89,13 @@ def test_scores_of_a_prediction(ensemble: tuple[Any, Tensor]) -> None:
             assert actual["ece"] == pytest.approx(float(ece), abs=1e-6)
 
 
+def test_scores_of_more_images_than_bins() -> None:
+    generator = np.random.default_rng(0)
+    q = special.softmax(generator.normal(size=(100, 4)), 1)
+    labels = np.array([generator.choice(4, p=row) for row in q])  # too sure in some bins, and not sure enough in others
+    assert scores.scores(torch.from_numpy(q), torch.from_numpy(labels)) == pytest.approx(by_hand(q, labels))
+
+
 def test_scores_at_the_limits() -> None:
     q, labels = float64([[1, 0], [1, 0]]), torch.tensor([1, 0])
     assert scores.scores(q, labels) == pytest.approx(
@@ -322,6 +329,8 @@ def test_the_deep_ensemble_equivalent() -> None:
     assert curve.interval(0.7, 0.4) == (-math.inf, math.inf)  # ± 0.5
     exact = calibration.Equivalent(curve.sizes, curve.nll, [0.0] * 3)
     assert exact.interval(0.7, 0.05) == pytest.approx((2.5, 3.5))
+    both = calibration.Equivalent(curve.sizes, curve.nll, [0.03] * 3)  # 0.05² = 0.03² + 0.04²
+    assert both.interval(0.7, 0.04) == pytest.approx((2.5, 3.5))
     known = {"kind": "alone", "epochs": 2, "epochs_each": 2.0, **dict.fromkeys(side_by_side.SCORES, 0.5)}
     rows = [known | {"members": k, "calibrated_nll": nll} for k, nll in zip(curve.sizes, curve.nll, strict=True)]
     rows += [known | {"members": 1, "epochs_each": 1.0, "calibrated_nll": 2.0}]

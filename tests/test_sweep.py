@@ -31,7 +31,7 @@ from distancing.runs import Listed, RunDirectory, SweepDirectory, provenance
 from distancing.sweep import __main__ as sweep_main
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.cost import Devices
-from distancing.sweep.freeze import freeze
+from distancing.sweep.freeze import Composer, freeze
 from distancing.sweep.grid import Grid
 from distancing.sweep.job import STARTS, resume
 from distancing.sweep.launch import LAUNCHERS
@@ -97,6 +97,16 @@ def test_products_cases_and_exclusions() -> None:
 def test_grids_that_make_no_sense(grid: dict[str, Any], typed: str, said: str) -> None:
     with pytest.raises(SweepError, match=said.replace("(", r"\(")):
         expand(grid, typed)
+
+
+def test_no_run_inherits_from_another() -> None:
+    """A value that is merged into a config must not reach the next run's, which may share a copy with it."""
+    load = loader()
+    composer = Composer(load, load.load_configuration("config", [], run_mode=RunMode.MULTIRUN))
+    for values, rank in (("{rank:7}", 7), ("{samples:3}", 20), ("{rank:9}", 9)):
+        assert composer.compose(["phases=swag", f"phases.swag={values}"]).phases.swag.rank == rank
+    for epochs in (3, 9):
+        assert composer.compose(["phases=swag", f"epochs={epochs}"]).epochs == epochs
 
 
 @pytest.mark.parametrize(
