@@ -11,7 +11,8 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import PositiveInt
 
 from distancing.component import component
-from distancing.data.datasets import Arrays, Dataset, stratified_split
+from distancing.data.datasets import Arrays, Dataset
+from distancing.data.draws import stratified_split
 from distancing.errors import DatasetError
 
 FORMATS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
