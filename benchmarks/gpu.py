@@ -42,8 +42,11 @@ from distancing.training.setup import reproducible, use_precision
 from distancing.training.trainer import Trainer
 
 CIFAR_STEPS, EPOCHS = 391, 900  # steps of an epoch of CIFAR-10; epochs of a long run
-PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
 Row = tuple[str, str, float, str]  # group, what, value, unit
+
+
+def precisions(tiny: bool) -> list[Literal["fp32", "bf16"]]:
+    return ["fp32"] if tiny else ["fp32", "bf16"]
 
 
 def fast(config: Config, tiny: bool) -> Config:
@@ -51,7 +54,7 @@ def fast(config: Config, tiny: bool) -> Config:
 
     A tiny call leaves out compilation, which takes minutes, and bf16, which is slow on many CPUs.
     """
-    return replace(config, precision="fp32" if tiny else "bf16", channels_last=True, compile=not tiny, graph=True)
+    return replace(config, precision=precisions(tiny)[-1], channels_last=True, compile=not tiny, graph=True)
 
 
 def small(seed: int, device: Any, tiny: bool) -> Config:
@@ -93,7 +96,7 @@ def trained(config: Config, stop_at: int | None = None) -> Trainer:
 
 
 def correctness(device: Any, tiny: bool) -> Iterator[Row]:
-    for precision in PRECISIONS:
+    for precision in precisions(tiny):
         config = replace(config_of(NETWORKS["resnet20"][0], device), precision=precision)
         use_precision(config, config.torch_device)
         trainer = Trainer(config, random_data(BATCH, config.torch_device), config.torch_device)
@@ -106,7 +109,7 @@ def correctness(device: Any, tiny: bool) -> Iterator[Row]:
         difference = float((other.theta.vector - plain.theta.vector).abs().max())
         yield "correct", f"{what} against plain ones: largest difference", difference, ""
     yield "correct", "captured", float(captured.replay.graphs is not None and not captured.replay.reason), ""
-    for precision in PRECISIONS:
+    for precision in precisions(tiny):
         runs = [trained(replace(small(seed, device, tiny), precision=precision)) for seed in range(3)]
         accuracies = [run.rows[-1]["test/accuracy"] for run in runs]
         yield "correct", f"test accuracy on digits, {precision}, mean of 3 seeds", statistics.mean(accuracies), ""

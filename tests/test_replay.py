@@ -125,16 +125,12 @@ RUNS = {
     "everything changes": ["penalty=well_tempered", "penalty.half_life=3", "penalty.fixed_norm=true",
                            "scheduler=cosine", "dataset.augment=true", "optimizer.l2=0.01"],
     "Adam": ["optimizer=adam", "optimizer.lr=0.01", "scheduler=cosine"],
-    "dropout": ["model=mobilenetv2", "model.width=0.1", "model.dropout=0.2", "precision=bf16"],
+    # in channels_last, its last digits change as soon as a tape records
+    "dropout": ["model=mobilenetv2", "model.width=0.1", "model.dropout=0.2", "speed=plain"],
     "noise": ["penalty=none", "phases.descend.temperature=1e-3"],
 }  # fmt: skip
 QUICK = "everything changes"
-UNEXPLAINED = pytest.mark.xfail(reason="MobileNetV2's gradient differs as soon as the tape records; why is not known")
-SLOW = [
-    pytest.param(run, id=name, marks=[pytest.mark.slow, *([UNEXPLAINED] if name == "dropout" else [])])
-    for name, run in RUNS.items()
-    if name != QUICK
-]
+SLOW = [pytest.param(run, id=name, marks=pytest.mark.slow) for name, run in RUNS.items() if name != QUICK]
 
 
 @pytest.mark.parametrize("overrides", [pytest.param(RUNS[QUICK], id=QUICK), *SLOW])
