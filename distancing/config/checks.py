@@ -18,13 +18,13 @@ from distancing.component import trust
 from distancing.component.analysis import Analysis
 from distancing.data.datasets import Dataset, Torchvision
 from distancing.errors import ConfigError
-from distancing.flat import NOT_HASHED, flat, typed
 from distancing.hills.distances import Distance
 from distancing.hills.kernels import Kernel
 from distancing.hills.penalty import Penalty
 from distancing.models import Model
 from distancing.models.factory import Factory, is_factory
 from distancing.runs import RunDirectory
+from distancing.runs.flat import NOT_HASHED, flat, typed
 from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase
 from distancing.training.schedules import Schedule

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.hills.theta import Layout
-from distancing.modes import modes_kept
 
 Pullback = Callable[[Tensor], Tensor]
 
@@ -189,8 +188,12 @@ class Predictions(Features):
 
 @contextmanager
 def _batch_statistics(module: nn.Module) -> Iterator[None]:
-    """Set evaluation mode everywhere but in batch norms, and restore all modes afterwards."""
-    with modes_kept(module):
-        for layer in module.modules():
-            layer.training = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    """Set evaluation mode everywhere but in batch norms, and restore the mode of every layer afterwards."""
+    modes = {layer: layer.training for layer in module.modules()}
+    for layer in modes:
+        layer.training = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    try:
         yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode

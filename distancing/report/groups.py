@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distancing.errors import ReportError
-from distancing.flat import NOT_HASHED, Leaf
 from distancing.report.runs import Run, State
+from distancing.runs.flat import NOT_HASHED, Leaf
 
 BAG = "dataset.bootstrap_seed"
 IGNORED = ("seed", "sweep", *NOT_HASHED)

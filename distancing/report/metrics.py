@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distancing.flat import flat
 from distancing.report.runs import Run
 from distancing.runs import metrics_file
+from distancing.runs.flat import flat
 
 Array = NDArray[np.float64]
 

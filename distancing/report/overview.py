@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from distancing.errors import ReportError
-from distancing.flat import Leaf
 from distancing.report.groups import Condition, Group, Settings, group_runs, representative, sort_groups, text
 from distancing.report.metrics import column_names, higher_is_better, last_values, metric_names, result_numbers
 from distancing.report.runs import STATES, Run, State, collect, versions
 from distancing.report.significance import TEST, Comparison, holm, mean_sd, paired
+from distancing.runs.flat import Leaf
 
 DEFAULT_METRICS = ("test.accuracy", "test.loss")
 Numbers = dict[Run, dict[str, float]]

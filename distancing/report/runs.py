@@ -10,8 +10,8 @@ from typing import Any, Literal
 import yaml
 
 from distancing.errors import ReportError, StorageError, SweepError
-from distancing.flat import Leaf, flat, typed
 from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
+from distancing.runs.flat import Leaf, flat, typed
 
 State = Literal["finished", "diverged", "failed", "damaged", "unfinished", "missing"]
 STATES: tuple[State, ...] = ("finished", "diverged", "failed", "damaged", "unfinished", "missing")

@@ -11,6 +11,12 @@ from distancing.runs.files import write
 
 Row = Mapping[str, Any]
 
+# PUSHED is the share of an epoch's images in whose steps the hills pushed. GRADIENTS are, over these steps, the mean
+# cosine between the data's gradient and the hills', the median ratio of their norms, and the median angle by which the
+# hills turn the gradient, each with its first and last decile.
+PUSHED = "gradient_pushed"
+GRADIENTS = [f"gradient_{name}{part}" for name in ("cosine", "ratio", "angle") for part in ("", "_p10", "_p90")]
+
 
 @dataclass(frozen=True)
 class MetricsTable:

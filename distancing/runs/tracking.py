@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from distancing.flat import flat
 from distancing.runs import RunDirectory
 from distancing.runs.metrics_file import MetricsWriter, Row
 
@@ -58,9 +57,9 @@ class Metrics:
         """
         from torch.utils.tensorboard.summary import hparams
 
-        for name, value in flat((final or {}).get("metrics", {})).items():
-            if isinstance(value, (int, float)):
-                self._events.add_scalar(f"final/{name.replace('.', '/')}", value, epoch)
+        for split, scores in final["metrics"].items() if final else ():
+            for name, value in scores.items():
+                self._events.add_scalar(f"final/{split}/{name}", value, epoch)
         values = {
             name: str(value) if value is None or isinstance(value, bool) else value for name, value in settings.items()
         }

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from distancing.data.batches import Data
 from distancing.errors import GradientError
-from distancing.modes import modes_kept
 from distancing.runs.result import GradientCheck
 from distancing.training.settings import Config
 
@@ -133,12 +132,13 @@ def _gradient(
 
 @contextmanager
 def _unchanged(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Restore the network's buffers and modes and the random generators afterwards."""
-    buffers = {buffer: buffer.clone() for buffer in network.buffers()}
-    with modes_kept(network), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    """Restore the network's buffers, its mode and the random generators afterwards."""
+    buffers, mode = {buffer: buffer.clone() for buffer in network.buffers()}, network.training
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield
         finally:
+            network.train(mode)
             for buffer, value in buffers.items():
                 buffer.copy_(value)
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distancing.training.gradients import GRADIENTS, PUSHED, gradients
+from distancing.runs.metrics_file import GRADIENTS, PUSHED
+from distancing.training.gradients import gradients
 from distancing.training.settings import Config
 from distancing.training.step import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, RATIO
 

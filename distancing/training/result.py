@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from distancing.runs.provenance import provenance
 from distancing.runs.result import CheckpointInfo, Divergence, Result
 from distancing.training.metrics import distances
 from distancing.training.progress import Diverged
+from distancing.training.provenance import provenance
 from distancing.training.trainer import Trainer
 
 

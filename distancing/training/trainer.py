@@ -19,7 +19,6 @@ from distancing.hills.theta import filter_direction
 from distancing.models.evaluation import evaluate, refresh_batch_norm
 from distancing.runs import RunDirectory
 from distancing.runs.metrics_file import Row
-from distancing.runs.provenance import provenance
 from distancing.training.averaging import Average
 from distancing.training.checkpoints import About, Checkpoints, Info, save_checkpoint
 from distancing.training.early_stopping import Best
@@ -27,6 +26,7 @@ from distancing.training.gradient_check import GradientCheck
 from distancing.training.metrics import columns, distances, training_metrics
 from distancing.training.plan import Phase, checkpoints, unroll
 from distancing.training.progress import Diverged, Progress
+from distancing.training.provenance import provenance
 from distancing.training.replay import CudaGraphs, Replay
 from distancing.training.settings import LARGE, Config
 from distancing.training.step import PENALTY, Stepper
