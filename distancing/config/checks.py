@@ -24,12 +24,13 @@ from distancing.hills.penalty import Penalty
 from distancing.models import Model
 from distancing.models.factory import Factory, is_factory
 from distancing.runs import RunDirectory
-from distancing.runs.flat import NOT_HASHED, flat, typed
+from distancing.runs.flat import NOT_HASHED, Leaf, flat, typed
 from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase
 from distancing.training.schedules import Schedule
 from distancing.training.settings import LARGE, Config
 
+Tree = dict[str, Any]  # a config as plain dicts and lists, not yet checked
 SMALL, LONG = 1e-38, 2**32  # the smallest float (LARGE is the largest) and the largest integer
 # The settings that may have a `_target_`, and its base class: nothing else is constructed from a config.
 TARGETS: dict[str, type] = {
@@ -60,7 +61,7 @@ def check(cfg: DictConfig) -> Config:
     return check_resolved(resolved(cfg))
 
 
-def resolved(cfg: DictConfig) -> dict[str, Any]:
+def resolved(cfg: DictConfig) -> Tree:
     """Return a config as a dict, without references. Raise ConfigError if a value is missing or refers to nothing."""
     try:
         tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -117,13 +118,13 @@ def read_config(path: Path) -> Config:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def hyperparameters(directory: RunDirectory) -> dict[str, Any]:
+def hyperparameters(directory: RunDirectory) -> dict[str, Leaf]:
     """Return the settings that can change a run's numbers, and the typed group choices, by their dotted names.
 
     A choice such as `penalty=none` may leave no setting behind it.
     """
     tree: Any = OmegaConf.to_container(OmegaConf.load(directory.config))
-    settings: dict[str, Any] = {
+    settings: dict[str, Leaf] = {
         key: value for key, value in flat(tree).items() if not {key, key.partition(".")[0]} & {*NOT_HASHED}
     }
     choices = dict(map(typed, OmegaConf.load(directory.overrides)))

@@ -37,7 +37,7 @@ OF_HYDRA = ("hydra.mode", "hydra.verbose", "hydra.searchpath", "hydra/callbacks"
             "hydra.hydra_help", "hydra/job_logging", "hydra.job_logging", "hydra/hydra_logging",
             "hydra.hydra_logging")  # fmt: skip
 # settings of Hydra that have no effect on a run or a sweep, or only with some launchers, and their values
-NOT_HERE: dict[str, Any] = {
+NOT_HERE: dict[str, object] = {
     "hydra.run.dir": ".",
     "hydra.sweep.subdir": ".",
     "hydra.output_subdir": None,

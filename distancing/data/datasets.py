@@ -233,7 +233,7 @@ class Torchvision(Dataset):
         reader = getattr(torchvision.datasets, self.reader)
         return self._arrays(reader(self.root, **self._part(train), download=self.download))
 
-    def _part(self, train: bool) -> dict[str, Any]:
+    def _part(self, train: bool) -> dict[str, bool | str]:
         """Return the arguments with which torchvision reads the training or the test images."""
         return {"train": train}
 
@@ -305,7 +305,7 @@ class EMNIST(Torchvision):
     def classes(self) -> int:  # type: ignore[override]
         return self.sizes[self.split][2]
 
-    def _part(self, train: bool) -> dict[str, Any]:
+    def _part(self, train: bool) -> dict[str, bool | str]:
         return {"split": self.split, "train": train}
 
     def _arrays(self, dataset: Any) -> Arrays:
@@ -322,7 +322,7 @@ class SVHN(Torchvision):
     test_images = 26_032
     reader = "SVHN"
 
-    def _part(self, train: bool) -> dict[str, Any]:
+    def _part(self, train: bool) -> dict[str, bool | str]:
         return {"split": "train" if train else "test"}
 
     def _arrays(self, dataset: Any) -> Arrays:

@@ -111,7 +111,8 @@ def _train_to_the_end(trainer: Trainer, directory: RunDirectory, stop: StopSigna
         is_over, diverged = True, error
     finally:
         if is_over:
-            metrics.add_hparams(hyperparameters(directory), trainer.final, trainer.progress.epoch)
+            final = trainer.final["metrics"] if trainer.final else None
+            metrics.add_hparams(hyperparameters(directory), final, trainer.progress.epoch)
         metrics.close()
     if not is_over:
         assert stop.received is not None

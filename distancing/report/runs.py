@@ -11,6 +11,7 @@ import yaml
 
 from distancing.errors import ReportError, StorageError, SweepError
 from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
+from distancing.runs.files import Json
 from distancing.runs.flat import Leaf, flat, typed
 
 State = Literal["finished", "diverged", "failed", "damaged", "unfinished", "missing"]
@@ -33,7 +34,7 @@ class Run:
     state: State
     overrides: tuple[str, ...]
     config: dict[str, Leaf] = field(default_factory=dict)
-    result: dict[str, Any] = field(default_factory=dict)
+    result: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.typed = dict(map(typed, self.overrides))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # torch is slow to import, and a report does not need it
 
 
 DIGEST = 64  # hexadecimal digits
+Json = dict[str, Any]  # the content of a JSON file, which may be of another version or damaged
 
 
 def write(path: Path, content: bytes | memoryview, flush: bool = True) -> None:

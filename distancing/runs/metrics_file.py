@@ -5,11 +5,10 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distancing.runs.files import write
 
-Row = Mapping[str, Any]
+Row = Mapping[str, float | str | None]  # column → value
 
 # PUSHED is the share of an epoch's images in whose steps the hills pushed. GRADIENTS are, over these steps, the mean
 # cosine between the data's gradient and the hills', the median ratio of their norms, and the median angle by which the

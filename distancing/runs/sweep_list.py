@@ -6,12 +6,11 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import filelock
 
 from distancing.errors import SweepError
-from distancing.runs.files import write
+from distancing.runs.files import Json, write
 
 
 @dataclass(frozen=True)
@@ -105,10 +104,10 @@ class SweepDirectory:
         self.check_trust()
         return self.jobs
 
-    def write_launcher(self, kind: str, settings: dict[str, Any]) -> None:
+    def write_launcher(self, kind: str, settings: Json) -> None:
         write(self._launcher, json.dumps({"kind": kind, "settings": settings}, indent=2).encode())
 
-    def read_launcher(self) -> tuple[str, dict[str, Any]]:
+    def read_launcher(self) -> tuple[str, Json]:
         """Return the launcher's kind and settings. Raises SweepError if the file is missing or damaged."""
         try:
             launcher = json.loads(self._launcher.read_text())

@@ -1,9 +1,9 @@
 """Set up a run: reproducible arithmetic, the number of threads, and a trainer that is new or resumed."""
 
 import os
-from typing import Any
 
 import torch
+from torch.optim.optimizer import StateDict
 
 from distancing.data.batches import Data
 from distancing.errors import ConfigError, StorageError
@@ -86,7 +86,7 @@ def new_trainer(config: Config, data: Data, device: torch.device) -> Trainer:
         raise
 
 
-def resumed_trainer(trainer: Trainer, state: dict[str, Any], directory: RunDirectory) -> Trainer:
+def resumed_trainer(trainer: Trainer, state: StateDict, directory: RunDirectory) -> Trainer:
     """Return a trainer in this state, which computes with the number of threads that the run began with.
 
     Raise ConfigError if `config` asks for another number, StorageError if `state` is not a state of this run.
