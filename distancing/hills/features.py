@@ -18,7 +18,11 @@ Pullback = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """A network. theta: its parameters. images(n): returns the first n training images, normalised."""
+    """The network whose features are compared.
+
+    theta: the layout of its parameters. images: returns the first n training images, normalised [n, C, H, W].
+    autocast: the context of its forward passes.
+    """
 
     theta: Layout
     module: nn.Module
@@ -29,7 +33,7 @@ class Network:
 class Features:
     """The base class. A subclass defines `__call__`, and `vjp` if a closed form is cheaper than autograd.
 
-    moving: the features change from step to step, with the batch.
+    moving: whether the features depend on the batch of the step.
     """
 
     moving = False
@@ -46,9 +50,9 @@ class Features:
         return phi.detach(), lambda gradient: torch.autograd.grad(phi, leaf, gradient)[0]
 
     def passes(self, batch: int, hills: int) -> tuple[int, int]:  # noqa: ARG002
-        """Return of how many images a push by so many hills takes a forward pass, and of how many a backward pass.
+        """Return the numbers of images in the forward and in the backward passes of a push.
 
-        batch: the number of images in the step.
+        batch: the number of images in the step. hills: the number of hills that act.
         """
         return 0, 0
 
@@ -68,7 +72,7 @@ class Identity(Features):
 
 
 class First(Features):
-    """φ(θ) = the first n parameters. These can be the weights, which precede biases and batch norms in θ."""
+    """φ(θ) = the first n parameters. The weights come first in θ, before biases and batch norms."""
 
     def __init__(self, n: int) -> None:
         self.n = n

@@ -151,7 +151,7 @@ class Hills(Field):
 
     @torch.no_grad()
     def load_state_dict(self, state: StateDict) -> None:
-        """Continue from a state. Raise ValueError if it is not the state of such a model's hills."""
+        """Load a state of `state_dict`. Raise ValueError if the model of its hills had other parameters."""
         if missing := {"parameters", "start", "checkpoints", "strengths"} - state.keys():
             raise ValueError(f"this is not a state of hills: it has no {', '.join(sorted(missing))}")
         shapes, own = state["parameters"], self.theta.shapes
@@ -185,7 +185,7 @@ class _Energy(torch.autograd.Function):
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside of `torch.compile`'s and DistributedDataParallel's wrappers."""
+    """Return the module inside `torch.compile`'s and DistributedDataParallel's wrappers."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module

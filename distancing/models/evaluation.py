@@ -32,7 +32,7 @@ def predict(network: nn.Module, data: Data, split: Split, autocast: torch.autoca
 
 
 def loss_and_accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return what `evaluate` returns, but from logits [N, C], and in float64."""
+    """Return the loss and the accuracy of `evaluate` from logits [N, C], in float64."""
     loss = F.cross_entropy(logits.double(), labels)
     return {"loss": float(loss), "accuracy": float((logits.argmax(1) == labels).double().mean())}
 

@@ -1,4 +1,4 @@
-"""`python -m distancing.report SOURCE…`: summarize hundreds of runs as a table, figures and one page."""
+"""`python -m distancing.report SOURCE…`: summarise hundreds of runs as a table, figures and one page."""
 
 import argparse
 import functools
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from distancing.process.command import command
 from distancing.report.commands import link, script
-from distancing.report.overview import Overview, summarize
+from distancing.report.overview import Overview, summarise
 from distancing.report.pack import pack, unpacked
 from distancing.report.runs import collect
 from distancing.report.tables import as_csv, latex, markdown, rich
@@ -59,7 +59,7 @@ def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) 
     if args.command:
         print("\n\n".join(script(run) for run in collect(sources)[0]))
         return
-    overview = summarize(sources, args.metric, args.by, args.where, args.best, args.baseline)
+    overview = summarise(sources, args.metric, args.by, args.where, args.best, args.baseline)
     if args.all:
         args.csv, args.markdown, args.latex = (args.all / f"table.{suffix}" for suffix in ("csv", "md", "tex"))
         args.figures, args.html = args.all / "figures", args.all / "index.html"

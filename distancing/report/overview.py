@@ -78,7 +78,7 @@ class Overview:
         return sorted(values, key=lambda value: (isinstance(value, str), value))
 
 
-def summarize(
+def summarise(
     sources: Sequence[str],
     metrics: Sequence[str] = (),
     by: Sequence[str] = (),
@@ -88,7 +88,7 @@ def summarize(
 ) -> Overview:
     """Return the overview of the runs in these sources. The command has options of the same names.
 
-    Raises ReportError for a source, a metric or a setting that does not exist, and if no or several groups are the
+    Raise ReportError for a source, a metric or a setting that does not exist, and if no or several groups are the
     baseline.
     """
     runs, damage = collect(sources)
@@ -175,7 +175,7 @@ def _baseline(groups: list[Group], settings: Settings, arguments: Sequence[str],
 def _metrics(names: Sequence[str], numbers: Numbers, damage: list[str]) -> list[str]:
     """Return the requested metrics, or the default ones. Read those that are columns of metrics.csv into `numbers`.
 
-    Raises ReportError for an unknown metric.
+    Raise ReportError for an unknown metric.
     """
     known = metric_names(numbers)
     if not known:  # no run has finished: the table shows the states alone

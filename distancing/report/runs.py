@@ -54,7 +54,7 @@ def collect(sources: Iterable[str]) -> tuple[list[Run], list[str]]:
 
     sources: directories of runs and of sweeps, names of sweeps, folders of runs, and globs of all these.
 
-    Raises ReportError for a source without runs.
+    Raise ReportError for a source without runs.
     """
     runs: dict[Path, Run] = {}
     damage: list[str] = []

@@ -24,7 +24,7 @@ LOCK_SECONDS = 1.0  # longer than another process takes to see whether the run i
 
 
 class RunDirectory:
-    """The files of one run. A `with` statement holds its lock.
+    """The files of one run. A `with` block holds its lock.
 
     wait: seconds to wait for the lock.
     keep_crash: while it is held, write the stack to crash.txt if a fault in native code kills the process.
@@ -37,7 +37,7 @@ class RunDirectory:
     events.out.tfevents.*     the same for TensorBoard
     result.json               written once, at the end
     landscape/NAME.{json,csv,png}    the results of an analysis
-    job.json, starts.json, error.txt    of a launched run: its job, the number of its starts, and its error
+    job.json, starts.json, error.txt    the job of a launched run, the number of its starts, and its error
     crash.txt                 the stack of a process of train.py that was killed
     """
 
@@ -50,7 +50,7 @@ class RunDirectory:
         self._lock, self._keep_crash = Lock(self.path, wait), keep_crash
 
     def __enter__(self) -> "RunDirectory":
-        """Acquire the lock. Raises StorageError if another process is training this run."""
+        """Acquire the lock. Raise StorageError if another process is training this run."""
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             self._lock.acquire()
@@ -123,7 +123,7 @@ class RunDirectory:
     def load_state(self, device: "torch.device", warn: Callable[[str], None]) -> "StateDict | None":
         """Return the newest undamaged state, or None if none was saved. Damaged ones are reported to `warn`.
 
-        Raises StorageError if all saved states are damaged.
+        Raise StorageError if all saved states are damaged.
         """
         states = self.states()
         for path in states:
@@ -145,7 +145,7 @@ class RunDirectory:
     def checkpoint(self, name: str) -> Path:
         """Return the file of a checkpoint.
 
-        Raises StorageError for a name that could lead out of the directory: it may come from a file by a stranger.
+        Raise StorageError for a name that could lead out of the directory: it may come from a file by a stranger.
         """
         if not (isinstance(name, str) and re.fullmatch(r"[\w-]{1,100}", name)):
             raise StorageError(f"{self.path} names a checkpoint {str(name)[:80]!r}, which is not a valid name")
@@ -172,7 +172,7 @@ class RunDirectory:
         write(self.path / "result.json", text.encode())
 
     def read_result(self) -> Json | None:
-        """Return the result, or None if the run has not ended. Raises StorageError if the file is damaged."""
+        """Return the result, or None if the run has not ended. Raise StorageError if the file is damaged."""
         path = self.path / "result.json"
         try:
             result: Json = json.loads(path.read_text())

@@ -52,7 +52,7 @@ def save(path: Path, content: Any) -> None:
 
 
 def load(path: Path, device: "torch.device | str" = "cpu") -> Any:
-    """Return what `save` saved. Raises StorageError, naming the file, if it is missing or a byte of it has changed."""
+    """Return what `save` saved. Raise StorageError, naming the file, if it is missing or a byte of it has changed."""
     import torch
 
     try:

@@ -59,7 +59,7 @@ def to_text(columns: Sequence[str], rows: Iterable[Row]) -> str:
 def read(path: Path, tail: int | None = None) -> MetricsTable:
     """Read a metrics.csv, or only its header and the whole rows within its last `tail` bytes.
 
-    Raises OSError, and ValueError if the file is not UTF-8 or its header is damaged.
+    Raise OSError, and ValueError if the file is not UTF-8 or its header is damaged.
     """
     with open(path, "rb") as file:
         header = file.readline()
@@ -70,7 +70,7 @@ def read(path: Path, tail: int | None = None) -> MetricsTable:
 
 
 def parse(text: str) -> MetricsTable:
-    """Return the table in the text of a metrics.csv. Raises ValueError if its header is damaged."""
+    """Return the table in the text of a metrics.csv. Raise ValueError if its header is damaged."""
     *lines, unfinished = text.split("\n")
     damage = "the last row is half-written" if unfinished else None
     if not lines:

@@ -135,7 +135,7 @@ class Result:
 
     @property
     def objective(self) -> float:
-        """What an optimising sweeper minimises: the validation loss, or without a validation split the training loss.
+        """The loss that an optimising sweeper minimises: on the validation split, or on the training split without one.
 
         It is infinite for a run that diverged. The test set decides nothing.
         """

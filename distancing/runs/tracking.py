@@ -163,7 +163,7 @@ class ProgressBar:
         self._bar.stop()
 
     def step(self, done: float, phase: str) -> None:
-        """Show that `done` epochs, a fraction within an epoch, are done. Does not synchronize with the device."""
+        """Show that `done` epochs, a fraction within an epoch, are done. This does not wait for the device."""
         self._bar.update(self._task, completed=done, phase=phase, epoch=min(int(done) + 1, self._epochs))
 
     def epoch(self, row: Row) -> None:

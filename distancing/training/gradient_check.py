@@ -32,7 +32,7 @@ MARGIN = 4
 def check_gradient(
     config: Config, data: Data, network: nn.Module, forward: Callable[[Tensor], Tensor]
 ) -> GradientCheck:
-    """Compare the gradient of `network`, called through `forward`, on a few training images with float64's.
+    """Compare the gradient of `network`, called through `forward`, with its gradient in float64 on training images.
 
     A ReLU whose input is 0 up to rounding can be on in one precision and off in the other, and then a correct gradient
     differs, too. The first images do so for 2 of 1,000 seeds of a ResNet-8 of width 4. So the next images are tried

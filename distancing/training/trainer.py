@@ -37,7 +37,7 @@ class Trainer:
 
     progress: the position in the plan. rows: the rows of metrics.csv so far. best: the phase's best network so far.
     average: the average of the phase's parameters; None if it has none.
-    records: what the steps of this epoch recorded [S, 6]. replay: takes the steps, on a GPU as captured graphs.
+    records: the records of this epoch's steps [S, 6]. replay: takes the steps, on a GPU as captured graphs.
     final: the name, phase, epoch, passes and metrics of the final network; None before the end.
     gradient_check: the outcome of the check of this machine's gradient; None if it was not checked.
     """
