@@ -111,7 +111,7 @@ def correctness(device: Any, tiny: bool) -> Iterator[Row]:
     yield "correct", "captured", float(captured.replay.graphs is not None and not captured.replay.reason), ""
     for precision in precisions(tiny):
         runs = [trained(replace(small(seed, device, tiny), precision=precision)) for seed in range(3)]
-        accuracies = [run.rows[-1]["test/accuracy"] for run in runs]
+        accuracies = [float(run.rows[-1]["test/accuracy"] or 0) for run in runs]
         yield "correct", f"test accuracy on digits, {precision}, mean of 3 seeds", statistics.mean(accuracies), ""
 
 

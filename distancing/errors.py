@@ -1,10 +1,10 @@
-"""The errors that a user can mend, how a command reports them in one line, and its exit codes."""
+"""The errors that a user can correct, how a command reports them in one line, and its exit codes."""
 
 from rich.console import Console
 
 MAX_LETTERS = 1500  # the limit of a reported line
 REFUSED, DIVERGED, NOT_THE_SAME, WRONG_GRADIENT = 2, 3, 4, 5
-# what each exit code of a command means, for the reference
+# the meaning of each exit code, for the generated reference
 EXIT_CODES = {
     "0": "The command has done what it was asked to do.",
     "1": "An error in this software. Python's traceback is on stderr; please report it.",

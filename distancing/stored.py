@@ -18,7 +18,7 @@ from distancing.runs import RunDirectory, SweepDirectory, load
 from distancing.runs.result import read_result
 from distancing.training.settings import Config
 
-# the settings of a data set, where it has them, in which the networks of an ensemble agree
+# the settings of a data set that all networks of an ensemble must share, if it has them
 SAME = ("train_images", "validation_fraction", "folds", "seed", "split", "test_fraction", "image_size", "colours")
 
 
@@ -88,8 +88,8 @@ def evaluation_images(config: Config, device: torch.device) -> Data:
 def find_checkpoints(paths: Sequence[str | Path]) -> list[Checkpoint]:
     """Return the checkpoints of these runs, of the runs of these sweeps, and in these files, in this order, each once.
 
-    Those of a run are its checkpoints, and its final network if that is another one. Raise EnsembleError if a path is
-    none of these, or the networks do not fit together; StorageError for a damaged file; ConfigError for a wrong one.
+    The checkpoints of a run include its final network if that is another network. Raise EnsembleError if a path is none
+    of these or the networks do not fit together, StorageError for a damaged file, ConfigError for a wrong config.
     """
     files: dict[Path, None] = {}
     for path in map(Path, paths):

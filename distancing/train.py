@@ -110,7 +110,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 def _value(arguments: Sequence[str], names: Sequence[str]) -> str | None:
     """Return the value of the option with these names; None if it is not given."""
-    for text, after in zip(arguments, [*arguments[1:], ""], strict=False):  # none for no arguments
+    for text, after in zip(arguments, [*arguments[1:], ""], strict=False):
         name, equals, value = text.partition("=")
         if name in names:
             return value if equals else after

@@ -86,8 +86,8 @@ BAD = {
     "penalty.sigma=0": "penalty.sigma=0: input should be greater than 0",
     "penalty.sigma_unit=inch": "penalty.sigma_unit='inch': input should be 'absolute', 'norm' or 'travelled'",
     "penalty.strength=-1": "penalty.strength=-1: input should be greater than or equal to 0",
-    "penalty.kernel=null": "penalty.kernel=None: a component with a _target_ belongs here",
-    "phases.escape=3": "phases.escape=3: a phase's settings belong here",
+    "penalty.kernel=null": "penalty.kernel=None: expected a component with a _target_",
+    "phases.escape=3": "phases.escape=3: expected a phase's settings",
     "phases.escape.epochs=39.5": "phases.escape.epochs=39.5: input should be a valid integer",
     "phases=distancing phases.escape.epochs=90": "epochs=70: the 2 phases need at least 91 epochs; phases=single needs",
     "phases=distancing phases.escape.epochs=5 phases.descend.epochs=5": "epochs=70, but the phases' own epochs are 10",
@@ -122,8 +122,8 @@ def test_bad_input_is_refused_in_one_line(overrides: str, tmp_path: Path, capsys
 COMMAND_LINES = {
     "seeed=3": "seeed is not a setting; allowed here: dataset, model,",
     "model=resnet21": "Could not find 'model/resnet21' Available options in 'model': mlp mobilenetv2 preact_resnet",
-    "phases=null": "phases=null: one of these choices belongs here: csgmcmc, cycles, distancing, fge, independent,",
-    "phases=3": "phases=3: one of these choices belongs here: csgmcmc,",
+    "phases=null": "phases=null: expected one of csgmcmc, cycles, distancing, fge, independent,",
+    "phases=3": "phases=3: expected one of csgmcmc,",
     "epochs=[1": "'epochs=[1' is not an override: its value is incomplete; write 'epochs=[1]'",
     "penalty=none penalty.strength=3": "penalty.strength is not a setting of the penalty chosen here",
     "analysis=[barriers]": "analysis=barriers is no choice; there are barrier, gradients, plane, sharpness, valley",
@@ -177,5 +177,5 @@ def test_the_order_of_the_phases_is_part_of_the_name() -> None:
 
 
 def test_a_missing_component_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"optimizer=\{\}: a component with a _target_ belongs here"):
+    with pytest.raises(ConfigError, match=r"optimizer=\{\}: expected a component with a _target_"):
         check(compose("~optimizer"))

@@ -28,8 +28,9 @@ from distancing.landscape.loss import Loss
 from distancing.landscape.plane import Frame, Plane, hills
 from distancing.landscape.sharpness import Sharpness, worst
 from distancing.landscape.subject import Subject
+from distancing.runs.metrics_file import GRADIENTS, PUSHED
 from distancing.stored import find_checkpoints
-from distancing.training.gradients import GRADIENTS, PUSHED, cosine_and_ratio, gradients
+from distancing.training.gradients import cosine_and_ratio, gradients
 from distancing.training.trainer import Trainer
 
 CPU = torch.device("cpu")

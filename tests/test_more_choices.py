@@ -304,7 +304,7 @@ def test_networks_train(model: str) -> None:
     [
         ("model=torchvision model.name=resnet0", "model: it can't be built .*: Unknown model resnet0"),
         ("model=torchvision model.name=mobilenet_v2", "stem=small needs a network with conv1 and maxpool"),
-        ("model=torchvision model.stem=large", "stem='large': original or small belongs here"),
+        ("model=torchvision model.stem=large", "stem='large': expected original or small"),
         ("model=torchvision +model.width=3", "unexpected keyword argument 'width'"),
         ("model=torchvision model._target_=distancing.models.libraries.adapt", "it can't be built"),
         ("optimizer=adamw optimizer.l2=0.1", "AdamW has weight_decay instead"),

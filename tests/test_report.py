@@ -34,7 +34,7 @@ from distancing.report import figures
 from distancing.report.__main__ import main as cli
 from distancing.report.commands import command
 from distancing.report.gallery import gallery
-from distancing.report.overview import Overview, summarize
+from distancing.report.overview import Overview, summarise
 from distancing.report.pack import KEPT, unpacked
 from distancing.report.page import page
 from distancing.report.runs import collect
@@ -168,7 +168,7 @@ def test_many_comparisons_are_corrected_whether_or_not_they_are_shown(folder: Fo
     none, a = table(str(folder.sweep.path), *select, tmp=tmp_path)  # the baseline stays
     assert (none["penalty"], a["penalty.sigma"]) == ("none", "0.1")
     assert float(a["test.accuracy p (Holm)"]) == pytest.approx(2 * float(a["test.accuracy p (scipy.stats.ttest_rel)"]))
-    (note,) = (n for n in summarize([str(folder.path)], baseline=["penalty=none"]).notes if n.startswith("Δ:"))
+    (note,) = (n for n in summarise([str(folder.path)], baseline=["penalty=none"]).notes if n.startswith("Δ:"))
     assert note.endswith("corrected after Holm for 2 comparisons")
 
 
@@ -242,7 +242,7 @@ def test_groups(tmp_path: Path) -> None:
         folder.add(f"plain{seed}", f"seed={seed}", "penalty=none", accuracy=0.5, dataset={**bag, "bootstrap": False})
     folder.add("again", "seed=0", "penalty=gaussian", accuracy=0.7)  # default0's settings, typed
     folder.sweep.add([Listed(folder.path / "gone", ("+sweep=it", "seed=3", "penalty=gaussian"), 4)])
-    overview = summarize([str(folder.sweep.path)])
+    overview = summarise([str(folder.sweep.path)])
     names = {group.name: [run.path.name for run in group.runs] for group in overview.groups}
     assert sorted(names.values()) == [
         *([f"{name}{seed}" for seed in range(3)] for name in ("bag",)),
@@ -257,7 +257,7 @@ def test_groups(tmp_path: Path) -> None:
         folder.add(
             name, "seed=0", f"model={name}", model={"_target_": "distancing.models.ResNet", "depth": int(name[6:])}
         )
-    models = [group.settings["model"] for group in summarize([str(folder.sweep.path)]).groups]
+    models = [group.settings["model"] for group in summarise([str(folder.sweep.path)]).groups]
     assert [model for model in models if model] == ["resnet8", "resnet14"]
 
 
@@ -269,7 +269,7 @@ def test_odd_characters(tmp_path: Path) -> None:
     for seed in (0, 1):
         folder.add(f"odd [{seed}] & <i>", f"seed={seed}", f"label={ODD}", accuracy=0.5 + seed / 10, label=ODD)
         folder.add(f"even{seed}", f"seed={seed}", "label=x", accuracy=0.5, label="x")
-    overview = summarize([str(folder.sweep.path)])
+    overview = summarise([str(folder.sweep.path)])
     assert ODD in [row["label"] for row in table(str(folder.sweep.path), tmp=tmp_path)]
     written = latex(overview)
     escaped = (r"a\&b\_c\%d\$e\#f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k\textless{}b\textgreater{}"
@@ -336,7 +336,7 @@ def test_figures(folder: Folder) -> None:
             overrides = (f"seed={seed}", "penalty=gaussian", f"penalty.sigma={sigma}", f"penalty.strength={strength}")
             penalty = {**GAUSSIAN, "sigma": sigma, "strength": strength}
             folder.add(f"s{sigma}{seed}", *overrides, accuracy=accuracy + seed / 10, penalty=penalty)
-    overview = summarize([str(folder.path)], ["test.accuracy"], baseline=["penalty=none"])
+    overview = summarise([str(folder.path)], ["test.accuracy"], baseline=["penalty=none"])
     drawn = pictures(overview)
     assert set(drawn) == {
         "learning_curves", "distances", "heat_map-test.accuracy-penalty.sigma-penalty.strength",
@@ -385,7 +385,7 @@ def test_a_heat_map_fixes_the_other_settings_at_the_best_group(tmp_path: Path) -
         overrides = ("seed=0", f"penalty.sigma={sigma}", f"batch_size={batch}", f"label={label}")
         folder.add(f"run{i}", *overrides, accuracy=0.5 if label == "x" else 0.6, batch_size=batch, label=label)
     (heat,) = (
-        picture for picture in gallery(summarize([str(folder.path)], ["test.accuracy"])) if "heat" in picture.name
+        picture for picture in gallery(summarise([str(folder.path)], ["test.accuracy"])) if "heat" in picture.name
     )
     assert "at label=y, where the best group is" in heat.caption
     assert heat.figure.axes[0].images[0].get_array().tolist() == [pytest.approx([60, 60])] * 2
@@ -395,7 +395,7 @@ def test_a_figure_shows_the_best_groups(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "runs")
     for i in range(12):
         folder.add(f"run{i}", "seed=0", f"penalty.sigma={i + 1}", accuracy=i / 20, rows=[(1, "train", i / 20, "")])
-    overview = summarize([str(folder.path)])
+    overview = summarise([str(folder.path)])
     (curves,) = (picture for picture in gallery(overview) if picture.name == "learning_curves")
     assert "The 8 groups with the highest test.accuracy of 12." in curves.caption
     assert set(data(curves.figure)) == {f"sigma={i}" for i in range(5, 13)}
@@ -516,7 +516,7 @@ def test_a_real_sweep(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     ), strict=True):  # fmt: skip
         (head,) = (key for key in rows[1] if key.startswith(f"{name} mean"))
         assert float(rows[1][head]) == pytest.approx(value)
-    drawn = pictures(summarize(["it"]))
+    drawn = pictures(summarise(["it"]))
     assert set(drawn) >= {"learning_curves", "distances", "cost", "members_and_ensemble"}
     points = data(drawn["members_and_ensemble"])
     assert points["their average"][1][0] == pytest.approx(100 * split["ensemble"]["accuracy"])
@@ -538,7 +538,7 @@ def test_a_packed_sweep_gives_the_same_report(
     monkeypatch.chdir(sweep)
     packed, metrics = str(tmp_path / "results/it.zip"), ("--metric", "test.loss", "--metric", "parameter_norm")
     rows = table("it", *metrics, "--pack", packed, tmp=tmp_path)
-    pictures_then = {name: data(figure) for name, figure in pictures(summarize(["it"])).items() if name != "cost"}
+    pictures_then = {name: data(figure) for name, figure in pictures(summarise(["it"])).items() if name != "cost"}
     with ZipFile(packed) as archive:
         assert {name.partition("/")[2] for name in archive.namelist()} == set(KEPT)  # no weights
     content = Path(packed).read_bytes()
@@ -551,7 +551,7 @@ def test_a_packed_sweep_gives_the_same_report(
     with ZipFile(packed) as archive, ZipFile(part) as selection:
         assert selection.namelist() == [name for name in archive.namelist() if "-seed0-" in name]
     with unpacked([packed]) as sources:
-        assert {name: data(figure) for name, figure in pictures(summarize(sources)).items() if name in pictures_then} \
+        assert {name: data(figure) for name, figure in pictures(summarise(sources)).items() if name in pictures_then} \
             == pictures_then  # fmt: skip
     assert not Path(sources[0]).exists()
 

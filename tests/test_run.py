@@ -18,9 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from distancing.config.checks import check
 from distancing.errors import StorageError
 from distancing.landscape.__main__ import main as landscape
-from distancing.runs import RunDirectory, provenance
+from distancing.runs import RunDirectory
 from distancing.runs.result import read_result
 from distancing.sweep.job import resume
+from distancing.training import provenance
 
 Runs = Callable[..., int]
 BARE = """import json, sys, torch

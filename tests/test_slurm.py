@@ -26,10 +26,10 @@ from distancing.component import trust
 from distancing.errors import ConfigError, SweepError
 from distancing.process.crash import ADVICE
 from distancing.runs import SweepDirectory
-from distancing.runs.provenance import source
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.slurm import queue
 from distancing.sweep.status import status
+from distancing.training.provenance import source
 
 pytestmark = [
     pytest.mark.slow,

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf, open_dict
 from distancing.config.checks import check, construct
 from distancing.errors import ConfigError, SweepError
 from distancing.experiment.main import main
-from distancing.runs import Listed, RunDirectory, SweepDirectory, provenance
+from distancing.runs import Listed, RunDirectory, SweepDirectory
 from distancing.sweep import __main__ as sweep_main
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.cost import Devices
@@ -38,6 +38,7 @@ from distancing.sweep.launch import LAUNCHERS
 from distancing.sweep.local import Local
 from distancing.sweep.server import Server
 from distancing.sweep.status import status
+from distancing.training import provenance
 
 SWEEPS = sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml") if path.stem != "optimise")
 SMALL = {"schedulers", "thesis"}  # these compose in a few seconds

@@ -180,7 +180,7 @@ def test_a_run_keeps_its_threads(
     try:
         os.sched_setaffinity(0, {min(before)})
         assert start(*RUN, "threads=2", f"runs={tmp_path}/new") == 2
-        assert "error: threads=2: auto belongs here, or an integer from 1 to 1, " in capsys.readouterr().err
+        assert "error: threads=2: expected auto, or an integer from 1 to 1, " in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
         assert start(*RUN, f"runs={tmp_path}/stopped") == 0
         assert outcome(only_run(tmp_path / "stopped")) == two

@@ -71,12 +71,12 @@ IGNORED = {
     "+hydra.job.env_set.OMP_NUM_THREADS=2": "would be ignored here; set variables in the shell",
     "-m seed=0,1 hydra.sweep.subdir=x": "hydra.sweep.subdir=x would be ignored here; runs= is the folder of runs",
     "-m seed=0,1 hydra.run.dir=x": "hydra.run.dir=x would be ignored here",
-    "penalty=[laplace,none]": "penalty=[laplace,none]: one choice belongs here; a sweep over several is -m penalty=lap",
-    "model=[mlp]": "model=[mlp]: one choice belongs here",
-    "experiment=[smoke,thesis_mnist]": "experiment=[smoke,thesis_mnist]: one choice belongs here",
-    "+sweep=[escape,thesis]": "one choice belongs here",
-    "hydra/launcher=[local,slurm] -m seed=0,1": "hydra/launcher=[local,slurm]: one choice belongs here",
-    "-m penalty=[laplace,none],gaussian": "penalty=[laplace,none]: one choice belongs here",
+    "penalty=[laplace,none]": "penalty=[laplace,none]: expected one choice; a sweep over several is -m penalty=lap",
+    "model=[mlp]": "model=[mlp]: expected one choice",
+    "experiment=[smoke,thesis_mnist]": "experiment=[smoke,thesis_mnist]: expected one choice",
+    "+sweep=[escape,thesis]": "expected one choice",
+    "hydra/launcher=[local,slurm] -m seed=0,1": "hydra/launcher=[local,slurm]: expected one choice",
+    "-m penalty=[laplace,none],gaussian": "penalty=[laplace,none]: expected one choice",
 }
 
 

@@ -23,9 +23,9 @@ from distancing.config import project
 from distancing.config.project import CONF
 from distancing.ensemble import calibration, compare, judge, scores, side_by_side
 from distancing.errors import EXIT_CODES
-from distancing.flat import flat
 from distancing.hills import distances, kernels
 from distancing.runs import result
+from distancing.runs.flat import flat
 from distancing.sweep.cost import Devices
 from distancing.sweep.grid import Grid
 from distancing.sweep.local import Local

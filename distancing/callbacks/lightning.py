@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning
 import torch
+from torch.optim.optimizer import StateDict
 
 from distancing.hills.hills import Hills
 
@@ -20,7 +21,7 @@ class HillsCallback(lightning.Callback):
     def __init__(self, place_after: Collection[int], **settings: Any) -> None:
         self.place_after, self.settings = frozenset(place_after), settings
         self.hills: Hills | None = None
-        self._state: dict[str, Any] | None = None
+        self._state: StateDict | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not pl_module.automatic_optimization or len(trainer.optimizers) != 1:
@@ -44,8 +45,8 @@ class HillsCallback(lightning.Callback):
         if self.hills is not None and trainer.current_epoch + 1 in self.place_after:
             self.hills.place()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return self.hills.state_dict() if self.hills is not None else {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self._state = state_dict or None

@@ -16,7 +16,7 @@ class Analysis:
     """
 
     least: ClassVar[int] = 2  # the smallest number of checkpoints
-    # what each value holds, for the reference: its unit and its description; capitals stand for any name
+    # the unit and the description of each value, for the generated reference; capitals stand for any name
     VALUES: ClassVar[dict[str, tuple[str, str]]] = {}
 
     images: PositiveInt = 2000

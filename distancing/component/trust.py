@@ -52,7 +52,7 @@ def load(module: str) -> Any:
 
 
 def how_to_trust(module: str) -> str:
-    """Return in one line how a user lets configs name the components of a module."""
+    """Return one line that says how a user lets configs name the components of a module."""
     top = module.partition(".")[0]
     line = f"set {VARIABLE}={top}, or add the line {top} to {settings_file()}"
     return f"if you trust the code of {top}, {line}"
@@ -84,14 +84,14 @@ def update(digest: "hashlib._Hash", files: Iterable[tuple[str, Path]]) -> None:
 
 
 def _modules(item: Any) -> Iterator[str]:
-    """Yield the modules that define a component: its class's, and that of the function or class which it wraps."""
+    """Yield the module of a component's class, and that of the function or class that the component wraps."""
     yield type(item).__module__
     if factory := getattr(item, "factory", None):
         yield factory.__module__
 
 
 def _extend_path() -> None:
-    """Let modules that are trusted by their path be imported, after all others of their name."""
+    """Append the folders of modules that are trusted by their path to sys.path. Others of their names come first."""
     for folder in filter(None, trusted().values()):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))

@@ -18,20 +18,21 @@ from distancing.component import trust
 from distancing.component.analysis import Analysis
 from distancing.data.datasets import Dataset, Torchvision
 from distancing.errors import ConfigError
-from distancing.flat import NOT_HASHED, flat, typed
 from distancing.hills.distances import Distance
 from distancing.hills.kernels import Kernel
 from distancing.hills.penalty import Penalty
 from distancing.models import Model
 from distancing.models.factory import Factory, is_factory
 from distancing.runs import RunDirectory
+from distancing.runs.flat import NOT_HASHED, Leaf, flat, typed
 from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase
 from distancing.training.schedules import Schedule
 from distancing.training.settings import LARGE, Config
 
+Tree = dict[str, Any]  # a config as plain dicts and lists, not yet checked
 SMALL, LONG = 1e-38, 2**32  # the smallest float (LARGE is the largest) and the largest integer
-# The settings that may have a `_target_`, and its base class: nothing else is constructed from a config.
+# The settings that may have a `_target_`, and its base class. Nothing else is constructed from a config.
 TARGETS: dict[str, type] = {
     "dataset": Dataset,
     "model": Model,
@@ -41,7 +42,7 @@ TARGETS: dict[str, type] = {
     "penalty.distance": Distance,
     "penalty.kernel": Kernel,
 }
-# The configs of runs have the names of the version that started them: of settings, and of the modules of components.
+# A run's config names settings and modules as they were in the version that started it; here are their new names.
 RENAMED = {"checkpoint_every": "save_every"}
 MOVED = {
     "distancing.datasets": "distancing.data.datasets",
@@ -51,7 +52,7 @@ MOVED = {
     "distancing.penalty": "distancing.hills.penalty",
     "distancing.schedules": "distancing.training.schedules",
 }
-LIBRARIES = "distancing.models.libraries"  # whose functions make networks
+LIBRARIES = "distancing.models.libraries"  # the module whose functions make networks
 ABSTRACT = {Torchvision, Analysis, *TARGETS.values()} - {Penalty}  # base classes, which cannot be used themselves
 
 
@@ -60,7 +61,7 @@ def check(cfg: DictConfig) -> Config:
     return check_resolved(resolved(cfg))
 
 
-def resolved(cfg: DictConfig) -> dict[str, Any]:
+def resolved(cfg: DictConfig) -> Tree:
     """Return a config as a dict, without references. Raise ConfigError if a value is missing or refers to nothing."""
     try:
         tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -100,7 +101,7 @@ def _check_values(node: Any, path: str) -> None:
             limit = f"at most {LONG}" if isinstance(node, int) else f"0, or from {SMALL} to {LARGE}"
             raise ConfigError(f"{path}={shown}: the absolute value must be {limit}")
     elif not isinstance(node, (str, type(None))):
-        raise ConfigError(f"{path}={node!r}: a number, text, true, false or null belongs here")
+        raise ConfigError(f"{path}={node!r}: expected a number, text, true, false or null")
 
 
 def read_config(path: Path) -> Config:
@@ -117,13 +118,13 @@ def read_config(path: Path) -> Config:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def hyperparameters(directory: RunDirectory) -> dict[str, Any]:
+def hyperparameters(directory: RunDirectory) -> dict[str, Leaf]:
     """Return the settings that can change a run's numbers, and the typed group choices, by their dotted names.
 
     A choice such as `penalty=none` may leave no setting behind it.
     """
     tree: Any = OmegaConf.to_container(OmegaConf.load(directory.config))
-    settings: dict[str, Any] = {
+    settings: dict[str, Leaf] = {
         key: value for key, value in flat(tree).items() if not {key, key.partition(".")[0]} & {*NOT_HASHED}
     }
     choices = dict(map(typed, OmegaConf.load(directory.overrides)))
@@ -151,7 +152,7 @@ def config_hash(tree: Mapping[str, Any]) -> str:
 def _component(node: Any, path: str, base: type) -> Any:
     """Return the component that `node` describes, an instance of a subclass of `base` in this package."""
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        raise ConfigError(f"{path}={node!r}: a component with a _target_ belongs here")
+        raise ConfigError(f"{path}={node!r}: expected a component with a _target_")
     for key, inner_base in ((key, TARGETS.get(f"{path}.{key}")) for key in node):
         if inner_base:
             node = {**node, key: _component(node[key], f"{path}.{key}", inner_base)}
@@ -196,7 +197,7 @@ def issubclass_of(item: Any, base: type) -> bool:
 
 
 def settings_at(path: Sequence[str], node: Mapping[str, Any]) -> list[str]:
-    """Return the names of the settings that the node at this path of a config may have, said or not."""
+    """Return the names of the settings that the node at this path of a config may have, whether it sets them or not."""
     if not path:
         return names(Config)
     if path[0] == "phases" and len(path) in (2, 4):
@@ -209,12 +210,12 @@ def settings_at(path: Sequence[str], node: Mapping[str, Any]) -> list[str]:
 
 def _phases(node: Any) -> dict[str, Phase | Cycle]:
     if not isinstance(node, dict):
-        raise ConfigError(f"phases={node!r}: a dict of named phases belongs here")
+        raise ConfigError(f"phases={node!r}: expected named phases")
     phases: dict[str, Phase | Cycle] = {}
     for name, settings in node.items():
         path = f"phases.{name}"
         if not isinstance(settings, dict):
-            raise ConfigError(f"{path}={settings!r}: a phase's settings belong here")
+            raise ConfigError(f"{path}={settings!r}: expected a phase's settings")
         if isinstance(settings.get("phases"), dict):
             inner = {k: construct(Phase, v, f"{path}.phases.{k}") for k, v in settings["phases"].items()}
             settings = {**settings, "phases": inner}
@@ -225,7 +226,7 @@ def _phases(node: Any) -> dict[str, Phase | Cycle]:
 def construct(cls: type, settings: Any, path: str) -> Any:
     """Return cls(**settings). Raise ConfigError, in one line, for what pydantic refuses."""
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
-        raise ConfigError(f"{path}={settings!r}: named settings belong here")
+        raise ConfigError(f"{path}={settings!r}: expected named settings")
     try:
         return cls(**settings)
     except ValidationError as error:

@@ -36,8 +36,8 @@ OF_HYDRA = ("hydra.mode", "hydra.verbose", "hydra.searchpath", "hydra/callbacks"
             "hydra.callbacks", "hydra/help", "hydra.help", "hydra/hydra_help",
             "hydra.hydra_help", "hydra/job_logging", "hydra.job_logging", "hydra/hydra_logging",
             "hydra.hydra_logging")  # fmt: skip
-# settings of Hydra that have no effect on a run or a sweep, or only with some launchers, and their values
-NOT_HERE: dict[str, Any] = {
+# settings of Hydra that have no effect on a run or a sweep, or only with some launchers, and the values they must have
+NOT_HERE: dict[str, object] = {
     "hydra.run.dir": ".",
     "hydra.sweep.subdir": ".",
     "hydra.output_subdir": None,
@@ -52,10 +52,10 @@ INSTEAD = {
     "hydra.job.env_set": "set variables in the shell, or in hydra.launcher.setup for Slurm",
     "hydra.job.env_copy": "set variables in the shell, or in hydra.launcher.setup for Slurm",
 }
-# what may follow the beginning of a value that is right so far
+# texts that may complete the correct beginning of a value
 CLOSINGS = ("]", "}", ")", "'", '"')
 ENDS = ("", "0", "'", '"', "]", "}", ")", "0]", "0}", "0)", ":0}", "']", '"]', "'}", "{a}", "a}")
-# Hydra's own defaults for a config file that does not say these, such as a saved one, are others
+# a saved config lacks these settings, and Hydra's own defaults for them differ
 SAVED = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=.", "hydra/job_logging=stdout",
          "hydra/sweeper=grid",
          "hydra.sweep.dir=${runs}/sweeps/${now:%Y-%m-%d_%H-%M-%S}")  # fmt: skip
@@ -87,7 +87,7 @@ def check_composed(cfg: DictConfig, hydra: Any, typed: Sequence[str] = ()) -> No
     for override in (*overrides["task"], *overrides["hydra"]):
         _check_single(override)
     if "dataset" in choices and (lists := [group for group in GROUPS if group not in (*choices, *LISTS)]):
-        raise ConfigError(f"{lists[0]} has a list of choices in a YAML, and one choice belongs here")
+        raise ConfigError(f"{lists[0]} has a list of choices in a YAML: expected one choice")
     if hydra.mode != RunMode.MULTIRUN and (reason := next(_of_sweeps(hydra, choices, typed), None)):
         raise ConfigError(reason)
 
@@ -104,7 +104,7 @@ def _check_single(override: str) -> None:
     """Raise ConfigError for a list of choices where one choice belongs."""
     match = re.fullmatch(r"\+{0,2}([\w/]+)(?:@[\w.]*)?=\[(.*)\]", override)
     if match and match[1] not in LISTS and (match[1] in CHOICES or "/" in match[1]):
-        raise ConfigError(f"{override}: one choice belongs here; a sweep over several is -m {match[1]}={match[2]}")
+        raise ConfigError(f"{override}: expected one choice; a sweep over several is -m {match[1]}={match[2]}")
 
 
 def _check_files(cfg: DictConfig, hydra: Any) -> None:
@@ -118,7 +118,7 @@ def _check_files(cfg: DictConfig, hydra: Any) -> None:
 
 
 def _of_sweeps(hydra: Any, choices: Mapping[str, Any], typed: Sequence[str]) -> Iterator[str]:
-    """Yield why settings of a single run would be ignored: they are those of a sweep."""
+    """Yield an error for each setting of a sweep, which a single run would ignore."""
     if sweep := choices.get("sweep"):
         yield f"sweep={sweep} has no line `mode: MULTIRUN`, so that one run would be trained: add it to the file, or -m"
     for override in typed:
@@ -141,7 +141,7 @@ def _ignored(override: str, key: str) -> str:
 
 
 def composition_error(error: Exception, overrides: Sequence[str], options: Options) -> str:
-    """Return in one line why Hydra or OmegaConf refused an override or a YAML.
+    """Return one line that says why Hydra or OmegaConf refused an override or a YAML.
 
     overrides: the overrides of the run or the sweep. options: returns the choices of a config group.
     """
@@ -190,15 +190,15 @@ def _settings() -> list[str]:
 
 
 def _not_a_choice(overrides: Sequence[str], options: Options) -> Iterator[str]:
-    """Yield the message for each override that gives a config group something else than a name."""
+    """Yield the message for each override that gives a config group something other than a name."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         group, value = override.key_or_group, override.value()
         if group in CHOICES and not isinstance(value, (str, list)):
-            yield f"{override.input_line}: one of these choices belongs here: {', '.join(options(group)) or 'none'}"
+            yield f"{override.input_line}: expected one of {', '.join(options(group)) or 'none'}"
 
 
 def malformed(argument: str) -> str:
-    """Return what is wrong with an override that Hydra cannot parse, and how to write it."""
+    """Return the error for an override that Hydra cannot parse, and say how to write it."""
     key, equals, value = argument.partition("=")
     place = f"{argument!r} is not an override"
     if not equals:

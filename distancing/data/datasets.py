@@ -27,7 +27,7 @@ Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 class Dataset:
     """The base class of all data sets.
 
-    augment: zero-padded random crops, and mirror images if these keep their class.
+    augment: crop the zero-padded images at random, and mirror half of them if mirror images keep their class.
     train_images (images): use only this many of the training images, with balanced classes; null for all.
     validation_fraction: hold out this fraction of them for validation, stratified.
     folds: k-fold cross-validation: divide them into this many stratified parts instead, of which one is held out.
@@ -115,7 +115,7 @@ class Dataset:
         elif self.folds is not None:
             fold_of = stratified_folds(labels[chosen], self.folds, self.seed)
             chosen, held_out = chosen[fold_of != self.fold], chosen[fold_of == self.fold]
-        # before the bootstrap, so that all ensemble members see the same input for an image
+        # computed before the bootstrap, so that all ensemble members see the same input for an image
         mean, std = mean_std(torch.from_numpy(images[chosen]))
         if self.bootstrap:
             chosen = np.random.default_rng(self.bootstrap_seed).choice(chosen, len(chosen))
@@ -203,8 +203,8 @@ class Torchvision(Dataset):
     root: str = "data"
     download: bool = True
     test_images = 10_000
-    reader: ClassVar[str]  # its class in torchvision.datasets
-    digests: ClassVar[tuple[str, ...]] = ()  # of the training and test images, if torchvision does not check the files
+    reader: ClassVar[str]  # the name of the class in torchvision.datasets
+    digests: ClassVar[tuple[str, ...]] = ()  # checksums of the training and the test images, if torchvision has none
 
     @model_validator(mode="after")
     def _root_is_a_folder(self) -> Self:
@@ -233,19 +233,19 @@ class Torchvision(Dataset):
         reader = getattr(torchvision.datasets, self.reader)
         return self._arrays(reader(self.root, **self._part(train), download=self.download))
 
-    def _part(self, train: bool) -> dict[str, Any]:
+    def _part(self, train: bool) -> dict[str, bool | str]:
         """Return the arguments with which torchvision reads the training or the test images."""
         return {"train": train}
 
     def _arrays(self, dataset: Any) -> Arrays:
-        """Return what torchvision has read."""
+        """Return the images and labels of torchvision's data set."""
         images = np.ascontiguousarray(dataset.data, dtype=np.uint8)
         return images.reshape(*images.shape[:3], -1), np.asarray(dataset.targets, dtype=np.int64)
 
 
 @component
 class MNIST(Torchvision):
-    """60,000 and 10,000 handwritten digits (LeCun et al. 1998)."""
+    """60,000 training and 10,000 test images of handwritten digits (LeCun et al. 1998)."""
 
     image_shape = (1, 28, 28)
     available = 60_000
@@ -255,7 +255,7 @@ class MNIST(Torchvision):
 
 @component
 class FashionMNIST(Torchvision):
-    """60,000 and 10,000 pictures of clothes (Xiao et al. 2017)."""
+    """60,000 training and 10,000 test images of clothes (Xiao et al. 2017)."""
 
     image_shape = (1, 28, 28)
     available = 60_000
@@ -265,7 +265,7 @@ class FashionMNIST(Torchvision):
 
 @component
 class KMNIST(Torchvision):
-    """60,000 and 10,000 handwritten Japanese characters in 10 classes (Clanuwat et al. 2018)."""
+    """60,000 training and 10,000 test images of handwritten Japanese characters (Clanuwat et al. 2018)."""
 
     image_shape = (1, 28, 28)
     available = 60_000
@@ -305,7 +305,7 @@ class EMNIST(Torchvision):
     def classes(self) -> int:  # type: ignore[override]
         return self.sizes[self.split][2]
 
-    def _part(self, train: bool) -> dict[str, Any]:
+    def _part(self, train: bool) -> dict[str, bool | str]:
         return {"split": self.split, "train": train}
 
     def _arrays(self, dataset: Any) -> Arrays:
@@ -315,14 +315,14 @@ class EMNIST(Torchvision):
 
 @component
 class SVHN(Torchvision):
-    """73,257 and 26,032 colour photographs of house numbers, cropped around one digit (Netzer et al. 2011)."""
+    """73,257 training and 26,032 test images: colour photographs of digits in house numbers (Netzer et al. 2011)."""
 
     image_shape = (3, 32, 32)
     available = 73_257
     test_images = 26_032
     reader = "SVHN"
 
-    def _part(self, train: bool) -> dict[str, Any]:
+    def _part(self, train: bool) -> dict[str, bool | str]:
         return {"split": "train" if train else "test"}
 
     def _arrays(self, dataset: Any) -> Arrays:
@@ -332,9 +332,9 @@ class SVHN(Torchvision):
 
 @component
 class STL10(SVHN):
-    """5,000 and 8,000 colour photographs of 96×96 pixels in 10 classes (Coates et al. 2011).
+    """5,000 training and 8,000 test images: colour photographs of 96×96 pixels in 10 classes (Coates et al. 2011).
 
-    torchvision only reads them beside the 100,000 images without labels, which are not used: a download of 2.6 GB.
+    The download has 2.6 GB, because it also has 100,000 images without labels, which are not used.
     """
 
     image_shape = (3, 96, 96)
@@ -347,7 +347,7 @@ class STL10(SVHN):
 
 @component
 class CIFAR10(Torchvision):
-    """50,000 and 10,000 colour photographs in 10 classes (Krizhevsky 2009)."""
+    """50,000 training and 10,000 test images: colour photographs in 10 classes (Krizhevsky 2009)."""
 
     image_shape = (3, 32, 32)
     available = 50_000
@@ -357,7 +357,7 @@ class CIFAR10(Torchvision):
 
 @component
 class CIFAR100(CIFAR10):
-    """50,000 and 10,000 colour photographs in 100 classes (Krizhevsky 2009)."""
+    """50,000 training and 10,000 test images: colour photographs in 100 classes (Krizhevsky 2009)."""
 
     classes = 100
     reader = "CIFAR100"

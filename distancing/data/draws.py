@@ -15,7 +15,7 @@ def balanced(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
 
 
 def stratified_split(labels: NDArray[np.int64], n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Divide the images at random, with the same shares of the classes; return the indices of the rest, and of n.
+    """Divide images at random, with the same shares of the classes; return the indices of the rest, and of n images.
 
     These are the indices of scikit-learn's `train_test_split(stratify=labels)`, which takes 1 s to import. The legacy
     generator never changes its numbers.
@@ -38,7 +38,7 @@ def stratified_split(labels: NDArray[np.int64], n: int, seed: int) -> tuple[NDAr
 def _shares(counts: NDArray[np.int64], n: int, generator: np.random.RandomState) -> NDArray[np.int64]:
     """Divide n among classes in proportion to their counts.
 
-    The largest remainders are rounded up. A lot decides between equal ones.
+    The largest remainders are rounded up. Equal ones are drawn at random.
     """
     exact = counts / counts.sum() * n
     shares = np.floor(exact).astype(np.int64)

@@ -70,7 +70,7 @@ class Folder(Dataset):
     def read(self) -> tuple[Arrays, Arrays]:
         train, test = self._parts
         if other := test.keys() - train.keys():
-            raise DatasetError(f"dataset.path={self.path}: test has the class {sorted(other)[0]}, which train has not")
+            raise DatasetError(f"dataset.path={self.path}: test has the class {sorted(other)[0]}, which train lacks")
         return self._arrays(train, list(train)), self._arrays(test, list(train))
 
     def _arrays(self, files: Files, names: list[str]) -> Arrays:
@@ -114,7 +114,10 @@ def _class_folders(folder: Path) -> Files:
 
 @functools.lru_cache(maxsize=8)
 def _divided(path: str, fraction: float, seed: int) -> tuple[Files, Files]:
-    """Return the training and the test files of one folder of class folders, drawn with this seed."""
+    """Return the training and the test files of one folder of class folders, drawn with this seed.
+
+    Raise DatasetError if a part would have fewer images than classes.
+    """
     if {"train", "test"} <= (files := _files(path, "")).keys():
         raise DatasetError(f"dataset.test_fraction={fraction}: {path} has train/ and test/ already: leave it out")
     pairs = [(name, file) for name, images in files.items() for file in images]

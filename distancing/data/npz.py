@@ -28,8 +28,9 @@ class Part(NamedTuple):
 class Npz(Dataset):
     """The arrays x_train, y_train, x_test and y_test of an .npz file.
 
-    Images are uint8 [N, H, W] or [N, H, W, C]; labels are integers [N] from 0. There are as many classes as the largest
-    training label says. Random crops are padded with an eighth of the height. Mirror images are not used.
+    Images are uint8 [N, H, W] or [N, H, W, C]; labels are integers [N] from 0. The number of classes is
+    the largest training label plus one. Random crops are padded with an eighth of the height. Mirror images are not
+    used.
 
     path: the file.
     """
@@ -85,10 +86,13 @@ def _errors_named(path: str) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def _parts(path: str, modified: int, size: int) -> tuple[Part, Part]:  # noqa: ARG001  # part of the cache's key
-    """Return what the file says about its training and test images, without reading the images."""
+    """Return the shapes and labels of the training and the test images, without reading the images.
+
+    Raise ValueError for arrays that do not fit.
+    """
     with np.load(path, allow_pickle=False) as arrays:
         if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("this is one array; an .npz file with x_train, y_train, x_test, y_test belongs here")
+            raise ValueError("this is one array; expected an .npz file with x_train, y_train, x_test, y_test")
         train, test = (_part(arrays, name) for name in ("train", "test"))
     if train.shape[1:] != test.shape[1:]:
         raise ValueError(f"training images are {train.shape[1:]}, but test images are {test.shape[1:]}")

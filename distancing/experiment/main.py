@@ -1,4 +1,4 @@
-"""Take one run from its config to its result: train it, analyse it, verify it, and print what came of it."""
+"""Take one run from its config to its result: train it, analyse it, verify it, and print the result."""
 
 import sys
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ from distancing.training.verify import difference
 
 
 def main(cfg: DictConfig, overrides: Sequence[str] = (), keep_crash: bool = False) -> tuple[int, Result | None]:
-    """Run what `cfg` asks for; return the exit code, and the result if there is one. Print user errors in one line.
+    """Run the experiment of `cfg`; return the exit code, and the result if there is one. Print user errors in one line.
 
-    overrides: as they were typed. keep_crash: see RunDirectory. Raise SystemExit when a signal stopped the run, so that
-    a sweep in this process stops too.
+    overrides: the overrides as typed. keep_crash: see RunDirectory. Raise SystemExit if a signal stopped the run, so
+    that a sweep in this process stops, too.
     """
     try:
         config = check(cfg)

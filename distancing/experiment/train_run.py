@@ -13,11 +13,11 @@ from distancing.process import threads
 from distancing.process.signals import Request, StopSignal
 from distancing.runs import RunDirectory
 from distancing.runs.metrics_file import Row
-from distancing.runs.provenance import provenance
 from distancing.runs.result import Result, read_result
 from distancing.runs.tracking import Metrics, ProgressBar
 from distancing.training.loop import train
 from distancing.training.progress import Diverged
+from distancing.training.provenance import provenance
 from distancing.training.result import compose
 from distancing.training.settings import Config
 from distancing.training.setup import (
@@ -111,7 +111,8 @@ def _train_to_the_end(trainer: Trainer, directory: RunDirectory, stop: StopSigna
         is_over, diverged = True, error
     finally:
         if is_over:
-            metrics.add_hparams(hyperparameters(directory), trainer.final, trainer.progress.epoch)
+            final = trainer.final["metrics"] if trainer.final else None
+            metrics.add_hparams(hyperparameters(directory), final, trainer.progress.epoch)
         metrics.close()
     if not is_over:
         assert stop.received is not None

@@ -25,12 +25,12 @@ from distancing.hills.features import (
 
 PIECE = 2**17  # parameters at a time on a CPU: their difference fits into its cache
 SUM = 2**16  # parameters in one sum
-SMALL = 2**23  # numbers: up to here, the differences to all checkpoints are kept from the distances to the gradient
+SMALL = 2**23  # numbers: `vjp` keeps the differences to all checkpoints for the gradient if they are no more
 
 
 @component
 class Distance:
-    """The squared distances of θ [P] to checkpoints [K, P]: [K], or [K, P] if each parameter has its own.
+    """The base class of all distances.
 
     parameters: `all`, or only the `weights` of convolutions and linear layers, without biases and batch norm.
     """
@@ -42,6 +42,10 @@ class Distance:
         return Identity() if self.parameters == "all" else First(network.theta.weights)
 
     def __call__(self, theta: Tensor, checkpoints: Tensor) -> Tensor:
+        """Return the squared distances of θ [P] to checkpoints [K, P]: [K], or [K, P] if each parameter has its own.
+
+        θ and the checkpoints are given by their features.
+        """
         raise NotImplementedError
 
     def vjp(self, theta: Tensor, checkpoints: Tensor) -> tuple[Tensor, Pullback]:
@@ -65,7 +69,7 @@ class Euclidean(Distance):
         if on_cpu and checkpoints.numel() > SMALL:
             return self._vjp_in_pieces(theta, checkpoints)
         difference = theta - checkpoints
-        if on_cpu:  # without a tensor of squares, and rounded less than one sum over all parameters
+        if on_cpu:  # this needs no tensor of squares, and rounds less than one sum over all parameters
             norms = [torch.linalg.vector_norm(piece, dim=1) for piece in difference.split(SUM, 1)]
             d = torch.stack(norms).square().sum(0)
         else:
@@ -83,7 +87,7 @@ class Euclidean(Distance):
 
         def pull(weights: Tensor) -> Tensor:
             gradient = torch.zeros_like(theta)
-            nonzero = [(k, 2 * weight) for k, weight in enumerate(weights.tolist()) if weight]  # 0: far away
+            nonzero = [(k, 2 * weight) for k, weight in enumerate(weights.tolist()) if weight]  # 0 far away
             for (t, rows), out in zip(pieces, gradient.split(PIECE), strict=True):
                 for k, weight in nonzero:
                     out.add_(torch.sub(t, rows[k], out=difference[: len(t)]), alpha=weight)

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.hills.theta import Layout
-from distancing.modes import modes_kept
 
 Pullback = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network. theta: its parameters. images(n): returns the first n training images, normalised."""
+    """The network whose features are compared.
+
+    theta: the layout of its parameters. images: returns the first n training images, normalised [n, C, H, W].
+    autocast: the context of its forward passes.
+    """
 
     theta: Layout
     module: nn.Module
@@ -30,7 +33,7 @@ class Network:
 class Features:
     """The base class. A subclass defines `__call__`, and `vjp` if a closed form is cheaper than autograd.
 
-    moving: the features change from step to step, with the batch.
+    moving: whether the features depend on the batch of the step.
     """
 
     moving = False
@@ -47,9 +50,9 @@ class Features:
         return phi.detach(), lambda gradient: torch.autograd.grad(phi, leaf, gradient)[0]
 
     def passes(self, batch: int, hills: int) -> tuple[int, int]:  # noqa: ARG002
-        """Return of how many images a push by so many hills takes a forward pass, and of how many a backward pass.
+        """Return the numbers of images in the forward and in the backward passes of a push.
 
-        batch: the number of images in the step.
+        batch: the number of images in the step. hills: the number of hills that act.
         """
         return 0, 0
 
@@ -69,7 +72,7 @@ class Identity(Features):
 
 
 class First(Features):
-    """φ(θ) = the first n parameters. These can be the weights, which precede biases and batch norms in θ."""
+    """φ(θ) = the first n parameters. The weights come first in θ, before biases and batch norms."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -189,8 +192,12 @@ class Predictions(Features):
 
 @contextmanager
 def _batch_statistics(module: nn.Module) -> Iterator[None]:
-    """Set evaluation mode everywhere but in batch norms, and restore all modes afterwards."""
-    with modes_kept(module):
-        for layer in module.modules():
-            layer.training = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    """Set evaluation mode everywhere but in batch norms, and restore the mode of every layer afterwards."""
+    modes = {layer: layer.training for layer in module.modules()}
+    for layer in modes:
+        layer.training = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    try:
         yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.optim.optimizer import StateDict
 
 from distancing.hills.distances import Euclidean
 from distancing.hills.features import Network
@@ -139,7 +140,7 @@ class Hills(Field):
         """Return k(θ, θ_c) of each hill [K], between 0 and 1, at θ [P] or else at the model's parameters."""
         return super().heights(self.theta.vector if theta is None else theta) if len(self) else self.strengths
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the hills' checkpoints and strengths, for `torch.save`. The settings are not part of it."""
         return {
             "parameters": self.theta.shapes,
@@ -149,8 +150,8 @@ class Hills(Field):
         }
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state. Raise ValueError if it is not the state of such a model's hills."""
+    def load_state_dict(self, state: StateDict) -> None:
+        """Load a state of `state_dict`. Raise ValueError if the model of its hills had other parameters."""
         if missing := {"parameters", "start", "checkpoints", "strengths"} - state.keys():
             raise ValueError(f"this is not a state of hills: it has no {', '.join(sorted(missing))}")
         shapes, own = state["parameters"], self.theta.shapes
@@ -184,7 +185,7 @@ class _Energy(torch.autograd.Function):
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside of `torch.compile`'s and DistributedDataParallel's wrappers."""
+    """Return the module inside `torch.compile`'s and DistributedDataParallel's wrappers."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module

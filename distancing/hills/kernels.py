@@ -11,9 +11,10 @@ from distancing.component import component
 
 @component
 class Kernel:
-    """The heights k of hills of width σ at squared distances d, elementwise. σ broadcasts against d."""
+    """The base class of all kernels."""
 
     def __call__(self, d: Tensor, sigma: Tensor) -> Tensor:
+        """Return the heights k, of d's shape, of hills of width σ at squared distances d. σ broadcasts against d."""
         raise NotImplementedError
 
     def slope(self, d: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

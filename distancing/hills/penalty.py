@@ -25,11 +25,11 @@ class Penalty:
     sigma_unit: `absolute`; `norm`, which is ‖θ_c‖; or `travelled`, which is ‖θ_c − θ_0‖, the distance from the initial
         parameters to the checkpoint. The last two let one σ serve networks of different sizes, because d grows with
         the number of parameters.
-    growth (nats per epoch): how fast a hill grows: by growth · k per epoch, where k is its height at θ, until the
-        network leaves.
+    growth (nats per epoch): the growth of a hill on its top; elsewhere it grows by growth · k per epoch, where k is its
+        height at θ.
     temperature (nats): slows the growth by the factor exp(−s_c·k / temperature), so that it comes to an end
         (well-tempered metadynamics, Barducci et al. 2008, where it is called ΔT); null for no such factor.
-    half_life (epochs): the time in which a hill loses half of its height; null for ever.
+    half_life (epochs): the time in which a hill loses half of its height; null for a hill that stays.
     newest (hills): only this many hills, the newest ones, act and grow; null for all.
     fixed_norm: keep ‖θ‖ as it was at the newest checkpoint.
 

@@ -16,7 +16,7 @@ class Layout:
     """The order of named parameters in one vector [P].
 
     Weights, the tensors of two or more dimensions, come first; biases and batch norms follow. The order depends on the
-    module; what leaves the process is `named`.
+    module, so files hold the parameters by name.
 
     parameters: the parameters in this order. weights: the number of weights. filters: the number of weights of each
     output filter.
@@ -186,9 +186,10 @@ class Parameters(Layout):
 def filter_direction(theta: Theta, generator: torch.Generator) -> Tensor:
     """Return a random direction [P] of length 1 that moves each output filter in proportion to its norm.
 
-    Gaussian noise is scaled to the norm of each filter (Li et al. 2018), so that filters of small weights are not
-    drowned, and then to length 1 as a whole. Biases and batch norms do not move. generator: on the CPU, so that all
-    devices get the same noise.
+    Gaussian noise is scaled to the norm of each filter (Li et al. 2018), so that it does not drown filters of small
+    weights, and then to length 1 as a whole. Biases and batch norms do not move.
+
+    generator: on the CPU, so that all devices get the same noise.
     """
     named = {}
     for name, value in theta.named(theta.vector).items():

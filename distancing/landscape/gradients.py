@@ -17,7 +17,7 @@ from distancing.errors import LandscapeError
 from distancing.landscape.marks import COLOURS
 from distancing.landscape.subject import Findings, Subject, Track
 from distancing.runs import RunDirectory, metrics_file
-from distancing.training.gradients import GRADIENTS, PUSHED
+from distancing.runs.metrics_file import GRADIENTS, PUSHED
 
 ORTHOGONAL = 0.1  # gradients with a smaller |cosine|, at 84° to 96°, count as orthogonal
 

@@ -32,7 +32,7 @@ class Model:
         return network
 
     def problem(self, image_shape: tuple[int, int, int], classes: int) -> str | None:
-        """Return in one line why this is not a classifier of such images, or None. This takes no memory."""
+        """Return one line that says why this is not a classifier of such images, or None. This takes no memory."""
         return None if self.takes_all_images else _problem(self, image_shape, classes)
 
     def operations(self, image_shape: tuple[int, int, int], classes: int) -> int:

@@ -8,17 +8,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.data.batches import Data, Split
-from distancing.modes import modes_kept
 
 BATCH = 1000
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Set evaluation mode without gradients, and restore the mode of every module afterwards."""
-    with modes_kept(network), torch.no_grad():
-        network.eval()
-        yield
+    """Set evaluation mode without gradients, and restore the network's mode afterwards."""
+    mode = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(mode)
 
 
 def predict(network: nn.Module, data: Data, split: Split, autocast: torch.autocast) -> Tensor:
@@ -29,7 +32,7 @@ def predict(network: nn.Module, data: Data, split: Split, autocast: torch.autoca
 
 
 def loss_and_accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return what `evaluate` returns, but from logits [N, C], and in float64."""
+    """Return the loss and the accuracy of `evaluate` from logits [N, C], in float64."""
     loss = F.cross_entropy(logits.double(), labels)
     return {"loss": float(loss), "accuracy": float((logits.argmax(1) == labels).double().mean())}
 

@@ -35,7 +35,7 @@ class Factory(Model):
 
 
 def is_factory(item: Any) -> bool:
-    """Return whether `item` is a class of modules, or a function that says that it returns one."""
+    """Return whether `item` is a class of modules, or a function whose annotation says that it returns one."""
     if not inspect.isfunction(item):
         return inspect.isclass(item) and issubclass(item, nn.Module)
     try:

@@ -46,7 +46,7 @@ def adapt(network: nn.Module, channels: int, stem: Stem) -> nn.Module:
     """
     name, first = next(((name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
     if stem not in ("original", "small"):
-        raise ValueError(f"stem={stem!r}: original or small belongs here")
+        raise ValueError(f"stem={stem!r}: expected original or small")
     if stem == "small" and (name != "conv1" or not hasattr(network, "maxpool")):
         raise ValueError("stem=small needs a network with conv1 and maxpool, such as a ResNet")
     if first is None or (stem == "original" and first.in_channels == channels):

@@ -1,4 +1,4 @@
-"""What every command does at its start and its end: fault handler, terminal, errors and exit codes."""
+"""The start and the end of every command: fault handler, terminal, errors and exit codes."""
 
 import functools
 import io
@@ -14,7 +14,7 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:
-    """Decorate the main function of a command, so that it reports in one line what a user can mend."""
+    """Decorate the main function of a command, so that it reports errors that a user can correct in one line."""
 
     @functools.wraps(main)
     def decorated(*args: P.args, **kwargs: P.kwargs) -> int:

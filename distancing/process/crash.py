@@ -27,7 +27,10 @@ LINES, LETTERS = 3, 200  # how much of a log is quoted
 
 @dataclass(frozen=True)
 class Death:
-    """The death of a process. by: the signal. place: where Python was, or "". log: its last lines before that."""
+    """The death of a process.
+
+    by: the signal. place: the place in the Python code, or "" if it is unknown. log: the last lines before the death.
+    """
 
     by: Signals
     place: str
@@ -40,7 +43,7 @@ class Death:
 
     @property
     def advice(self) -> str:
-        """What the user can try, or ""."""
+        """The settings to try, or "" if there is no advice."""
         return ADVICE if self.by in NATIVE.values() else ""
 
 
@@ -52,7 +55,7 @@ def trace() -> None:
 
 @contextlib.contextmanager
 def kept(path: Path) -> Iterator[None]:
-    """Write that stack to the file `path`, too. The file is removed at the end, unless the process dies."""
+    """Also write the stack of `trace` to the file `path`. Remove the file at the end, unless the process dies."""
     path.unlink(missing_ok=True)  # an earlier process left it: this one may be killed before tee has started
     # faulthandler writes to one file only; tee outlives this process, and ignores Ctrl-C
     with subprocess.Popen(["tee", "-i", str(path)], stdin=subprocess.PIPE, stdout=sys.__stderr__) as tee:

@@ -12,7 +12,7 @@ VERSIONS = (  # for each version of cgroups, the files of the limit and the use,
 
 
 def free(root: Path = ROOT) -> float:
-    """Return the bytes that the system and this process's cgroups have left; infinity where neither says so.
+    """Return the bytes that the system and this process's cgroups have left; infinity if neither is known.
 
     Cached files count as free, because the system drops them when memory is needed.
     """

@@ -5,7 +5,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, Literal
 
-Request = Literal["save", "stop"] | None  # what a run is to do: save its state, and perhaps stop
+Request = Literal["save", "stop"] | None  # the request to a run: save its state, or save it and stop
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -22,7 +22,7 @@ class StopSignal:
         self._handlers: dict[signal.Signals, Any] = {}
 
     def request(self) -> Request:
-        """Return what the signals so far ask of the run. A state is asked for once per signal."""
+        """Return the request of the signals received so far. Each of `save_only` requests one saved state."""
         save, self._save = self._save, False
         return "stop" if self.received else "save" if save else None
 

@@ -58,7 +58,7 @@ def beside_others(most: int, total: int, free: float) -> tuple[int, str]:
     return max(1, free), f"{taken} taken by other processes"
 
 
-# what this process may use
+# the cores that this process may use
 
 
 def share(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> int:
@@ -107,7 +107,7 @@ def _quota(group: Path) -> float:
     return quota / period if quota > 0 else math.inf
 
 
-# what other processes leave of it
+# the cores that other processes leave free
 
 
 class Time(NamedTuple):

@@ -1,17 +1,17 @@
-"""`python -m distancing.report SOURCE…`: summarize hundreds of runs as a table, figures and one page."""
+"""`python -m distancing.report SOURCE…`: summarise hundreds of runs as a table, figures and one page."""
 
 import argparse
+import functools
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from distancing.process.command import command
 from distancing.report.commands import link, script
-from distancing.report.overview import Overview, summarize
+from distancing.report.overview import Overview, summarise
 from distancing.report.pack import pack, unpacked
 from distancing.report.runs import collect
 from distancing.report.tables import as_csv, latex, markdown, rich
@@ -25,18 +25,15 @@ def argument_parser() -> argparse.ArgumentParser:
         epilog="--metric, --by, --where and --baseline can be given several times.",
     )
     add = parser.add_argument
-    repeated: dict[str, Any] = {"action": "append", "default": []}
+    add_repeated = functools.partial(add, action="append", default=[])
     add("sources", nargs="+", metavar="SOURCE", help="a sweep, a run, a folder of runs, a glob, or a packed file")
-    add(
-        "--metric",
-        **repeated,
-        metavar="NAME",
-        help="from result.json or metrics.csv (default: test.accuracy and test.loss)",
+    add_repeated(
+        "--metric", metavar="NAME", help="from result.json or metrics.csv (default: test.accuracy and test.loss)"
     )
-    add("--by", **repeated, metavar="KEY", help="sort by this setting, and plot against it")
-    add("--where", **repeated, metavar="KEY=VALUE[,VALUE]", help="only the runs with one of these values")
+    add_repeated("--by", metavar="KEY", help="sort by this setting, and plot against it")
+    add_repeated("--where", metavar="KEY=VALUE[,VALUE]", help="only the runs with one of these values")
     add("--best", type=_positive, metavar="N", help="only the N groups that are best in the first metric")
-    add("--baseline", **repeated, metavar="KEY=VALUE", help="compare with the group that has this setting")
+    add_repeated("--baseline", metavar="KEY=VALUE", help="compare with the group that has this setting")
     add("--csv", type=Path, metavar="FILE", help="the table with all digits")
     add("--markdown", type=Path, metavar="FILE", help="the table")
     add("--latex", type=Path, metavar="FILE", help="the table, for the package booktabs")
@@ -62,7 +59,7 @@ def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) 
     if args.command:
         print("\n\n".join(script(run) for run in collect(sources)[0]))
         return
-    overview = summarize(sources, args.metric, args.by, args.where, args.best, args.baseline)
+    overview = summarise(sources, args.metric, args.by, args.where, args.best, args.baseline)
     if args.all:
         args.csv, args.markdown, args.latex = (args.all / f"table.{suffix}" for suffix in ("csv", "md", "tex"))
         args.figures, args.html = args.all / "figures", args.all / "index.html"

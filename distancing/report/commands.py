@@ -38,7 +38,7 @@ def link(overview: Overview, folder: Path) -> int:
     """Fill `folder` with links to the runs that have begun, named by settings and seed. Return their number.
 
     The folder also gets a file that declares the columns of TensorBoard's table of hyperparameters. The files of an
-    earlier call are replaced. Raises ReportError if the folder holds anything else.
+    earlier call are replaced. Raise ReportError if the folder holds anything else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     old_files = list(folder.iterdir())

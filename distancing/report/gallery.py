@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from distancing.flat import Leaf
 from distancing.report import figures
 from distancing.report.figures import Curve, Point
 from distancing.report.groups import Group, text
 from distancing.report.metrics import column_names, curves, higher_is_better, label, scale
 from distancing.report.overview import Overview
+from distancing.runs.flat import Leaf
 
 PANELS = ("train/cross_entropy", "test/loss", "test/accuracy")
 MAX_KEYS = 3  # settings to plot against; `--by` selects them

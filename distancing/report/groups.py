@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distancing.errors import ReportError
-from distancing.flat import NOT_HASHED, Leaf
 from distancing.report.runs import Run, State
+from distancing.runs.flat import NOT_HASHED, Leaf
 
 BAG = "dataset.bootstrap_seed"
 IGNORED = ("seed", "sweep", *NOT_HASHED)
@@ -53,7 +53,7 @@ def text(value: Leaf) -> str:
 
 
 class Settings:
-    """The settings of each run as one would type them: `penalty=gaussian` instead of the class that it selects."""
+    """The settings of each run as a user would type them: `penalty=gaussian` instead of the class that it selects."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.typed = list(dict.fromkeys(key for run in runs for key in run.typed if is_compared(key)))
@@ -94,7 +94,7 @@ class Settings:
     def conditions(self, arguments: Iterable[str], flag: str) -> list[Condition]:
         """Return the conditions that a flag's arguments state.
 
-        Raises ReportError for an argument that is not KEY=VALUE, and for a setting that no run has.
+        Raise ReportError for an argument that is not KEY=VALUE, and for a setting that no run has.
         """
         conditions = []
         for argument in arguments:

@@ -3,14 +3,14 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distancing.flat import flat
 from distancing.report.runs import Run
 from distancing.runs import metrics_file
+from distancing.runs.files import Json
+from distancing.runs.flat import flat
 
 Array = NDArray[np.float64]
 
@@ -80,7 +80,7 @@ def _short(path: str) -> str:
     return path
 
 
-def _splits(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _splits(result: Json) -> dict[str, Json]:
     """Return the ensemble's results by split."""
     splits = (result.get("ensemble") or {}).get("splits")
     if not isinstance(splits, dict):
@@ -88,12 +88,12 @@ def _splits(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: split for name, split in splits.items() if isinstance(split, dict)}
 
 
-def _members(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def _members(result: Json) -> dict[str, list[Json]]:
     """Return split → the scores of each ensemble member."""
     return {name: split["members"] for name, split in _splits(result).items() if split.get("members")}
 
 
-def _matrices(result: Mapping[str, Any], key: str) -> dict[str, list[list[float]]]:
+def _matrices(result: Json, key: str) -> dict[str, list[list[float]]]:
     """Return split → the matrix of this name, with a value for every pair of members."""
     matrices = {name: split.get(key) for name, split in _splits(result).items()}
     return {name: matrix for name, matrix in matrices.items() if isinstance(matrix, list) and len(matrix) > 1}

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from distancing.errors import ReportError
-from distancing.flat import Leaf
 from distancing.report.groups import Condition, Group, Settings, group_runs, representative, sort_groups, text
 from distancing.report.metrics import column_names, higher_is_better, last_values, metric_names, result_numbers
 from distancing.report.runs import STATES, Run, State, collect, versions
 from distancing.report.significance import TEST, Comparison, holm, mean_sd, paired
+from distancing.runs.flat import Leaf
 
 DEFAULT_METRICS = ("test.accuracy", "test.loss")
 Numbers = dict[Run, dict[str, float]]
@@ -78,7 +78,7 @@ class Overview:
         return sorted(values, key=lambda value: (isinstance(value, str), value))
 
 
-def summarize(
+def summarise(
     sources: Sequence[str],
     metrics: Sequence[str] = (),
     by: Sequence[str] = (),
@@ -88,7 +88,7 @@ def summarize(
 ) -> Overview:
     """Return the overview of the runs in these sources. The command has options of the same names.
 
-    Raises ReportError for a source, a metric or a setting that does not exist, and if no or several groups are the
+    Raise ReportError for a source, a metric or a setting that does not exist, and if no or several groups are the
     baseline.
     """
     runs, damage = collect(sources)
@@ -175,7 +175,7 @@ def _baseline(groups: list[Group], settings: Settings, arguments: Sequence[str],
 def _metrics(names: Sequence[str], numbers: Numbers, damage: list[str]) -> list[str]:
     """Return the requested metrics, or the default ones. Read those that are columns of metrics.csv into `numbers`.
 
-    Raises ReportError for an unknown metric.
+    Raise ReportError for an unknown metric.
     """
     known = metric_names(numbers)
     if not known:  # no run has finished: the table shows the states alone

@@ -32,7 +32,7 @@ def pack(runs: Sequence[Run], file: Path) -> None:
 def unpacked(sources: Sequence[str]) -> Iterator[list[str]]:
     """Yield the sources with each packed file replaced by a temporary folder of its runs.
 
-    Raises ReportError for a file that can't be read.
+    Raise ReportError for a file that can't be read.
     """
     with contextlib.ExitStack() as stack:
         yield [

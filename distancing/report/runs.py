@@ -10,8 +10,9 @@ from typing import Any, Literal
 import yaml
 
 from distancing.errors import ReportError, StorageError, SweepError
-from distancing.flat import Leaf, flat, typed
 from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
+from distancing.runs.files import Json
+from distancing.runs.flat import Leaf, flat, typed
 
 State = Literal["finished", "diverged", "failed", "damaged", "unfinished", "missing"]
 STATES: tuple[State, ...] = ("finished", "diverged", "failed", "damaged", "unfinished", "missing")
@@ -33,7 +34,7 @@ class Run:
     state: State
     overrides: tuple[str, ...]
     config: dict[str, Leaf] = field(default_factory=dict)
-    result: dict[str, Any] = field(default_factory=dict)
+    result: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.typed = dict(map(typed, self.overrides))
@@ -53,7 +54,7 @@ def collect(sources: Iterable[str]) -> tuple[list[Run], list[str]]:
 
     sources: directories of runs and of sweeps, names of sweeps, folders of runs, and globs of all these.
 
-    Raises ReportError for a source without runs.
+    Raise ReportError for a source without runs.
     """
     runs: dict[Path, Run] = {}
     damage: list[str] = []

@@ -1,4 +1,4 @@
-"""Is a group better than the baseline by more than chance? Paired by seed, since equal seeds begin alike."""
+"""Compare groups with a baseline. Runs are paired by seed, because runs with equal seeds begin alike."""
 
 import math
 import statistics
@@ -27,7 +27,7 @@ class Comparison:
 
 
 def paired(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Comparison | None:
-    """None if no seed is in both."""
+    """Compare values with a baseline, seed by seed. Return None if no seed is in both."""
     seeds = [seed for seed in values if seed in baseline]
     if not seeds:
         return None
@@ -44,8 +44,10 @@ def paired(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Compar
 
 
 def unpaired(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float | None]:
-    """The difference of the means, and Welch's t-test's p, two-sided: for groups whose members have nothing to do with
-    each other. None for fewer than two in either."""
+    """Return the difference of the means, and the two-sided p of Welch's t-test, for values that have no pairs.
+
+    p is None if there are fewer than two values in either group.
+    """
     difference = statistics.fmean(values) - statistics.fmean(baseline)
     if min(len(values), len(baseline)) < 2:
         return difference, None

@@ -21,6 +21,8 @@ TEST_NAME = "scipy.stats.ttest_rel"
 
 @dataclass(frozen=True)
 class Column:
+    """A column of the table. head: its heading. justify: the side on which its cells are aligned."""
+
     head: str
     justify: Literal["left", "right"]
 

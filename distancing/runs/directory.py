@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from distancing.errors import StorageError
 from distancing.process import crash
-from distancing.runs.files import load, save, seal, write
+from distancing.runs.files import Json, load, save, seal, write
 from distancing.runs.lock import Lock
 
 if TYPE_CHECKING:
     import torch
+    from torch.optim.optimizer import StateDict
 
 STATES_KEPT = 2
 LOCK_SECONDS = 1.0  # longer than another process takes to see whether the run is in use
 
 
 class RunDirectory:
-    """The files of one run. A `with` statement holds its lock.
+    """The files of one run. A `with` block holds its lock.
 
     wait: seconds to wait for the lock.
     keep_crash: while it is held, write the stack to crash.txt if a fault in native code kills the process.
@@ -36,7 +37,7 @@ class RunDirectory:
     events.out.tfevents.*     the same for TensorBoard
     result.json               written once, at the end
     landscape/NAME.{json,csv,png}    the results of an analysis
-    job.json, starts.json, error.txt    of a launched run: its job, the number of its starts, and its error
+    job.json, starts.json, error.txt    the job of a launched run, the number of its starts, and its error
     crash.txt                 the stack of a process of train.py that was killed
     """
 
@@ -49,7 +50,7 @@ class RunDirectory:
         self._lock, self._keep_crash = Lock(self.path, wait), keep_crash
 
     def __enter__(self) -> "RunDirectory":
-        """Acquire the lock. Raises StorageError if another process is training this run."""
+        """Acquire the lock. Raise StorageError if another process is training this run."""
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             self._lock.acquire()
@@ -96,10 +97,10 @@ class RunDirectory:
             if not path.exists() or path.read_text() != text:
                 write(path, text.encode(), flush=False)
 
-    def write_json(self, name: str, content: Any) -> None:
+    def write_json(self, name: str, content: Json) -> None:
         write(self.path / name, (json.dumps(content) + "\n").encode(), flush=False)
 
-    def read_json(self, name: str) -> dict[str, Any]:
+    def read_json(self, name: str) -> Json:
         """Return the content of a file of a launcher; {} if it is missing or damaged, because no result needs it."""
         try:
             content = json.loads((self.path / name).read_text())
@@ -113,21 +114,21 @@ class RunDirectory:
         """Return the files of the saved states, the newest first."""
         return sorted((self.path / "state").glob("*-*.pt"), reverse=True)
 
-    def save_state(self, state: dict[str, Any], epoch: int, step: int) -> None:
+    def save_state(self, state: "StateDict", epoch: int, step: int) -> None:
         """Save a state, and remove all but the newest STATES_KEPT."""
         save(self.path / "state" / f"{epoch:06d}-{step:06d}.pt", state)
         for old in self.states()[STATES_KEPT:]:
             old.unlink()
 
-    def load_state(self, device: "torch.device", warn: Callable[[str], None]) -> dict[str, Any] | None:
+    def load_state(self, device: "torch.device", warn: Callable[[str], None]) -> "StateDict | None":
         """Return the newest undamaged state, or None if none was saved. Damaged ones are reported to `warn`.
 
-        Raises StorageError if all saved states are damaged.
+        Raise StorageError if all saved states are damaged.
         """
         states = self.states()
         for path in states:
             try:
-                state: dict[str, Any] = load(path, device)
+                state: StateDict = load(path, device)
                 return state
             except StorageError as error:
                 warn(f"{error}; trying the one before it")
@@ -144,7 +145,7 @@ class RunDirectory:
     def checkpoint(self, name: str) -> Path:
         """Return the file of a checkpoint.
 
-        Raises StorageError for a name that could lead out of the directory: it may come from a file by a stranger.
+        Raise StorageError for a name that could lead out of the directory: it may come from a file by a stranger.
         """
         if not (isinstance(name, str) and re.fullmatch(r"[\w-]{1,100}", name)):
             raise StorageError(f"{self.path} names a checkpoint {str(name)[:80]!r}, which is not a valid name")
@@ -164,17 +165,17 @@ class RunDirectory:
         except (StorageError, KeyError, TypeError, OSError):
             return {}
 
-    def write_result(self, result: dict[str, Any]) -> None:
+    def write_result(self, result: Json) -> None:
         """Write result.json with a checksum. Numbers that are not finite become null, because JSON has none."""
         result = _with_nulls(result)
         text = json.dumps({**result, "checksum": _checksum(result)}, indent=2, allow_nan=False) + "\n"
         write(self.path / "result.json", text.encode())
 
-    def read_result(self) -> dict[str, Any] | None:
-        """Return the result, or None if the run has not ended. Raises StorageError if the file is damaged."""
+    def read_result(self) -> Json | None:
+        """Return the result, or None if the run has not ended. Raise StorageError if the file is damaged."""
         path = self.path / "result.json"
         try:
-            result: dict[str, Any] = json.loads(path.read_text())
+            result: Json = json.loads(path.read_text())
             if result.pop("checksum", None) not in (None, _checksum(result)):  # None in older versions
                 raise ValueError("its checksum is wrong")
             for checkpoint in (*(result.get("checkpoints") or ()), *filter(None, [result.get("final")])):
@@ -187,7 +188,7 @@ class RunDirectory:
         return {"analysis": None, "verified": None, **result}  # older versions have neither
 
 
-def _checksum(result: dict[str, Any]) -> str:
+def _checksum(result: Json) -> str:
     """Return a hash of the content, which does not depend on the order of the keys or on white space."""
     return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # torch is slow to import, and a report does not need it
 
 
 DIGEST = 64  # hexadecimal digits
+Json = dict[str, Any]  # the content of a JSON file, which may be of another version or damaged
 
 
 def write(path: Path, content: bytes | memoryview, flush: bool = True) -> None:
@@ -51,7 +52,7 @@ def save(path: Path, content: Any) -> None:
 
 
 def load(path: Path, device: "torch.device | str" = "cpu") -> Any:
-    """Return what `save` saved. Raises StorageError, naming the file, if it is missing or a byte of it has changed."""
+    """Return what `save` saved. Raise StorageError, naming the file, if it is missing or a byte of it has changed."""
     import torch
 
     try:

@@ -24,7 +24,7 @@ class Lock:
     The system releases a flock when its process dies for any reason. On NFS, CephFS, GPFS, and Lustre with `flock`, it
     holds across machines; a file system without flock is refused. With NFS's `local_lock=flock` and Lustre's
     `localflock` it holds on one machine only. There the owner's heartbeats keep other machines out: they wait until
-    there was none for EXPIRY seconds. One gap remains: two machines can acquire the lock at the same moment.
+    EXPIRY seconds have passed without one. One gap remains: two machines can acquire the lock at the same moment.
     """
 
     def __init__(self, folder: Path, wait: float) -> None:
@@ -37,7 +37,7 @@ class Lock:
         return filelock.FileLock(self._file)  # slow to make, and `held` does not need it
 
     def acquire(self) -> None:
-        """Acquire the lock. Raises StorageError if another process holds it, or if the file system has no locks."""
+        """Acquire the lock. Raise StorageError if another process holds it, or if the file system has no locks."""
         deadline = time.monotonic() + self._wait
         try:
             self._lock.acquire(timeout=self._wait)
@@ -67,7 +67,7 @@ class Lock:
         self._lock.release()
 
     def held(self) -> bool:
-        """Return True if another process holds the lock. Takes no lock and does not wait."""
+        """Return True if another process holds the lock. This takes no lock and does not wait."""
         return not self._free() or self._remote_owner(touch=False) is not None
 
     def abandoned(self) -> bool:

@@ -5,11 +5,16 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distancing.runs.files import write
 
-Row = Mapping[str, Any]
+Row = Mapping[str, float | str | None]  # column → value
+
+# PUSHED is the share of an epoch's images in whose steps the hills pushed. GRADIENTS are, over these steps, the mean
+# cosine between the data's gradient and the hills', the median ratio of their norms, and the median angle by which the
+# hills turn the gradient, each with its first and last decile.
+PUSHED = "gradient_pushed"
+GRADIENTS = [f"gradient_{name}{part}" for name in ("cosine", "ratio", "angle") for part in ("", "_p10", "_p90")]
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def to_text(columns: Sequence[str], rows: Iterable[Row]) -> str:
 def read(path: Path, tail: int | None = None) -> MetricsTable:
     """Read a metrics.csv, or only its header and the whole rows within its last `tail` bytes.
 
-    Raises OSError, and ValueError if the file is not UTF-8 or its header is damaged.
+    Raise OSError, and ValueError if the file is not UTF-8 or its header is damaged.
     """
     with open(path, "rb") as file:
         header = file.readline()
@@ -65,7 +70,7 @@ def read(path: Path, tail: int | None = None) -> MetricsTable:
 
 
 def parse(text: str) -> MetricsTable:
-    """Return the table in the text of a metrics.csv. Raises ValueError if its header is damaged."""
+    """Return the table in the text of a metrics.csv. Raise ValueError if its header is damaged."""
     *lines, unfinished = text.split("\n")
     damage = "the last row is half-written" if unfinished else None
     if not lines:

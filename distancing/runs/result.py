@@ -3,13 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from distancing.errors import StorageError
 from distancing.runs.directory import RunDirectory
+from distancing.runs.files import Json
 
 Metrics = Mapping[str, Mapping[str, float | None]]  # split → loss and accuracy
 
@@ -123,8 +124,8 @@ class Result:
     source: str | None = None
     git_commit: str | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
-    ensemble: dict[str, Any] | None = None
-    analysis: dict[str, dict[str, Any]] | None = None
+    ensemble: Json | None = None
+    analysis: dict[str, dict[str, float | None]] | None = None
     verified: bool | None = None
 
     @property
@@ -134,14 +135,14 @@ class Result:
 
     @property
     def objective(self) -> float:
-        """What an optimising sweeper minimises: the validation loss, or without a validation split the training loss.
+        """The loss that an optimising sweeper minimises: on the validation split, or on the training split without one.
 
         It is infinite for a run that diverged. The test set decides nothing.
         """
         loss = self.metrics.get("validation", self.metrics["train"])["loss"] if self.metrics else None
         return math.inf if loss is None else loss
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return the fields as result.json has them, in its order."""
         return dataclasses.asdict(self)
 

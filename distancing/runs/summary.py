@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -72,7 +71,7 @@ def _distances(checkpoints: Sequence[CheckpointInfo]) -> Table:
     return table
 
 
-def _landscape(analyses: Mapping[str, Mapping[str, Any]]) -> Table:
+def _landscape(analyses: Mapping[str, Mapping[str, float | None]]) -> Table:
     table = Table(title="landscape", title_justify="left")
     for column in ("analysis", "value", ""):
         table.add_column(column, justify="left" if column else "right")

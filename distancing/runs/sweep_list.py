@@ -6,12 +6,11 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import filelock
 
 from distancing.errors import SweepError
-from distancing.runs.files import write
+from distancing.runs.files import Json, write
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class SweepDirectory:
     def runs(self, strict: bool = True) -> list[Listed]:
         """Return the runs in the list.
 
-        Raises SweepError for a damaged line, and for a run outside both the folder that contains sweeps/NAME and the
+        Raise SweepError for a damaged line, and for a run outside both the folder that contains sweeps/NAME and the
         current folder. strict=False skips such lines.
         """
         runs, homes = [], (self.path.resolve().parent.parent, Path.cwd())
@@ -100,16 +99,16 @@ class SweepDirectory:
                 raise SweepError(f"{path} can be written by others, who could run commands as you: {mend}")
 
     def make_jobs(self) -> Path:
-        """Create jobs/, writable for this user alone, and return it. Raises SweepError if others can write to it."""
+        """Create jobs/, writable for this user alone, and return it. Raise SweepError if others can write to it."""
         self.jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.check_trust()
         return self.jobs
 
-    def write_launcher(self, kind: str, settings: dict[str, Any]) -> None:
+    def write_launcher(self, kind: str, settings: Json) -> None:
         write(self._launcher, json.dumps({"kind": kind, "settings": settings}, indent=2).encode())
 
-    def read_launcher(self) -> tuple[str, dict[str, Any]]:
-        """Return the launcher's kind and settings. Raises SweepError if the file is missing or damaged."""
+    def read_launcher(self) -> tuple[str, Json]:
+        """Return the launcher's kind and settings. Raise SweepError if the file is missing or damaged."""
         try:
             launcher = json.loads(self._launcher.read_text())
             return str(launcher["kind"]), dict(launcher["settings"])
@@ -118,7 +117,7 @@ class SweepDirectory:
 
 
 def find_sweep(sweep: str) -> SweepDirectory:
-    """Return the sweep with this directory, or with this name in runs/sweeps. Raises SweepError if there is none."""
+    """Return the sweep with this directory, or with this name in runs/sweeps. Raise SweepError if there is none."""
     for path in (Path(sweep), Path("runs/sweeps") / sweep):
         if (path / "runs.jsonl").exists():
             return SweepDirectory(path)

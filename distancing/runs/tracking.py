@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from distancing.flat import flat
 from distancing.runs import RunDirectory
+from distancing.runs.flat import Leaf
 from distancing.runs.metrics_file import MetricsWriter, Row
+from distancing.runs.result import Metrics as Scores
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -47,20 +48,20 @@ class Metrics:
         """Add results of the whole run. The values of a name become steps 1, 2, …; pictures are [H, W, 3 or 4]."""
         _add(self._events, scalars, pictures)
 
-    def add_hparams(self, settings: Mapping[str, Any], final: Mapping[str, Any] | None, epoch: int) -> None:
+    def add_hparams(self, settings: Mapping[str, Leaf], final: Scores | None, epoch: int) -> None:
         """Add the run to TensorBoard's table of hyperparameters.
 
-        settings: by their dotted names.
-        final: the final network, whose metrics become the scalars `final/SPLIT/…`; None if the run diverged.
+        settings: the settings by their dotted names.
+        final: the metrics of the final network, which become the scalars `final/SPLIT/…`; None if the run diverged.
 
         SummaryWriter.add_hparams is not used, because it would create a second run. The table's columns are not
         declared here, because TensorBoard would apply one run's columns to all, and a run without a penalty has no σ.
         """
         from torch.utils.tensorboard.summary import hparams
 
-        for name, value in flat((final or {}).get("metrics", {})).items():
-            if isinstance(value, (int, float)):
-                self._events.add_scalar(f"final/{name.replace('.', '/')}", value, epoch)
+        for split, scores in (final or {}).items():
+            for name, value in scores.items():
+                self._events.add_scalar(f"final/{split}/{name}", value, epoch)
         values = {
             name: str(value) if value is None or isinstance(value, bool) else value for name, value in settings.items()
         }
@@ -162,7 +163,7 @@ class ProgressBar:
         self._bar.stop()
 
     def step(self, done: float, phase: str) -> None:
-        """Show that `done` epochs, a fraction within an epoch, are done. Does not synchronize with the device."""
+        """Show that `done` epochs, a fraction within an epoch, are done. This does not wait for the device."""
         self._bar.update(self._task, completed=done, phase=phase, epoch=min(int(done) + 1, self._epochs))
 
     def epoch(self, row: Row) -> None:

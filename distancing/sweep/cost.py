@@ -16,8 +16,8 @@ from rich.table import Table
 
 from distancing.component import component
 from distancing.errors import StorageError
-from distancing.flat import Leaf, flat
 from distancing.runs import RunDirectory, SweepDirectory
+from distancing.runs.flat import Leaf, flat
 
 Config = Mapping[str, Leaf]  # setting → value
 Workload = tuple[tuple[str, Leaf], ...]  # the settings that the time of an epoch depends on

@@ -24,8 +24,8 @@ from rich.progress import Progress
 from distancing.config.checks import check_resolved, resolved, settings_at
 from distancing.config.composition import check_composed, composition_error
 from distancing.errors import ConfigError
-from distancing.flat import Leaf, flat
 from distancing.runs import Listed
+from distancing.runs.flat import Leaf, flat
 from distancing.training.settings import Config
 
 T = TypeVar("T")

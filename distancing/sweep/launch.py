@@ -13,12 +13,12 @@ from distancing.component import trust
 from distancing.data.datasets import Torchvision
 from distancing.errors import SweepError
 from distancing.runs import Listed, RunDirectory, SweepDirectory
-from distancing.runs.provenance import COMMIT_FILE, PACKAGE, git_commit, source
 from distancing.sweep import cost, slurm
 from distancing.sweep.freeze import Frozen
 from distancing.sweep.local import Local
 from distancing.sweep.slurm import Slurm
 from distancing.sweep.status import ACTIVE, ENDED, State, status
+from distancing.training.provenance import COMMIT_FILE, PACKAGE, git_commit, source
 
 LAUNCHERS: dict[str, type[Slurm] | type[Local]] = {"slurm": Slurm, "local": Local}
 POLL = 2.0  # seconds

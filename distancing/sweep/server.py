@@ -20,8 +20,8 @@ from pathlib import Path
 
 from distancing.errors import SweepError
 from distancing.process import threads
-from distancing.runs.provenance import PACKAGE, provenance
 from distancing.sweep.job import resume
+from distancing.training.provenance import PACKAGE, provenance
 
 # Apple's libraries do not survive a fork: on macOS, each run is a new process
 METHOD = "fork" if sys.platform == "linux" else "spawn"

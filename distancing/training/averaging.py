@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import StateDict
 from torch.optim.swa_utils import get_swa_avg_fn
 
 _average = get_swa_avg_fn()  # (mean, θ, n) ↦ mean + (θ − mean) / (n + 1)
@@ -48,7 +49,7 @@ class Average:
             sample.add_(deviation, alpha=weight)
         return sample
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the state of an unfinished run."""
         return dict(vars(self))
 

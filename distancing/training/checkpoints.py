@@ -14,7 +14,7 @@ from distancing.runs import RunDirectory, load, save
 
 
 class About(TypedDict):
-    """Where in the run a checkpoint was stored; see `runs.result.CheckpointInfo`."""
+    """The position in the run at which a checkpoint was stored; see `runs.result.CheckpointInfo`."""
 
     name: str
     phase: str
@@ -79,7 +79,7 @@ def save_checkpoint(
 ) -> Info:
     """Store the network as a checkpoint, with its logits for the ensemble; return what is stored about it.
 
-    about: where it was stored. Nothing is stored if the training loss is not finite.
+    about: the position in the run. Nothing is stored if the training loss is not finite.
     """
     logits = {name: predict(network, data, split, autocast) for name, split in data.splits.items()}
     metrics = {name: loss_and_accuracy(logits[name], split.labels.cpu()) for name, split in data.splits.items()}

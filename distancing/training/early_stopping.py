@@ -1,15 +1,23 @@
 """Early stopping (section 1.1.4 of the thesis): the best parameters of a phase by the validation loss."""
 
 import math
-from typing import Any
+from typing import TypedDict
 
-from torch import nn
+from torch import Tensor, nn
+
+
+class Kept(TypedDict):
+    """A network with its validation loss (nats) and the epoch at whose end it was kept. network: its state_dict."""
+
+    loss: float
+    epoch: int
+    network: dict[str, Tensor]
 
 
 class Best:
-    """The network with the lowest validation loss of a phase so far. kept: its loss, epoch and state_dict, or None."""
+    """The network with the lowest validation loss of a phase so far. kept: None before the first epoch's end."""
 
-    def __init__(self, kept: dict[str, Any] | None = None) -> None:
+    def __init__(self, kept: Kept | None = None) -> None:
         self.kept = kept
 
     def keep(self, network: nn.Module, loss: float, epoch: int) -> int:
@@ -18,4 +26,4 @@ class Best:
         if self.kept is None or loss < self.kept["loss"]:
             copy = {name: value.clone() for name, value in network.state_dict().items()}
             self.kept = {"loss": loss, "epoch": epoch, "network": copy}
-        return epoch - int(self.kept["epoch"])
+        return epoch - self.kept["epoch"]

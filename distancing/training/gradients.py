@@ -3,12 +3,9 @@
 import torch
 from torch import Tensor
 
+from distancing.runs.metrics_file import GRADIENTS, PUSHED
+
 PIECE = 2**20  # parameters at a time: in few pieces, two threads hardly wait for each other
-# PUSHED is the share of an epoch's images in whose steps the hills pushed. GRADIENTS are, over these steps, the mean
-# cosine between the data's gradient and the hills', the median ratio of their norms, and the median angle by which the
-# hills turn the gradient, each with its first and last decile.
-PUSHED = "gradient_pushed"
-GRADIENTS = [f"gradient_{name}{part}" for name in ("cosine", "ratio", "angle") for part in ("", "_p10", "_p90")]
 
 
 def cosine_and_ratio(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

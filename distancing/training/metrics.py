@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distancing.training.gradients import GRADIENTS, PUSHED, gradients
+from distancing.runs.metrics_file import GRADIENTS, PUSHED
+from distancing.training.gradients import gradients
 from distancing.training.settings import Config
 from distancing.training.step import CORRECT, COSINE, CROSS_ENTROPY, L2, PENALTY, RATIO
 
-# What each column holds, for the reference: its unit and its description. Capitals stand for any name.
+# The unit and the description of each column, for the generated reference. Capitals stand for any name.
 DESCRIPTIONS = {
     "epoch": ("epochs", "the epochs done"),
     "phase": ("", "the phase of this epoch"),
@@ -28,8 +29,8 @@ DESCRIPTIONS = {
     PUSHED: (
         "",
         "the share of the epoch's images in whose steps the hills pushed; empty in a phase without hills. A hill does "
-        "not push where its gradient is 0 in float32: on its top, and more than about 13 σ away. The columns below are "
-        "of the steps with a push alone",
+        "not push where its gradient is 0 in float32: on its top, and more than about 13 σ away. The columns below "
+        "count only the steps with a push",
     ),
     "gradient_cosine": ("", "the cosine between the data's gradient and the hills', mean over the steps"),
     "gradient_ratio": ("", "‖hills' gradient‖ / ‖data's gradient‖, median over the steps"),

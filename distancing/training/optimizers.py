@@ -2,12 +2,13 @@
 
 import inspect
 import math
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from annotated_types import Ge, Lt
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 from typing_extensions import Self
 
 from distancing.component import component
@@ -44,7 +45,7 @@ class Optimizer:
         """Return the parameters to which `l2` applies, as a part of `theta.vector`."""
         return theta.vector if self.decay == "all" else theta.vector[: theta.weights]
 
-    def groups(self, theta: Theta, weight_decay: float) -> list[dict[str, Any]]:
+    def groups(self, theta: Theta, weight_decay: float) -> ParamsT:
         """Return torch's parameter groups, in which this weight decay applies to the penalised parameters alone."""
         if self.decay == "all":
             return [{"params": [theta.vector], "weight_decay": weight_decay}]
@@ -120,13 +121,17 @@ class Adam(Optimizer):
     eps: PositiveFloat = 1e-8
 
     def build(self, theta: Theta) -> torch.optim.Optimizer:
-        groups = self.groups(theta, 2 * self.l2)
-        return without_dynamo(torch.optim.Adam)(groups, **self._settings(theta))
+        return self._build(torch.optim.Adam, theta, 2 * self.l2)
 
-    def _settings(self, theta: Theta) -> dict[str, Any]:
-        betas = self.beta1, self.beta2
-        # capturable: PyTorch refuses to capture the step in a CUDA graph without it
-        return {"lr": self.lr, "betas": betas, "eps": self.eps, "fused": True, "capturable": theta.vector.is_cuda}
+    def _build(self, optimizer: type[torch.optim.Adam], theta: Theta, weight_decay: float) -> torch.optim.Optimizer:
+        return without_dynamo(optimizer)(
+            self.groups(theta, weight_decay),
+            lr=self.lr,
+            betas=(self.beta1, self.beta2),
+            eps=self.eps,
+            fused=True,
+            capturable=theta.vector.is_cuda,  # without it, PyTorch refuses to capture the step in a CUDA graph
+        )
 
 
 @component
@@ -145,5 +150,4 @@ class AdamW(Adam):
         return self
 
     def build(self, theta: Theta) -> torch.optim.Optimizer:
-        groups = self.groups(theta, self.weight_decay)
-        return without_dynamo(torch.optim.AdamW)(groups, **self._settings(theta))
+        return self._build(torch.optim.AdamW, theta, self.weight_decay)

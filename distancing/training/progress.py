@@ -22,11 +22,11 @@ class Progress:
     step: int = 0
     phase: int = 0  # index into the plan; the plan's length once all phases are done
     phase_start: int = 0  # epochs done when the phase began
-    phase_epochs: int = 0  # at most
+    phase_epochs: int = 0  # the largest number of epochs of the phase
     schedule_start: int = 0  # epochs done when the learning-rate schedule (re)started
     schedule_epochs: int = 0  # epochs until its next restart
-    forward: int = 0  # images of which a forward pass was taken to train; evaluations do not count
-    backward: int = 0  # likewise
+    forward: int = 0  # images in the forward passes of training; evaluations do not count
+    backward: int = 0  # images in the backward passes
     seconds: float = 0.0  # the time of all work
     training_seconds: float = 0.0  # the time of training steps alone
 

@@ -47,13 +47,13 @@ class CudaGraphs:
 
 
 class Replay:
-    """Take steps: the first ones plainly, and the others as replays of the captured step.
+    """Take the first steps plainly, and the others as replays of the captured step.
 
     Call it with the arguments of `step`. There is one graph for each set of arguments. Without `graphs`, or if the
     capture fails, it only calls `step`.
 
-    clean_up: is called after a failed capture, which may have stopped half-way. reason: why steps are not captured, in
-    one line; "" if nothing prevents it.
+    clean_up: called after a failed capture, which may have stopped half-way. reason: one line that says why steps are
+    not captured; "" if nothing prevents it.
     """
 
     def __init__(self, step: Callable[..., None], graphs: Graphs | None, clean_up: Work, reason: str = "") -> None:

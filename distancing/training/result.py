@@ -6,14 +6,15 @@ from typing import Any
 
 import torch
 
-from distancing.runs.provenance import provenance
+from distancing.runs.files import Json
 from distancing.runs.result import CheckpointInfo, Divergence, Result
 from distancing.training.metrics import distances
 from distancing.training.progress import Diverged
+from distancing.training.provenance import provenance
 from distancing.training.trainer import Trainer
 
 
-def compose(trainer: Trainer, diverged: Diverged | None, ensemble: dict[str, Any] | None) -> Result:
+def compose(trainer: Trainer, diverged: Diverged | None, ensemble: Json | None) -> Result:
     """Return the result of a run that has finished or `diverged`."""
     config, progress = trainer.config, trainer.progress
     networks = _networks(trainer)

@@ -64,7 +64,7 @@ class CosineRestarts(Cosine):
     """(1.10) with warm restarts: cycle i takes `period` · `multiplier`^i epochs (SGDR, Loshchilov & Hutter 2017).
 
     period (epochs): the length T_0 of the first cycle.
-    multiplier: how many times as long as the cycle before each cycle is.
+    multiplier: the length of each cycle relative to the one before.
     """
 
     period: PositiveInt

@@ -33,7 +33,7 @@ LONGEST = 10**6  # epochs, steps: the files of states are named by six digits of
 
 def _threads(value: object) -> object:
     if value != "auto" and (type(value) is not int or value < 1):
-        raise ValueError(f"threads={value!r}: auto belongs here, or an integer from 1 to the number of cores")
+        raise ValueError(f"threads={value!r}: expected auto, or an integer from 1 to the number of cores")
     return value
 
 
@@ -59,7 +59,7 @@ class Config:
         significant bits. With `bf16`, the parameters and the penalty stay in fp32.
     channels_last: store images and convolutions with the channels last in memory. Where a layer's gradient is computed
         wrongly in this layout, the run uses the contiguous one, and says so.
-    compile: compile the network with torch.compile. The first step takes minutes; later runs reuse what it made.
+    compile: compile the network with torch.compile. The first step takes minutes; later runs reuse the compiled code.
     graph: capture the steps of a phase as one CUDA graph, where the device has them, and replay it. Where a step cannot
         be captured, the run takes plain steps, and says why.
     evaluate_every (epochs): the interval between two evaluations on the validation and test images.

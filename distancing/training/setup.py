@@ -1,9 +1,9 @@
 """Set up a run: reproducible arithmetic, the number of threads, and a trainer that is new or resumed."""
 
 import os
-from typing import Any
 
 import torch
+from torch.optim.optimizer import StateDict
 
 from distancing.data.batches import Data
 from distancing.errors import ConfigError, StorageError
@@ -17,7 +17,7 @@ SLOW = 60  # seconds of training on a GPU from which a note on faster settings i
 
 
 def reproducible(compiled: bool = False) -> None:
-    """Let the same command compute the same numbers on the same machine: no autotuning, no racing sums.
+    """Let the same command compute the same numbers on the same machine, without autotuning or racing sums.
 
     compiled: the network will be compiled.
     """
@@ -55,17 +55,17 @@ def speed_note(config: Config, device: torch.device, seconds: float, reason: str
 
 
 def choose_threads(config: Config, directory: RunDirectory) -> tuple[int, str]:
-    """Return the number of threads for a new run, and why it is lower than it could be ("" if it is not).
+    """Return the number of threads for a new run, and the reason if it is lower than it could be ("" if it is not).
 
-    Raise ConfigError if `config` asks for more threads than this process may use cores. A run that is resumed may have
-    begun with more.
+    Raise ConfigError if `config` asks for more threads than this process has cores. A resumed run may have begun with
+    more.
     """
     if config.threads == "auto":
         return threads.auto(config.operations)
     is_resumed = not config.overwrite and directory.states()
     if config.threads > (cores := threads.usable()) and not is_resumed:
         raise ConfigError(
-            f"threads={config.threads}: auto belongs here, or an integer from 1 to {cores}, the cores that this "
+            f"threads={config.threads}: expected auto, or an integer from 1 to {cores}, the cores that this "
             "process may use"
         )
     return config.threads, ""
@@ -86,7 +86,7 @@ def new_trainer(config: Config, data: Data, device: torch.device) -> Trainer:
         raise
 
 
-def resumed_trainer(trainer: Trainer, state: dict[str, Any], directory: RunDirectory) -> Trainer:
+def resumed_trainer(trainer: Trainer, state: StateDict, directory: RunDirectory) -> Trainer:
     """Return a trainer in this state, which computes with the number of threads that the run began with.
 
     Raise ConfigError if `config` asks for another number, StorageError if `state` is not a state of this run.

@@ -25,7 +25,7 @@ class Stepper:
     forward: the network, compiled if the config says so. hills: None if the config has no penalty.
     epoch: the batches. number: the number of the next step within the epoch [1].
     rates, noises: the learning rate and the standard deviation of the noise on the gradient in each step [S].
-    records: what the steps of this epoch recorded [S, 6].
+    records: the records of this epoch's steps [S, 6].
     """
 
     def __init__(self, config: Config, network: nn.Module, data: Data, device: torch.device) -> None:

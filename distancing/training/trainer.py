@@ -5,11 +5,11 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from distancing.component.trust import own_modules
 from distancing.data.batches import Data
@@ -19,7 +19,6 @@ from distancing.hills.theta import filter_direction
 from distancing.models.evaluation import evaluate, refresh_batch_norm
 from distancing.runs import RunDirectory
 from distancing.runs.metrics_file import Row
-from distancing.runs.provenance import provenance
 from distancing.training.averaging import Average
 from distancing.training.checkpoints import About, Checkpoints, Info, save_checkpoint
 from distancing.training.early_stopping import Best
@@ -27,6 +26,7 @@ from distancing.training.gradient_check import GradientCheck
 from distancing.training.metrics import columns, distances, training_metrics
 from distancing.training.plan import Phase, checkpoints, unroll
 from distancing.training.progress import Diverged, Progress
+from distancing.training.provenance import provenance
 from distancing.training.replay import CudaGraphs, Replay
 from distancing.training.settings import LARGE, Config
 from distancing.training.step import PENALTY, Stepper
@@ -37,7 +37,7 @@ class Trainer:
 
     progress: the position in the plan. rows: the rows of metrics.csv so far. best: the phase's best network so far.
     average: the average of the phase's parameters; None if it has none.
-    records: what the steps of this epoch recorded [S, 6]. replay: takes the steps, on a GPU as captured graphs.
+    records: the records of this epoch's steps [S, 6]. replay: takes the steps, on a GPU as captured graphs.
     final: the name, phase, epoch, passes and metrics of the final network; None before the end.
     gradient_check: the outcome of the check of this machine's gradient; None if it was not checked.
     """
@@ -141,24 +141,25 @@ class Trainer:
     def end_epoch(self) -> bool:
         """Count the epoch and add its row of metrics; return True if it was the phase's last."""
         begun, progress, phase = time.perf_counter(), self.progress, self.phase
-        row: dict[str, Any] = {"epoch": progress.epoch + 1, "phase": self.phase_name, "lr": self._lr(0)}
-        row |= training_metrics(self.records, len(self.data.train), self.config.batch_size, self.hills_act)
+        training = training_metrics(self.records, len(self.data.train), self.config.batch_size, self.hills_act)
+        row: dict[str, float | str] = {"epoch": progress.epoch + 1, "phase": self.phase_name, "lr": self._lr(0)}
+        row |= training
         progress.epoch, progress.step = progress.epoch + 1, 0
         over = progress.epoch - progress.phase_start >= progress.phase_epochs
         if self.average and phase.average and (progress.epoch - progress.phase_start) % phase.average == 0:
             self.average.add(self.theta.vector)
-        over = over or (phase.until_loss is not None and row["train/cross_entropy"] < phase.until_loss)
+        over = over or (phase.until_loss is not None and training["train/cross_entropy"] < phase.until_loss)
         due = over or progress.epoch % self.config.evaluate_every == 0
         for split in ("validation", "test"):
             if split in self.data.splits and (due or (split == "validation" and phase.patience)):
                 scores = evaluate(self.network, self.data, self.data.splits[split], self.stepper.autocast)
                 row |= {f"{split}/{name}": value for name, value in scores.items()}
         if phase.patience:
-            epochs_since_best = self.best.keep(self.network, row["validation/loss"], progress.epoch)
+            epochs_since_best = self.best.keep(self.network, float(row["validation/loss"]), progress.epoch)
             over = over or epochs_since_best >= phase.patience
         row |= self._position_metrics()
         progress.seconds += time.perf_counter() - begun
-        row["seconds"] = progress.seconds - sum(earlier["seconds"] for earlier in self.rows)
+        row["seconds"] = progress.seconds - sum(float(earlier["seconds"] or 0) for earlier in self.rows)
         self.rows.append({name: row.get(name) for name in self.columns})
         return over
 
@@ -271,7 +272,7 @@ class Trainer:
         if self.hills is not None:
             self.hills.put(self.checkpoints.parameters)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return the state from which a later process resumes bit for bit; checkpoints have their own files."""
         cuda = self.device.type == "cuda"
         return {
@@ -291,7 +292,7 @@ class Trainer:
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
 
-    def load_state_dict(self, state: dict[str, Any], directory: RunDirectory) -> None:
+    def load_state_dict(self, state: StateDict, directory: RunDirectory) -> None:
         """Resume from a state. Raise StorageError if it belongs to another run, or a checkpoint's file is damaged."""
         if state.get("config_hash", self.config.hash) != self.config.hash:
             raise StorageError(f"{directory.path} holds the state of another run, {state['config_hash']}")

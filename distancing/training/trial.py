@@ -1,4 +1,4 @@
-"""Trials of components outside of this package: a wrong one is refused before a run starts."""
+"""Trials of components outside this package, so that a wrong one is refused before a run starts."""
 
 import inspect
 import math

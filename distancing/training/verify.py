@@ -17,8 +17,8 @@ from distancing.training.trainer import Trainer
 def difference(config: Config, data: Data, device: torch.device, run: RunDirectory, result: Result) -> str | None:
     """Train `config` again, in a temporary folder; return the first difference from `run` in a few words, or None.
 
-    Compared are the tensors of every checkpoint, the rows of metrics.csv except for their seconds, and where a run
-    diverged. The ensemble and the analyses follow from the checkpoints and are not compared.
+    It compares the tensors of every checkpoint, the rows of metrics.csv except for their seconds, and the place of a
+    divergence. The ensemble and the analyses follow from the checkpoints and are not compared.
     """
     with tempfile.TemporaryDirectory(prefix="distancing-") as folder, RunDirectory(folder) as again:
         trainer, diverged = Trainer(config, data, device), None

@@ -42,7 +42,10 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Leaf]]:
 
 
 def typed(override: str) -> tuple[str, str]:
-    """Return name and value of an override: `+penalty.sigma=1` → penalty.sigma, 1; `~phases.x` → phases.x, deleted."""
+    """Return the name and the value of an override.
+
+    `+penalty.sigma=1` gives penalty.sigma and 1; `~phases.x` gives phases.x and deleted.
+    """
     key, equals, value = override.partition("=")
     value = value if equals else "deleted" if override.startswith("~") else ""
     return key.lstrip("+~").partition("@")[0], value.strip("'\"")
