@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from distancing.errors import StorageError
 from distancing.runs.directory import RunDirectory
+from distancing.runs.ensemble import EnsembleResult
 
 Metrics = Mapping[str, Mapping[str, float | None]]  # split → loss and accuracy
 
@@ -123,7 +124,7 @@ class Result:
     source: str | None = None
     git_commit: str | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
-    ensemble: dict[str, Any] | None = None
+    ensemble: EnsembleResult | None = None
     analysis: dict[str, dict[str, Any]] | None = None
     verified: bool | None = None
 

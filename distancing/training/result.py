@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from distancing.runs.ensemble import EnsembleResult
 from distancing.runs.provenance import provenance
 from distancing.runs.result import CheckpointInfo, Divergence, Result
 from distancing.training.metrics import distances
@@ -13,7 +14,7 @@ from distancing.training.progress import Diverged
 from distancing.training.trainer import Trainer
 
 
-def compose(trainer: Trainer, diverged: Diverged | None, ensemble: dict[str, Any] | None) -> Result:
+def compose(trainer: Trainer, diverged: Diverged | None, ensemble: EnsembleResult | None) -> Result:
     """Return the result of a run that has finished or `diverged`."""
     config, progress = trainer.config, trainer.progress
     networks = _networks(trainer)
