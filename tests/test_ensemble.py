@@ -20,7 +20,9 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 from distancing.config.checks import read_config
 from distancing.ensemble import side_by_side
 from distancing.ensemble.__main__ import main as cli
+from distancing.ensemble.calibration import calibrated
 from distancing.ensemble.judge import judge
+from distancing.ensemble.row import Row, read_csv, write_csv
 from distancing.errors import EnsembleError
 from distancing.experiment.main import main
 from distancing.models.evaluation import refresh_batch_norm
@@ -71,6 +73,10 @@ def test_a_run_scores_its_ensemble(runs: dict[str, Path]) -> None:
         scores = values["ensemble"]
         assert scores["accuracy"] == pytest.approx((q.argmax(1) == images.labels).double().mean().item())
         assert scores["nll"] == pytest.approx(F.nll_loss(q.log(), images.labels).item(), rel=1e-5)
+        assert values["temperature_from"] == {"train": None, "validation": "halves", "test": "validation"}[split]
+        if split == "validation":
+            halves = calibrated((q, images.labels), None)
+            assert {name: scores[name] for name in halves} == pytest.approx(halves, rel=1e-5)
         assert values["predicted_reduction"] == pytest.approx(values["measured_reduction"], rel=1e-9)
 
     mean = {name: torch.stack([state[name].double() for state in stored]).mean(0) for name in stored[0]}
@@ -89,7 +95,6 @@ def test_a_run_scores_its_ensemble(runs: dict[str, Path]) -> None:
     assert [event.step for event in events.Scalars("ensemble/test/accuracy")] == [1, 2, 3, 4]
     assert "ensemble" in events.Tags()["images"]
     test = ensemble["splits"]["test"]
-    assert test["temperature_from"] == "validation"
     assert events.Scalars("ensemble/test/calibrated_nll")[3].value == pytest.approx(test["ensemble"]["calibrated_nll"])
     assert all("calibrated_ece" in scores for scores in (*test["members"], *test["growth"]))
 
@@ -99,27 +104,28 @@ def test_members_from_anywhere(runs: dict[str, Path]) -> None:
     names = ["descend", "settle-1", "settle-2", "settle-3", "final", "final"]
     assert [member.name.split("/")[1] for member in several] == names
     forwards, backwards = judge(several, CPU), judge(several[::-1], CPU)
-    assert "distances" not in forwards  # between different architectures
-    for a, b in zip(forwards["splits"].values(), backwards["splits"].values(), strict=True):
-        assert a["ensemble"] == pytest.approx(b["ensemble"])
-        assert a["correlation"] == pytest.approx(b["correlation"])
+    assert forwards.distances is None  # between different architectures
+    for a, b in zip(forwards.splits.values(), backwards.splits.values(), strict=True):
+        assert vars(a.ensemble) == pytest.approx(vars(b.ensemble))
+        assert a.correlation == pytest.approx(b.correlation)
     (alone,) = find_checkpoints([runs["cycles"] / "checkpoints/settle-2.pt"])
     weighted = judge(find_checkpoints([runs["cycles"]]), CPU, [0, 0, 3, 0])
-    assert weighted["splits"]["test"]["ensemble"] == pytest.approx(judge([alone], CPU)["splits"]["test"]["ensemble"])
-    assert weighted["weights"] == [0, 0, 1, 0]
-    likely = judge(find_checkpoints([runs["cycles"]]), CPU, "likelihood")["splits"]["validation"]
-    assert likely["ensemble"]["nll"] <= min(scores["nll"] for scores in likely["members"]) + 1e-6
+    only = judge([alone], CPU).splits["test"].ensemble
+    assert vars(weighted.splits["test"].ensemble) == pytest.approx(vars(only))
+    assert weighted.weights == [0, 0, 1, 0]
+    likely = judge(find_checkpoints([runs["cycles"]]), CPU, "likelihood").splits["validation"]
+    assert likely.ensemble.nll <= min(scores.nll for scores in likely.members) + 1e-6
 
 
 def test_bags_and_folds_are_scored_on_common_images(runs: dict[str, Path]) -> None:
-    bags = judge(find_checkpoints([runs["bag0"], runs["bag1"]]), CPU)["splits"]
+    bags = judge(find_checkpoints([runs["bag0"], runs["bag1"]]), CPU).splits
     assert set(bags) == {"train", "validation", "test"}
-    assert result(runs["bag0"])["metrics"]["test"]["accuracy"] == pytest.approx(bags["test"]["members"][0]["accuracy"])
-    folds = judge(find_checkpoints([runs["fold0"], runs["fold1"]]), CPU)["splits"]
+    assert result(runs["bag0"])["metrics"]["test"]["accuracy"] == pytest.approx(bags["test"].members[0].accuracy)
+    folds = judge(find_checkpoints([runs["fold0"], runs["fold1"]]), CPU).splits
     assert set(folds) == {"train", "test"}
     for i in (0, 1):  # each is normalised by its own training images
         assert result(runs[f"fold{i}"])["metrics"]["test"]["loss"] == pytest.approx(
-            folds["test"]["members"][i]["nll"], rel=1e-5
+            folds["test"].members[i].nll, rel=1e-5
         )
 
 
@@ -147,9 +153,9 @@ def test_logits_are_computed_once(runs: dict[str, Path], tmp_path: Path, monkeyp
     logits.write_bytes(b"damaged")
     assert judge(find_checkpoints([run]), CPU) == before
     shutil.copy(run / "checkpoints/settle-1.pt", run / "checkpoints/descend.pt")  # another network
-    assert judge(find_checkpoints([run]), CPU)["splits"]["test"]["disagreement"][0][1] == 0
+    assert judge(find_checkpoints([run]), CPU).splits["test"].disagreement[0][1] == 0
     refreshed = judge(find_checkpoints([run]), CPU, refresh=True)
-    assert refreshed["splits"]["test"]["members"] != before["splits"]["test"]["members"]
+    assert refreshed.splits["test"].members != before.splits["test"].members
 
 
 def test_refused_arguments(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,8 +203,8 @@ def flops(run: Path) -> int:
 
 @pytest.mark.parametrize("nll", [math.nan, math.inf])
 def test_a_score_that_is_not_finite_is_a_dash(nll: float) -> None:
-    row = {"kind": "a", "members": 2, "epochs_each": 1.0, "epochs": 2, **dict.fromkeys(side_by_side.SCORES, 0.5)}
-    rows = [row, {**row, "nll": nll}]
+    row = Row(kind="a", members=2, epochs_each=1.0, epochs=2, **dict.fromkeys(side_by_side.SCORES, 0.5))
+    rows = [row, dataclasses.replace(row, nll=nll)]
     (cells,) = side_by_side.cells(rows, None)
     assert (cells[7], cells[9]) == ("–", "0.5000 ± 0.0000")
     assert side_by_side.picture(rows).axes
@@ -220,9 +226,10 @@ def scored_rows() -> list[dict[str, Any]]:
             rows.append(
                 {
                     **row,
-                    "validation": validation + nll / 100,
+                    "validation_calibrated_nll": validation + nll / 100,
                     **dict.fromkeys(side_by_side.SCORES, accuracy),
-                    "nll": nll,
+                    "nll": 1 - nll,
+                    "calibrated_nll": nll,
                 }
             )
     return rows
@@ -234,34 +241,87 @@ def test_the_trial_of_each_kind_is_chosen_on_the_validation_images(
     """Δ and p are paired by seed, between the chosen trials alone. A kind may be one large network."""
     large = {"kind": "large", "members": 1, "epochs_each": 8.0, "operations": 150, "backward": None, "trial": "s=1"}
     rows = [*scored_rows(), *({**row, **large} for row in scored_rows()[:3])]
-    rows.append({**rows[-1], "trial": "s=2", "validation": -1.0})  # two of its three runs diverged
+    rows.append({**rows[-1], "trial": "s=2", "validation_calibrated_nll": -1.0})  # two of its three runs diverged
     file, markdown = tmp_path / "rows.csv", tmp_path / "table.md"
-    side_by_side.write_csv(rows, file)
+    write_csv(rows, file)
     arguments = ["--compare", str(file), "--baseline", "b"]
     assert cli([*arguments, "--choose", "--markdown", str(markdown)]) == 0
     first, second = ([[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
                      for part in markdown.read_text().split("\n\n"))  # fmt: skip
     cells = {row[3]: dict(zip(first[0], row, strict=True)) for row in first[2:]}
-    a, b, c = ([row["nll"] for row in rows[i : i + 3]] for i in (3, 6, 12))
-    assert [float(cells[kind]["NLL"].split()[0]) for kind in "ab"] == [round(sum(x) / 3, 4) for x in (a, b)]
+    a, b, c = ([row["calibrated_nll"] for row in rows[i : i + 3]] for i in (3, 6, 12))
+    assert [float(cells[kind]["calibrated NLL"].split()[0]) for kind in "ab"] == [round(sum(x) / 3, 4) for x in (a, b)]
     p = sorted([ttest_rel(a, b).pvalue, ttest_rel(c, b).pvalue])
     shown = sorted(float(cells[kind]["p"]) for kind in ("a", "large"))
     assert shown == pytest.approx([2 * p[0], max(2 * p[0], p[1])], rel=0.1)  # after Holm's correction
-    assert [cells[kind]["Δ NLL"] for kind in "ab"] == [f"{(sum(a) - sum(b)) / 3:+.4f}", "baseline"]
+    assert [cells[kind]["Δ calibrated NLL"] for kind in "ab"] == [f"{(sum(a) - sum(b)) / 3:+.4f}", "baseline"]
     assert [cells[kind]["inference"] for kind in ("a", "large")] == ["2", "1.5"]
     assert [cells[kind]["forward"] + cells[kind]["backward"] for kind in ("a", "large")] == ["98", "9–"]
     assert [row[3:5] + row[-1:] for row in second[2:]] == [
         ["s=1", "3", ""], ["s=2", "3", "*"], ["s=1", "3", "*"], ["s=2", "3", ""], ["s=1", "3", "*"], ["s=2", "1", ""],
     ]  # fmt: skip
     for change, message in (
-        ({"validation": None}, "--choose needs validation images: set dataset.validation_fraction > 0"),
+        (
+            {"validation_calibrated_nll": None},
+            "--choose needs the calibrated NLL on validation images: set dataset.val",
+        ),
         ({"kind": "c", "trials": 3}, "--choose needs the same number of trials of each kind, and there are: a: 2"),
     ):
-        side_by_side.write_csv([*rows, {**rows[0], **change}], file)
+        write_csv([*rows, {**rows[0], **change}], file)
         assert cli([*arguments, "--choose"]) == 2
         assert message in capsys.readouterr().err
     assert cli([str(tmp_path), "--choose"]) == 2
     assert "--choose chooses between the trials of a sweep: add --compare" in capsys.readouterr().err
+
+
+def test_the_deep_ensemble_equivalent_in_files(tmp_path: Path) -> None:
+    """Of each ensemble by itself, in CSV and JSON, which keep all other columns when they are read again."""
+    row = scored_rows()[0] | {"temperature_from": "halves", "aurc": 0.25}
+    alone = [row | {"kind": "alone", "members": k, "calibrated_nll": nll} for k, nll in ((1, 0.8), (2, 0.6), (4, 0.2))]
+    others = [row | {"members": 2, "calibrated_nll": nll} for nll in (0.9, 0.4, 0.1)]
+    files = [tmp_path / name for name in ("a.csv", "b.csv", "c.json")]
+    write_csv([*alone, *others], files[0])
+    assert (
+        cli(["--compare", str(files[0]), "--independent", "alone", "--csv", str(files[1]), "--json", str(files[2])])
+        == 0
+    )
+    written = json.loads(files[2].read_text())
+    equivalents = [record.pop("deep_ensemble_equivalent") for record in written]
+    assert equivalents == [None] * 3 + ["< 1", pytest.approx(3), "> 4"]
+    assert [record[key] for record, given in zip(written, [*alone, *others], strict=True) for key in given] == [
+        given[key] for given in [*alone, *others] for key in given
+    ]
+    assert read_csv(files[1]) == read_csv(files[0])
+    assert files[1].read_text().splitlines()[-1].endswith(",> 4")
+
+
+def test_a_file_of_an_older_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has raw scores only, which are compared, and no costs."""
+    file = tmp_path / "old.csv"
+    names = (
+        "kind",
+        "members",
+        "epochs_each",
+        "epochs",
+        "member_accuracy",
+        "accuracy",
+        "nll",
+        "brier",
+        "ece",
+        "correlation",
+    )
+    write_csv([{name: row[name] for name in names} | {"validation": 0.1} for row in scored_rows()[3:9]], file)
+    assert cli(["--compare", str(file), "--baseline", "b"]) == 0
+    header, first, _ = (" ".join(line.split()) for line in capsys.readouterr().out.splitlines()[1:])
+    assert header.endswith("c/v forward backward inference Δ NLL p")
+    assert "-0.2033" in first  # of the raw NLL
+    for arguments, message in ((["--choose"], "if its CSV is of an older version"),
+                               (["--independent", "b"], "b has no calibrated NLL: compare the sweep")):  # fmt: skip
+        assert cli(["--compare", str(file), *arguments]) == 2
+        assert message in capsys.readouterr().err
+    file.write_text("kind,members\na,many\n")
+    assert cli(["--compare", str(file)]) == 2
+    assert "old.csv was not written by --compare --csv: row 0, " in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -284,14 +344,14 @@ def test_kinds_side_by_side(
     apart = [row for row in rows if "phases=single" in row["kind"]]
     runs = [run.path for run in find_sweep("it").runs() if "phases=single" in run.overrides]
     for two, row in zip((runs[:2], runs[2:]), apart, strict=True):
-        assert row["nll"] == judge(find_checkpoints(two), CPU)["splits"]["test"]["ensemble"]["nll"]
+        assert row["nll"] == judge(find_checkpoints(two), CPU).splits["test"].ensemble.nll
     mean = sum(row["accuracy"] for row in apart) / 2
     assert f"{100 * mean:.2f} ±" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert cli(["--compare", str(scores), "--baseline", "single", "--markdown", str(markdown)]) == 0  # the CSV
     again = capsys.readouterr().out.splitlines()
-    together = [row["nll"] for row in rows if row not in apart]
-    p = ttest_ind(together, [row["nll"] for row in apart], equal_var=False).pvalue
+    together = [row["calibrated_nll"] for row in rows if row not in apart]
+    p = ttest_ind(together, [row["calibrated_nll"] for row in apart], equal_var=False).pvalue
     assert [line.split()[-1] for line in again[2:]] == [f"{p:.2g}", "baseline"]
     assert all(cell in markdown.read_text() for cell in again[2].split())
     assert cli(["--compare", "it", "--members", "1,4", "--json", str(numbers)]) == 0  # the first network of each run
@@ -327,7 +387,9 @@ def test_a_sweep_of_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         if row["members"] == 1:
             own = {f"model.width={row['kind'][-1]}", row["trial"]}
             (run,) = (run.path for run in find_sweep("it").runs() if own <= set(run.overrides))
-            assert row["validation"] == pytest.approx(result(run)["metrics"]["validation"]["loss"], rel=1e-6)
+            own_scores = judge(find_checkpoints([run]), CPU).splits["validation"].ensemble
+            assert own_scores.nll == pytest.approx(result(run)["metrics"]["validation"]["loss"], rel=1e-6)
+            assert row["validation_calibrated_nll"] == own_scores.calibrated_nll
             assert row["operations"] == flops(run)
 
 

@@ -1,5 +1,6 @@
 """An ensemble's scores against scikit-learn, torchmetrics, SciPy and plain loops; and (1.14) on constructed errors."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -23,8 +24,10 @@ from torchmetrics.functional.classification import (
 )
 
 from distancing.ensemble import calibration, scores, show, side_by_side
-from distancing.ensemble.judge import on_test
+from distancing.ensemble.judge import on_split
+from distancing.ensemble.row import Row
 from distancing.ensemble.scores import average, brier, growth, likelihood_weights, negative_log_likelihood
+from distancing.runs.ensemble import EnsembleResult
 
 float64 = functools.partial(torch.tensor, dtype=torch.float64)
 SMALL = patch.object(scores, "PIECE", (3, 4))  # several pieces, the last one shorter
@@ -233,7 +236,8 @@ def test_nan_is_no_score() -> None:
     with pytest.raises(ValueError, match="NaN: they have no likelihood"):
         likelihood_weights(p, labels)
     weights = torch.ones(3).double()
-    found = {"members": ["a", "b", "c"], "weights": weights, "splits": {"test": on_test(p, labels, weights, None)}}
+    splits = {"test": on_split(p, labels, weights)}
+    found = EnsembleResult(members=["a", "b", "c"], weights=weights.tolist(), splits=splits)
     assert math.isnan(show.scalars(found)["ensemble/test/nll"][-1])
     assert show.pixels(show.picture(found)).any()
     assert show.table(found)
@@ -331,10 +335,12 @@ def test_the_deep_ensemble_equivalent() -> None:
     assert exact.interval(0.7, 0.05) == pytest.approx((2.5, 3.5))
     both = calibration.Equivalent(curve.sizes, curve.nll, [0.03] * 3)  # 0.05² = 0.03² + 0.04²
     assert both.interval(0.7, 0.04) == pytest.approx((2.5, 3.5))
-    known = {"kind": "alone", "epochs": 2, "epochs_each": 2.0, **dict.fromkeys(side_by_side.SCORES, 0.5)}
-    rows = [known | {"members": k, "calibrated_nll": nll} for k, nll in zip(curve.sizes, curve.nll, strict=True)]
-    rows += [known | {"members": 1, "epochs_each": 1.0, "calibrated_nll": 2.0}]
-    rows += [known | {"kind": "other", "members": 2, "calibrated_nll": nll} for nll in (0.65, 0.75)]
+    known = Row(kind="alone", epochs=2, epochs_each=2.0, members=1, **dict.fromkeys(side_by_side.SCORES, 0.5))
+    rows = [
+        dataclasses.replace(known, members=k, calibrated_nll=nll) for k, nll in zip(curve.sizes, curve.nll, strict=True)
+    ]
+    rows += [dataclasses.replace(known, epochs_each=1.0, calibrated_nll=2.0)]
+    rows += [dataclasses.replace(known, kind="other", members=2, calibrated_nll=nll) for nll in (0.65, 0.75)]
     column = side_by_side.header(rows, None, "alone").index("deep-ensemble equivalent")
     cells = [row[column] for row in side_by_side.cells(rows, None, "alone")]
     assert cells == ["< 1", "–", "–", "3.0 (2.5 to 3.5)", "–"]

@@ -21,9 +21,11 @@ from pydantic import TypeAdapter
 from distancing import ensemble, landscape, report, sweep
 from distancing.config import project
 from distancing.config.project import CONF
-from distancing.ensemble import calibration, compare, judge, scores, side_by_side
+from distancing.ensemble import compare, side_by_side
+from distancing.ensemble.row import Row, read_csv
 from distancing.errors import EXIT_CODES
 from distancing.hills import distances, kernels
+from distancing.runs import ensemble as ensemble_result
 from distancing.runs import result
 from distancing.runs.flat import flat
 from distancing.sweep.cost import Devices
@@ -274,28 +276,23 @@ def result_fields() -> str:
     header = ("field", "unit", "meaning")
     titles = {
         result.Result: "", result.CheckpointInfo: "`checkpoints[]` and `final`", result.Divergence: "`diverged`",
-        result.GradientCheck: "`gradient_check`",
+        result.GradientCheck: "`gradient_check`", ensemble_result.EnsembleResult: "`ensemble`",
+        ensemble_result.SplitResult: "`ensemble.splits.SPLIT`",
+        ensemble_result.Scores: "The scores of a member, an ensemble or the average of the parameters",
+        ensemble_result.OodResult: "`ensemble.ood.SET`",
+        ensemble_result.Detection: "`ensemble.ood.SET.MEASURE`",
     }  # fmt: skip
     for cls, title in titles.items():
         rows = list(_described(cls))
         if not title:
             rows.append(["`checksum`", "", "A checksum of all other fields, against damage."])
         parts.append((f"\n### {title}\n\n" if title else "") + table(header, rows))
-    parts.append(f"\n### `ensemble`\n\n{table(header, result_rows(judge.judge, judge.scored))}")
-    parts.append(f"\n### `ensemble.splits.SPLIT`\n\n{table(header, result_rows(judge.on_split, judge.on_test))}")
-    parts.append("\nThe scores of a member or an ensemble, and of `parameter_average` on each split, are\n\n")
-    parts.append(table(header, result_rows(scores.scores)))
-    parts.append("\nand on the test split also\n\n")
-    parts.append(table(header, result_rows(calibration.calibrated)))
     return "".join(parts)
 
 
-PARAMETERS = ("common", "refresh", "validation")  # arguments of these functions, not fields of their results
-
-
-def result_rows(*functions: Any) -> list[list[str]]:
-    """Return the fields of these functions' results, which their docstrings describe."""
-    return [row for function in functions for row in _described(function) if row[0][1:-1] not in PARAMETERS]
+def ensemble_rows() -> str:
+    """Return the columns of the table that `distancing ensemble --compare` writes."""
+    return table(("column", "unit", "meaning"), _described(Row))
 
 
 def analysis_values() -> str:
@@ -321,7 +318,7 @@ def _named(values: Mapping[str, tuple[str, str]]) -> Iterator[list[str]]:
 
 def rivals() -> str:
     """Return the comparison in docs/rivals.csv: the chosen trial of each kind, and all trials."""
-    rows = side_by_side.read_csv(Path(__file__).parents[1] / "docs/rivals.csv")
+    rows = read_csv(Path(__file__).parents[1] / "docs/rivals.csv")
     best, baseline = compare.chosen(rows), "phases=independent"
     chosen = side_by_side.markdown(side_by_side.comparison(best, baseline))
     return f"{chosen}\nAll trials:\n\n{side_by_side.markdown(side_by_side.trials(rows, best))}"
@@ -382,6 +379,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "sweeps": lambda: _files("sweep", "+sweep="),
     "launchers": launchers,
     "result": result_fields,
+    "ensemble rows": ensemble_rows,
     "analyses": analysis_values,
     "metrics": metrics_columns,
     "rivals": rivals,

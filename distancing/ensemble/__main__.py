@@ -1,6 +1,7 @@
 """`python -m distancing.ensemble RUN…`: score checkpoints as an ensemble, or `--compare` kinds of ensembles."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -13,10 +14,13 @@ from rich.console import Console
 from distancing.ensemble import compare, show, side_by_side
 from distancing.ensemble.judge import Weights, judge
 from distancing.ensemble.off_data import data_sets, judge_ood
+from distancing.ensemble.row import Row, read_csv, write_csv
 from distancing.errors import EnsembleError
 from distancing.process import threads
 from distancing.process.command import command
 from distancing.runs import find_sweep
+from distancing.runs.ensemble import EnsembleResult
+from distancing.runs.files import with_nulls
 from distancing.stored import find_checkpoints
 
 
@@ -62,21 +66,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(args.device)
     if args.choose and not args.compare:
         raise EnsembleError("--choose chooses between the trials of a sweep: add --compare")
-    numbers: Any = _compare(args, device, console) if args.compare else _judge(args, device, console)
+    numbers: Any = _compare(args, device, console) if args.compare else _judge(args, device, console).to_dict()
     if args.json:
-        args.json.write_text(json.dumps(numbers, indent=2) + "\n")
+        args.json.write_text(json.dumps(with_nulls(numbers), indent=2) + "\n")
     return 0
 
 
-def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> dict[str, Any]:
+def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> EnsembleResult:
     """Return the scores of one ensemble. Print them and, with --picture, draw them."""
     members = find_checkpoints(args.paths)
     sets = data_sets(args.ood.split(","), members[0].config.dataset) if args.ood else {}  # refused before the work
     scores = judge(members, device, _weights(args.weights), args.refresh_batch_norm)
     console.print(show.table(scores))
     if sets:
-        scores["ood"] = judge_ood(members, sets, device, scores["weights"], args.refresh_batch_norm)
-        console.print(show.ood_table(scores["ood"]))
+        ood = judge_ood(members, sets, device, scores.weights, args.refresh_batch_norm)
+        scores = dataclasses.replace(scores, ood=ood)
+        console.print(show.ood_table(ood))
     if args.picture:
         show.write_picture(scores, args.picture)
     return scores
@@ -86,30 +91,35 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
     """Return the scores of all ensembles in the sweeps and CSV files. Print them and write the requested files."""
     rows = _rows(args, device)
     best = compare.chosen(rows) if args.choose else rows
-    tables = {"ensembles, on the test images": side_by_side.comparison(best, args.baseline, args.independent)}
+    tables = {
+        f"ensembles, on the test images{side_by_side.temperatures(best)}": side_by_side.comparison(
+            best, args.baseline, args.independent
+        )
+    }
     if args.choose:
         tables["all trials"] = side_by_side.trials(rows, best)
     for title, table in tables.items():
         console.print(side_by_side.terminal(title, table))
+    records = side_by_side.records(rows, args.independent)
     if args.csv:
-        side_by_side.write_csv(rows, args.csv)
+        write_csv(records, args.csv)
     if args.markdown:
         args.markdown.write_text("\n".join(map(side_by_side.markdown, tables.values())), encoding="utf-8")
     if args.picture:
         side_by_side.write_picture(best, args.picture)
-    return rows
+    return records
 
 
-def _rows(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+def _rows(args: argparse.Namespace, device: torch.device) -> list[Row]:
     """Return the rows of the CSV files, and those of the sweeps' ensembles. Raise EnsembleError if there are none."""
     files = [Path(path) for path in args.paths if path.endswith(".csv")]
     sizes = _sizes(args.members)
-    rows = [row for file in files for row in side_by_side.read_csv(file) if not sizes or row["members"] in sizes]
+    rows = [row for file in files for row in read_csv(file) if not sizes or row.members in sizes]
     runs = [run for path in args.paths if not path.endswith(".csv") for run in find_sweep(path).runs()]
     ensembles = compare.ensembles(runs, sizes, args.choose) if runs else []
     if not (rows or ensembles):
         raise EnsembleError(f"there are no ensembles to compare in {', '.join(args.paths)}")
-    kinds = [*(row["kind"] for row in rows), *(ensemble.kind for ensemble in ensembles)]
+    kinds = [*(row.kind for row in rows), *(ensemble.kind for ensemble in ensembles)]
     for option in ("baseline", "independent"):
         if name := getattr(args, option):
             side_by_side.kind_named(kinds, name, option)  # before the long work

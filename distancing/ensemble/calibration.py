@@ -52,15 +52,12 @@ def optimal_temperature(q: Tensor, labels: Tensor) -> float:
 
 
 def calibrated(test: Prediction, validation: Prediction | None) -> dict[str, float]:
-    """Return these scores of a prediction on the test images:
-
-    temperature: the optimal temperature.
-    calibrated_nll (nats): the negative log-likelihood at the optimal temperature.
-    calibrated_ece: the expected calibration error at the optimal temperature, from 0 to 1.
+    """Return `temperature`, `calibrated_nll` and `calibrated_ece` of `Scores`, of a prediction on the test images.
 
     validation: the same predictor's prediction on the images on which the temperature is found. Without it, the
     temperature is found on a random half of the test images for the other half, and the numbers are means over both
-    halves of DIVISIONS divisions (section 4 of Ashukha et al. 2020). A single test image counts as both halves.
+    halves of DIVISIONS divisions (section 4 of Ashukha et al. 2020). The temperature of an image is thus never found on
+    the image itself. A single test image counts as both halves.
     """
     rows = [
         _scores(optimal_temperature(*found_on), *judged_on)
@@ -113,6 +110,10 @@ class Equivalent:
                 (a, b), (x, y) = self.sizes[i - 1 : i + 1], self.nll[i - 1 : i + 1]
                 return a + (b - a) * (x - nll) / (x - y) if x > y else float(a)
         return float(self.sizes[0]) if nll == self.nll[0] else math.inf
+
+    def bounded(self, number: float) -> float | str:
+        """Return a deep-ensemble equivalent, or such as "< 1" for one beyond the measured numbers of networks."""
+        return {-math.inf: f"< {self.sizes[0]}", math.inf: f"> {self.sizes[-1]}"}.get(number, number)
 
     def interval(self, nll: float, error: float) -> tuple[float, float]:
         """Return the equivalents of `nll` plus and minus its standard error.

@@ -4,23 +4,23 @@ import dataclasses
 import functools
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distancing.ensemble.judge import Weights, scored
+from distancing.ensemble.row import Row
 from distancing.errors import EnsembleError
 from distancing.models import Model
 from distancing.runs import Listed, RunDirectory
+from distancing.runs.ensemble import Scores
 from distancing.stored import checkpoint_files, find_checkpoints
 
 VARIED = ("seed", "dataset.bootstrap_seed", "dataset.fold")  # settings in which members of one ensemble may differ
 LENGTHS = ("epochs", "phases.cycle.times")  # settings that do not make another kind of ensemble
 PARTS = ("dataset.", "model.")  # settings that always make another kind
-FIELDS = ("kind", "trial", "trials", "seed", "epochs_each", "epochs", "forward", "backward")  # they begin a row
-CHOICE = "nll"  # the score on the validation images by which `chosen` chooses: the lower, the better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,27 +141,32 @@ def _text(overrides: Iterable[str], whole: bool = False) -> str:
 
 def compare(
     ensembles: Iterable[Ensemble], device: torch.device, weights: Weights = "equal", split: str = "test"
-) -> list[dict[str, Any]]:
-    """Return a row for each ensemble: the fields of `Ensemble`, its cost, and its scores on the split.
-
-    members: the number of members. operations: the floating-point operations of all members for one image.
-    validation: the score CHOICE on the validation images; None if there are none.
-    """
+) -> list[Row]:
+    """Return a row for each ensemble, with its scores on the split."""
     return [_row(ensemble, device, weights, split) for ensemble in ensembles]
 
 
-def _row(ensemble: Ensemble, device: torch.device, weights: Weights, split: str) -> dict[str, Any]:
+def _row(ensemble: Ensemble, device: torch.device, weights: Weights, split: str) -> Row:
     members = find_checkpoints(ensemble.files)
-    splits = scored(members, device, weights)["splits"]
+    splits = scored(members, device, weights).splits
     configs = [member.config for member in members]
-    about = {field: getattr(ensemble, field) for field in FIELDS}
-    return {
-        **about,
-        "members": len(members),
-        "operations": sum(_operations(c.model, c.dataset.image_shape, c.dataset.classes) for c in configs),
-        "validation": splits["validation"]["ensemble"][CHOICE] if "validation" in splits else None,
-        **_scores(splits[split]),
-    }
+    judged, validation = splits[split], splits.get("validation")
+    return Row(
+        **_fields_of_row(ensemble),
+        members=len(members),
+        operations=sum(_operations(c.model, c.dataset.image_shape, c.dataset.classes) for c in configs),
+        validation_calibrated_nll=validation.ensemble.calibrated_nll if validation else None,
+        temperature_from=judged.temperature_from,
+        member_accuracy=statistics.fmean(scores.accuracy for scores in judged.members),
+        **_fields_of_row(judged.ensemble),
+        correlation=judged.correlation,
+    )
+
+
+def _fields_of_row(source: Ensemble | Scores) -> dict[str, Any]:
+    """Return the fields that a row has, too."""
+    wanted = {field.name for field in dataclasses.fields(Row)}
+    return {field.name: getattr(source, field.name) for field in dataclasses.fields(source) if field.name in wanted}
 
 
 @functools.cache
@@ -169,32 +174,32 @@ def _operations(model: Model, image_shape: tuple[int, int, int], classes: int) -
     return model.operations(image_shape, classes)
 
 
-def chosen(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the rows of the trial of each kind that has the lowest mean of CHOICE on the validation images.
+def chosen(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the trial of each kind with the lowest mean of the calibrated NLL on the validation images.
 
     Kinds are tuned for each number of members and epochs. A trial of which runs are missing, because they diverged, is
     not chosen. Raise EnsembleError if there are no validation images, or the kinds had different numbers of trials.
     """
-    if any(row["validation"] is None for row in rows):
-        raise EnsembleError("--choose needs validation images: set dataset.validation_fraction > 0 in the sweep")
-    trials = {row["kind"]: row["trials"] for row in rows}
+    if any(row.validation_calibrated_nll is None for row in rows):
+        raise EnsembleError(
+            "--choose needs the calibrated NLL on validation images: set dataset.validation_fraction > 0 in the sweep, "
+            "and compare the sweep again if its CSV is of an older version"
+        )
+    trials = {row.kind: row.trials for row in rows}
     if len(set(trials.values())) > 1:
         counts = "; ".join(f"{kind}: {number}" for kind, number in trials.items())
         raise EnsembleError(f"--choose needs the same number of trials of each kind, and there are: {counts}")
-    groups: dict[tuple[Any, ...], dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[Any, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        groups[row["members"], row["epochs"], row["kind"]][row["trial"]].append(row)
-    best: list[Mapping[str, Any]] = []
+        groups[row.members, row.epochs, row.kind][row.trial].append(row)
+    best: list[Row] = []
     for by_trial in groups.values():
         most = max(map(len, by_trial.values()))
         complete = [trial for trial in by_trial.values() if len(trial) == most]
-        best += min(complete, key=lambda trial: statistics.fmean(row["validation"] for row in trial))
+        best += min(complete, key=_criterion)
     return best
 
 
-def _scores(split: dict[str, Any]) -> dict[str, float | None]:
-    """Return the members' mean accuracy, the ensemble's scores, and the correlation c/v of the errors (1.14)."""
-    names = ("accuracy", "nll", "calibrated_nll", "brier", "ece", "calibrated_ece")
-    ensemble = {name: split["ensemble"].get(name) for name in names}
-    member = statistics.fmean(scores["accuracy"] for scores in split["members"])
-    return {"member_accuracy": member, **ensemble, "correlation": split["correlation"]}
+def _criterion(trial: Iterable[Row]) -> float:
+    known = (row.validation_calibrated_nll for row in trial)
+    return statistics.fmean(nll for nll in known if nll is not None)

@@ -1,15 +1,15 @@
 """The ensemble of one run's own checkpoints."""
 
 import dataclasses
-from typing import Any
 
 from distancing.ensemble.judge import judge
 from distancing.runs import RunDirectory
+from distancing.runs.ensemble import EnsembleResult
 from distancing.stored import Checkpoint
 from distancing.training.trainer import Trainer
 
 
-def judge_run(trainer: Trainer, directory: RunDirectory) -> dict[str, Any] | None:
+def judge_run(trainer: Trainer, directory: RunDirectory) -> EnsembleResult | None:
     """Return the scores of the run's checkpoints as an ensemble; None if the run has only one network.
 
     The final network is a member, too, unless it is the last checkpoint.

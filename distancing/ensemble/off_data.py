@@ -17,32 +17,27 @@ from distancing.data.npz import Npz
 from distancing.ensemble import scores
 from distancing.errors import EnsembleError
 from distancing.models.evaluation import predict, refresh_batch_norm
+from distancing.runs.ensemble import Detection, OodResult
 from distancing.stored import Checkpoint, evaluation_images
 
 
-def detection(p: Tensor, p_ood: Tensor, weights: Tensor | None = None) -> dict[str, dict[str, float]]:
-    """Return the scores of each way to detect out-of-distribution images:
+def detection(p: Tensor, p_ood: Tensor, weights: Tensor | None = None) -> OodResult:
+    """Return how well each measure of uncertainty detects out-of-distribution images.
 
-    max_probability: by 1 − max_c q_c of the average q of the members' probabilities (Hendrycks & Gimpel 2017).
-    entropy: by the entropy of q.
-    mutual_information: by the mutual information between the prediction and the member.
-
-    Each has `auroc`, `aupr` and `fpr95`. Out-of-distribution images are positive. aupr: the average precision,
-    which depends on the numbers of images. fpr95: the share of test images above the threshold that 95 % of the
-    out-of-distribution images reach. p: [M, N, C] for the test images; p_ood: [M, N', C] for the others.
+    p: the probabilities [M, N, C] of the test images. p_ood: those of the others [M, N', C].
     """
     from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
     truth = [0] * p.shape[1] + [1] * p_ood.shape[1]
-    result = {}
+    by_measure = {}
     for name, values in _uncertainties(torch.cat((p, p_ood), 1), weights).items():
         false, true, _ = roc_curve(truth, values, drop_intermediate=False)
-        result[name] = {
-            "auroc": float(roc_auc_score(truth, values)),
-            "aupr": float(average_precision_score(truth, values)),
-            "fpr95": float(false[(true >= 0.95).argmax()]),
-        }
-    return result
+        by_measure[name] = Detection(
+            auroc=float(roc_auc_score(truth, values)),
+            aupr=float(average_precision_score(truth, values)),
+            fpr95=float(false[(true >= 0.95).argmax()]),
+        )
+    return OodResult(images=p_ood.shape[1], **by_measure)
 
 
 def _uncertainties(p: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
@@ -68,8 +63,8 @@ def judge_ood(
     device: torch.device,
     weights: Sequence[float],
     refresh: bool,
-) -> dict[str, Any]:
-    """Return `images`, the number of out-of-distribution images, and the fields of `detection`, for each data set.
+) -> dict[str, OodResult]:
+    """Return the detection of the images of each data set.
 
     sets: the data sets, whose test images are taken. Raise DatasetError for images that can't be read.
     """
@@ -87,7 +82,7 @@ def judge_ood(
             logits[name].append(predict(network, data, split, autocast))
     p = {name: scores.probabilities(torch.stack(of_members)) for name, of_members in logits.items()}
     w = torch.tensor(weights, dtype=torch.float64)
-    return {name: {"images": len(split), **detection(p["test"], p[name], w)} for name, split in splits.items()}
+    return {name: detection(p["test"], p[name], w) for name in splits}
 
 
 def _dataset(name: str, own: Dataset) -> Dataset:

@@ -38,18 +38,7 @@ def growth(p: Tensor, labels: Tensor, weights: Tensor | None = None) -> list[dic
 
 
 def scores(q: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return the scores of the prediction:
-
-    accuracy: the share of images whose class is predicted, from 0 to 1.
-    nll (nats): the negative log-likelihood.
-    brier: the Brier score, Σ_c (p_c − y_c)², mean over the images.
-    ece: the expected calibration error, from 0 to 1.
-    adaptive_ece: the same with bins of equal numbers of images.
-    classwise_ece: the calibration error of each class's probability, mean over the classes.
-    aurc: the area under the risk-coverage curve, from 0 to 1: the mean error of the most confident images, over all
-        numbers of them.
-    coverage80_accuracy: the accuracy of the most confident 80 % of the images.
-    """
+    """Return the fields of `distancing.runs.ensemble.Scores` that need no temperature."""
     return {
         "accuracy": accuracy(q, labels),
         "nll": negative_log_likelihood(q, labels),

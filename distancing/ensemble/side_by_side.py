@@ -1,6 +1,6 @@
 """Kinds of ensembles side by side: a table, a figure of their scores over the epochs, and a CSV of all ensembles."""
 
-import csv
+import dataclasses
 import math
 import statistics
 from collections import defaultdict
@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from distancing.ensemble.calibration import Equivalent
+from distancing.ensemble.row import Row
 from distancing.errors import EnsembleError
 from distancing.report.figures import COLOURS, MARKS
 from distancing.report.significance import holm, mean_sd, paired, unpaired
 
-Row = Mapping[str, Any]  # an ensemble, of `compare.compare`
 Key = tuple[int, float, str]  # members, epochs each, kind
 SCORES = {
     "member_accuracy": "member acc.",
@@ -27,11 +27,10 @@ SCORES = {
     "brier": "Brier",
     "ece": "ECE",
     "calibrated_ece": "calibrated ECE",
+    "aurc": "AURC",
     "correlation": "c/v",
 }
 TEXTS = ("kind", "trial")  # columns that are not numbers
-COSTS = ("forward", "backward", "operations", "validation")
-NEW = ("calibrated_nll", "calibrated_ece")  # files of older versions lack these
 DRAWN = {
     "nll": "NLL, nats",
     "calibrated_nll": "calibrated NLL, nats",
@@ -40,57 +39,48 @@ DRAWN = {
 }
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Write the rows to a CSV file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+def records(rows: Sequence[Row], independent: str | None = None) -> list[dict[str, Any]]:
+    """Return the fields of the rows, for a CSV or JSON file.
 
-
-def read_csv(path: Path) -> list[dict[str, Any]]:
-    """Return the rows in a file of `write_csv`. Raise EnsembleError if it is none."""
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return [
-                {
-                    "kind": row["kind"],
-                    "members": int(row["members"]),
-                    "epochs_each": float(row["epochs_each"]),
-                    "epochs": int(row["epochs"]),
-                    "trial": row.get("trial") or "",  # this and the following are missing from older files
-                    "trials": int(row.get("trials") or 1),
-                    "seed": int(row["seed"]) if row.get("seed") else None,
-                    **{name: float(row[name]) if row.get(name) else None for name in COSTS},
-                    **{
-                        name: float(row[name]) if row[name] else None
-                        for name in SCORES
-                        if name in row or name not in NEW
-                    },
-                }
-                for row in csv.DictReader(file)
-            ]
-    except (KeyError, ValueError, csv.Error) as error:
-        raise EnsembleError(f"{path} was not written by --compare --csv: {error!r}") from error
+    independent: as in `cells`. It adds `deep_ensemble_equivalent`, that of each ensemble by itself: a number, or text
+    such as "< 1" beyond the measured numbers. It is None for the independent networks.
+    """
+    fields = [dataclasses.asdict(row) for row in rows]
+    if independent:
+        yardstick, own = _independent(grouped(rows), independent)
+        for row, record in zip(rows, fields, strict=True):
+            nll = None if _key(row) in own else row.calibrated_nll
+            record["deep_ensemble_equivalent"] = None if nll is None else yardstick.bounded(yardstick.of(nll))
+    return fields
 
 
 def grouped(rows: Sequence[Row]) -> dict[Key, list[Row]]:
     """Return the rows by members, epochs each and kind, sorted by the first two."""
     groups: dict[Key, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row["members"], row["epochs_each"], row["kind"]].append(row)
+        groups[_key(row)].append(row)
     return dict(sorted(groups.items(), key=lambda item: item[0][:2]))
+
+
+def _key(row: Row) -> Key:
+    return row.members, row.epochs_each, row.kind
 
 
 def present(rows: Sequence[Row]) -> list[str]:
     """Return the names of the scores that at least one row has."""
-    return [name for name in SCORES if any(row.get(name) is not None for row in rows)]
+    return [name for name in SCORES if any(getattr(row, name) is not None for row in rows)]
+
+
+def temperatures(rows: Sequence[Row]) -> str:
+    """Return, for a title, the images on which the temperatures were found; "" for rows of older versions."""
+    names = {"validation": "the validation images", "halves": "halves of the test images"}
+    found_on = [names[name] for name in names if any(row.temperature_from == name for row in rows)]
+    return f"; temperatures from {' or '.join(found_on)}" if found_on else ""
 
 
 def header(rows: Sequence[Row], baseline: str | None, independent: str | None = None) -> list[str]:
     """Return the table's column names."""
-    compared = ["Δ NLL", "p"] if baseline else []
+    compared = [f"Δ {SCORES[_judged_by(rows)]}", "p"] if baseline else []
     equivalent = ["deep-ensemble equivalent"] if independent else []
     names = [SCORES[name] for name in present(rows)]
     costs = ["forward", "backward", "inference"]
@@ -108,24 +98,25 @@ def cells(rows: Sequence[Row], baseline: str | None, independent: str | None = N
     Forward and backward are passes over the training images for the whole ensemble. Inference is the cost of a
     prediction, in networks of the smallest size.
 
-    baseline: a part of one kind's name. The NLL of other kinds is compared with that of the baseline with the same
-    number of members and epochs each, or else with as many epochs in all. independent: a part of the name of the kind
-    whose members are independent networks, for the deep-ensemble equivalent. Raises EnsembleError if no kind or several
-    have such a name.
+    baseline: a part of one kind's name. The calibrated NLL of other kinds is compared with that of the baseline with
+    the same number of members and epochs each, or else with as many epochs in all. The raw NLL stands in for it if rows
+    of an older version have no calibrated one. independent: a part of the name of the kind whose members are
+    independent networks, for the deep-ensemble equivalent. Raises EnsembleError if no kind or several have such a name.
     """
     groups = grouped(rows)
-    smallest = min((row["operations"] / row["members"] for row in rows if row.get("operations")), default=1.0)
+    smallest = min((row.operations / row.members for row in rows if row.operations), default=1.0)
     compared = _compared(groups, baseline) if baseline else {}
     equivalent = _equivalents(groups, independent) if independent else {}
     table = []
     for key, ensembles in groups.items():
         members, epochs_each, kind = key
-        epochs = f"{statistics.fmean(row['epochs'] for row in ensembles):g}"
+        epochs = f"{statistics.fmean(row.epochs for row in ensembles):g}"
         scores = [
-            _mean_and_error([row.get(name) for row in ensembles], name.endswith("accuracy")) for name in present(rows)
+            _mean_and_error([getattr(row, name) for row in ensembles], name.endswith("accuracy"))
+            for name in present(rows)
         ]
-        costs = [_mean([row.get(name) for row in ensembles]) for name in ("forward", "backward")]
-        costs.append(_mean([row["operations"] / smallest if row.get("operations") else None for row in ensembles]))
+        costs = [_mean([getattr(row, name) for row in ensembles]) for name in ("forward", "backward")]
+        costs.append(_mean([row.operations / smallest if row.operations else None for row in ensembles]))
         row = [str(members), f"{epochs_each:g}", epochs, kind, str(len(ensembles)), *scores]
         table.append([*row, *equivalent.get(key, []), *costs, *compared.get(key, [])])
     return table
@@ -136,23 +127,32 @@ def _equivalents(groups: Mapping[Key, Sequence[Row]], independent: str) -> dict[
 
     The independent networks are those of the most epochs each.
     """
+    equivalent, own = _independent(groups, independent)
+    known = _calibrated_nll(groups)
+    return {key: [_interval(equivalent, *known[key]) if key in known and key not in own else "–"] for key in groups}
+
+
+def _independent(groups: Mapping[Key, Sequence[Row]], independent: str) -> tuple[Equivalent, list[Key]]:
+    """Return the independent networks of the most epochs each, as a yardstick, and their groups."""
     kind = kind_named((key[2] for key in groups), independent, "independent")
-    nll = {key: [row["calibrated_nll"] for row in rows] for key, rows in groups.items()
-           if all(row.get("calibrated_nll") is not None for row in rows)}  # fmt: skip
-    longest = max((key[1] for key in nll if key[2] == kind), default=0.0)
-    own = [key for key in nll if key[1:] == (longest, kind)]
+    known = _calibrated_nll(groups)
+    longest = max((key[1] for key in known if key[2] == kind), default=0.0)
+    own = [key for key in known if key[1:] == (longest, kind)]
     if not own:
         raise EnsembleError(f"--independent={independent}: {kind} has no calibrated NLL: compare the sweep again")
-    known = {key: _mean_and_se(values) for key, values in nll.items()}
-    equivalent = Equivalent([key[0] for key in own], [known[key][0] for key in own], [known[key][1] for key in own])
-    return {key: [_equivalent(equivalent, *known[key]) if key in known and key not in own else "–"] for key in groups}
+    return Equivalent([key[0] for key in own], [known[key][0] for key in own], [known[key][1] for key in own]), own
 
 
-def _equivalent(independent: Equivalent, nll: float, error: float) -> str:
+def _calibrated_nll(groups: Mapping[Key, Sequence[Row]]) -> dict[Key, tuple[float, float]]:
+    """Return the mean calibrated NLL and its standard error of each group that has one."""
+    nll = {key: [row.calibrated_nll for row in rows if row.calibrated_nll is not None] for key, rows in groups.items()}
+    return {key: _mean_and_se(values) for key, values in nll.items() if len(values) == len(groups[key])}
+
+
+def _interval(independent: Equivalent, nll: float, error: float) -> str:
     """Return the equivalent and its interval, such as 3.2 (2.9 to 3.6), with < and > beyond the measured numbers."""
     numbers = (independent.of(nll), *independent.interval(nll, error))
-    ends = {-math.inf: f"< {independent.sizes[0]}", math.inf: f"> {independent.sizes[-1]}"}
-    mean, low, high = (ends.get(number, f"{number:.1f}") for number in numbers)
+    mean, low, high = (f"{n:.1f}" if isinstance(n, float) else n for n in map(independent.bounded, numbers))
     return mean if mean == low == high else f"{mean} ({low} to {high})"
 
 
@@ -172,39 +172,48 @@ def kind_named(kinds: Iterable[str], name: str, option: str) -> str:
 
 
 def _compared(groups: Mapping[Key, Sequence[Row]], baseline: str) -> dict[Key, list[str]]:
-    """Return Δ NLL and Holm's p of each group that has a baseline, and a mark for the baselines."""
+    """Return Δ and Holm's p of each group that has a baseline, and a mark for the baselines."""
+    score = _judged_by([row for group in groups.values() for row in group])
     matching = kind_named((key[2] for key in groups), baseline, "baseline")
-    by_epochs = {rows[0]["epochs"]: rows for (*_, kind), rows in groups.items() if kind == matching}
+    by_epochs = {rows[0].epochs: rows for (*_, kind), rows in groups.items() if kind == matching}
     tests = {}
     for (members, epochs_each, kind), rows in groups.items():
-        base = groups.get((members, epochs_each, matching)) or by_epochs.get(rows[0]["epochs"])
+        base = groups.get((members, epochs_each, matching)) or by_epochs.get(rows[0].epochs)
         if base and kind != matching:
-            tests[members, epochs_each, kind] = _difference(rows, base)
+            tests[members, epochs_each, kind] = _difference(rows, base, score)
     compared = {key: ["baseline", ""] for key in groups if key[2] == matching}
     for (key, (difference, _)), p in zip(tests.items(), holm([p for _, p in tests.values()]), strict=True):
         compared[key] = [f"{difference:+.4f}", "–" if p is None else f"{p:.2g}"]
     return compared
 
 
-def _difference(rows: Sequence[Row], base: Sequence[Row]) -> tuple[float, float | None]:
-    """Return the difference of the mean NLL and its p: of a test paired by seed if both have the same seeds."""
-    values, reference = ({row.get("seed"): row["nll"] for row in group} for group in (rows, base))
+def _judged_by(rows: Sequence[Row]) -> str:
+    """Return the score that is compared: the calibrated NLL if all rows have it, otherwise the raw one."""
+    return "nll" if any(row.calibrated_nll is None for row in rows) else "calibrated_nll"
+
+
+def _difference(rows: Sequence[Row], base: Sequence[Row], score: str) -> tuple[float, float | None]:
+    """Return the difference of a mean score and its p: of a test paired by seed if both have the same seeds."""
+    values, reference = ({row.seed: getattr(row, score) for row in group} for group in (rows, base))
     if None not in values and values.keys() == reference.keys() and len(values) == len(rows) == len(base):
         comparison = paired(values, reference)
         assert comparison is not None
         return comparison.difference, comparison.p
-    return unpaired([row["nll"] for row in rows], [row["nll"] for row in base])
+    return unpaired([getattr(row, score) for row in rows], [getattr(row, score) for row in base])
 
 
 def trials(rows: Sequence[Row], best: Sequence[Row]) -> list[list[str]]:
-    """Return a table of all trials, with the mean of the score on the validation images and of the NLL on the test
-    images. A star marks the chosen ones, `best`."""
+    """Return a table of all trials, with the mean calibrated NLL on the validation images and on the test images.
+
+    A star marks the chosen ones, `best`.
+    """
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row["members"], row["epochs"], row["kind"], row["trial"]].append(row)
-    table = [["members", "epochs", "kind", "trial", "n", "validation", "NLL", "chosen"]]
+        groups[row.members, row.epochs, row.kind, row.trial].append(row)
+    table = [["members", "epochs", "kind", "trial", "n", "validation", "test", "chosen"]]
     for (members, epochs, kind, trial), group in groups.items():
-        scores = [_mean_and_error([row[name] for row in group], False) for name in ("validation", "nll")]
+        names = ("validation_calibrated_nll", "calibrated_nll")
+        scores = [_mean_and_error([getattr(row, name) for row in group], False) for name in names]
         mark = "*" if group[0] in best else ""
         table.append([str(members), str(epochs), kind, trial, str(len(group)), *scores, mark])
     return table
@@ -248,8 +257,8 @@ def picture(rows: Sequence[Row]) -> Figure:
     Columns are numbers of members, lines are kinds.
     """
     groups = grouped(rows)
-    sizes, kinds = sorted({members for members, *_ in groups}), list(dict.fromkeys(row["kind"] for row in rows))
-    drawn = {name: label for name, label in DRAWN.items() if all(row.get(name) is not None for row in rows)}
+    sizes, kinds = sorted({members for members, *_ in groups}), list(dict.fromkeys(row.kind for row in rows))
+    drawn = {name: label for name, label in DRAWN.items() if all(getattr(row, name) is not None for row in rows)}
     figure = Figure(
         figsize=(2 + 2.6 * len(sizes), 1 + 2.5 * len(drawn)), dpi=110, layout="constrained", facecolor="white"
     )
@@ -259,8 +268,8 @@ def picture(rows: Sequence[Row]) -> Figure:
         for axes, size in zip(axes_row, sizes, strict=True):
             for i, kind in enumerate(kinds):
                 points = [group for (members, _, k), group in groups.items() if (members, k) == (size, kind)]
-                x = [statistics.fmean(row["epochs"] for row in group) for group in points]
-                values = [mean_sd([scale * row[name] for row in group]) for group in points]
+                x = [statistics.fmean(row.epochs for row in group) for group in points]
+                values = [mean_sd([scale * getattr(row, name) for row in group]) for group in points]
                 means = [mean for mean, _ in values]
                 errors = [(sd or 0.0) / len(group) ** 0.5 for (_, sd), group in zip(values, points, strict=True)]
                 style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)], "label": kind}

@@ -3,16 +3,15 @@
 import contextlib
 import hashlib
 import json
-import math
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distancing.errors import StorageError
 from distancing.process import crash
-from distancing.runs.files import Json, load, save, seal, write
+from distancing.runs.files import Json, load, save, seal, with_nulls, write
 from distancing.runs.lock import Lock
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ class RunDirectory:
 
     def write_result(self, result: Json) -> None:
         """Write result.json with a checksum. Numbers that are not finite become null, because JSON has none."""
-        result = _with_nulls(result)
+        result = with_nulls(result)
         text = json.dumps({**result, "checksum": _checksum(result)}, indent=2, allow_nan=False) + "\n"
         write(self.path / "result.json", text.encode())
 
@@ -191,11 +190,3 @@ class RunDirectory:
 def _checksum(result: Json) -> str:
     """Return a hash of the content, which does not depend on the order of the keys or on white space."""
     return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _with_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_nulls(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_with_nulls(child) for child in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

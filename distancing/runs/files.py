@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,3 +82,12 @@ def sealed(archive: bytes) -> bytes:
     """
     archive = archive[:-2] + DIGEST.to_bytes(2, "little")  # the last field of a zip file: the length of its comment
     return archive + hashlib.sha256(archive).hexdigest().encode()
+
+
+def with_nulls(value: Any) -> Any:
+    """Return a tree of JSON with null for every number that is not finite, because JSON has none."""
+    if isinstance(value, dict):
+        return {key: with_nulls(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [with_nulls(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from distancing.errors import StorageError
 from distancing.runs.directory import RunDirectory
+from distancing.runs.ensemble import EnsembleResult
 from distancing.runs.files import Json
 
 Metrics = Mapping[str, Mapping[str, float | None]]  # split → loss and accuracy
@@ -124,7 +125,7 @@ class Result:
     source: str | None = None
     git_commit: str | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
-    ensemble: Json | None = None
+    ensemble: EnsembleResult | None = None
     analysis: dict[str, dict[str, float | None]] | None = None
     verified: bool | None = None
 

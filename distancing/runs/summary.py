@@ -1,5 +1,6 @@
 """A run's result as tables for the terminal."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -7,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from distancing.runs.ensemble import Scores
 from distancing.runs.result import CheckpointInfo, Metrics, Result
 
 LANDSCAPE_VALUES = 8  # rows of each analysis: its first values that are not about a single checkpoint or pair
@@ -46,18 +48,23 @@ def _metrics(result: Result) -> Table:
         table.add_column(f"{split} loss", justify="right")
         table.add_column(f"{split} acc.", justify="right")
 
-    def add_row(name: str, phase: str, epoch: str, scores: Metrics, loss: str) -> None:
-        cells = [(_number(scores[split][loss]), f"{scores[split]['accuracy']:.2%}") for split in splits]
+    def add_row(name: str, phase: str, epoch: str, metrics: Metrics) -> None:
+        cells = [(_number(metrics[split]["loss"]), f"{metrics[split]['accuracy']:.2%}") for split in splits]
         table.add_row(name, phase, epoch, *(cell for pair in cells for cell in pair))
 
     for checkpoint in result.networks:
-        add_row(checkpoint.name, checkpoint.phase, str(checkpoint.epoch), checkpoint.metrics, "loss")
+        add_row(checkpoint.name, checkpoint.phase, str(checkpoint.epoch), checkpoint.metrics)
     if ensemble := result.ensemble:
         table.add_section()
-        average = {split: ensemble["splits"][split]["ensemble"] for split in splits}
-        add_row(f"average of {len(ensemble['members'])}", "", "", average, "nll")
-        add_row("at their mean", "", "", ensemble["parameter_average"], "nll")
+        averages = {split: ensemble.splits[split].ensemble for split in splits}
+        add_row(f"average of {len(ensemble.members)}", "", "", _metrics_of(averages))
+        if ensemble.parameter_average:
+            add_row("at their mean", "", "", _metrics_of(ensemble.parameter_average))
     return table
+
+
+def _metrics_of(scores: Mapping[str, Scores]) -> Metrics:
+    return {split: {"loss": values.nll, "accuracy": values.accuracy} for split, values in scores.items()}
 
 
 def _distances(checkpoints: Sequence[CheckpointInfo]) -> Table:
@@ -84,4 +91,4 @@ def _landscape(analyses: Mapping[str, Mapping[str, float | None]]) -> Table:
 
 
 def _number(value: float | None, decimals: int = 4) -> str:
-    return "not finite" if value is None else f"{value:.{decimals}f}"
+    return f"{value:.{decimals}f}" if value is not None and math.isfinite(value) else "not finite"

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from distancing.runs.files import Json
+from distancing.runs.ensemble import EnsembleResult
 from distancing.runs.result import CheckpointInfo, Divergence, Result
 from distancing.training.metrics import distances
 from distancing.training.progress import Diverged
@@ -14,7 +14,7 @@ from distancing.training.provenance import provenance
 from distancing.training.trainer import Trainer
 
 
-def compose(trainer: Trainer, diverged: Diverged | None, ensemble: Json | None) -> Result:
+def compose(trainer: Trainer, diverged: Diverged | None, ensemble: EnsembleResult | None) -> Result:
     """Return the result of a run that has finished or `diverged`."""
     config, progress = trainer.config, trainer.progress
     networks = _networks(trainer)
