@@ -24,6 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
+from distancing.component import trust
 from distancing.config.checks import check, construct
 from distancing.errors import ConfigError, SweepError
 from distancing.experiment.main import main
@@ -259,12 +260,43 @@ def test_a_server_computes_nothing_before_its_forks() -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed() -> None:
+def test_a_server_that_is_killed(tmp_path: Path) -> None:
+    """It is stopped first, so that it leaves a message unread, which resets the connection."""
     with Server(os.environ) as server:
         assert server.ready(300)
+        os.kill(server._process.pid, signal.SIGSTOP)
+        server.start(tmp_path, tmp_path / "log", {})
         os.kill(server._process.pid, signal.SIGKILL)
         with pytest.raises(SweepError, match="starts the runs was killed by SIGKILL; the same command starts the rest"):
             list(server.ended())
+
+
+LEAVES_A_PROCESS = """
+import os, time
+if not os.fork():
+    time.sleep(60)
+    os._exit(0)
+time.sleep(float(os.environ["DELAY"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_server_waits_for_its_runs_only(tmp_path: Path) -> None:
+    """A run has ended even if it left a process behind. A server without a launcher ends before its runs."""
+    module = tmp_path / "leaves.py"
+    module.write_text(LEAVES_A_PROCESS)
+    run = tmp_path / "run"
+    RunDirectory(run).freeze("optimizer: {_target_: leaves.Anything}", "[]")
+    with Server({**os.environ, trust.VARIABLE: str(module)}) as server:
+        assert server.ready(300)
+        server.start(run, tmp_path / "log", {"DELAY": "0"})
+        assert list(server.ended(30)) == [(run, 2)]
+    assert server._process.returncode == -signal.SIGKILL  # which no process can ignore
+    with Server({**os.environ, trust.VARIABLE: str(module)}) as server:
+        assert server.ready(300)
+        server.start(run, tmp_path / "log", {"DELAY": "60"})
+        server._connection.close()
+        assert server._process.wait(30) == 0
 
 
 # looked after
@@ -361,7 +393,7 @@ def test_ctrl_c_at_once_starts_no_other_run(tmp_path: Path, monkeypatch: pytest.
             RunDirectory(run).freeze(OmegaConf.to_yaml(cfg, resolve=True), "[]\n")
         shutil.rmtree(made.jobs, ignore_errors=True)
         made.jobs.mkdir()
-        threading.Thread(target=ctrl_c, args=(made.jobs / f"{runs[0].name}.log", delay)).start()
+        threading.Thread(target=ctrl_c, args=(made.jobs / f"{runs[0].name}.log", delay), daemon=True).start()
         with pytest.raises(SystemExit, match="130"):
             list(Local(processes=1).start(runs, made, None))
         assert [str(status(run, {})) for run in made.runs()] == ["stopped", *["waiting: never started"] * 2]

@@ -5,10 +5,12 @@ one, so that a run computes the same bits as alone. The run's process has its ow
 go on.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
 import multiprocessing
+import multiprocessing.util
 import os
 import pkgutil
 import signal
@@ -25,6 +27,7 @@ from distancing.sweep.job import resume
 
 # Apple's libraries do not survive a fork: on macOS, each run is a new process
 METHOD = "fork" if sys.platform == "linux" else "spawn"
+POLL = 0.5  # seconds; a run's sentinel is late if a process that the run has left behind holds it
 # what runs import late, because other commands do not need it: the modules of these packages, and others
 PACKAGES = ("data", "ensemble", "hills", "landscape", "models", "training")
 LATE = ("distancing.experiment.main", "matplotlib.backends.backend_agg", "matplotlib.figure", "torch.utils.tensorboard",
@@ -65,7 +68,7 @@ class Server:
         try:
             message: tuple[Path, int] = self._connection.recv()
             return message
-        except EOFError:
+        except (EOFError, ConnectionError):  # a reset, if it has left a message unread
             code = self._process.wait()
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise SweepError(f"the process that starts the runs {how}; the same command starts the rest") from None
@@ -85,9 +88,9 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait()
         self._connection.close()
+        self._process.kill()  # it has nothing to save, and could ignore SIGTERM
+        self._process.wait()
 
 
 def serve(connection: Connection) -> None:
@@ -96,14 +99,12 @@ def serve(connection: Connection) -> None:
     os.register_at_fork(after_in_child=connection.close)
     multiprocessing.set_start_method(METHOD)
     processes: dict[Path, multiprocessing.Process] = {}
-    with contextlib.suppress(EOFError, BrokenPipeError):  # the launcher is gone; the runs go on
+    with contextlib.suppress(EOFError, ConnectionError):  # the launcher is gone; the runs go on
         connection.send(None)
         while True:
-            ready = wait([connection, *(process.sentinel for process in processes.values())])
-            for run in [run for run, process in processes.items() if process.sentinel in ready]:
-                process = processes.pop(run)
-                process.join()
-                connection.send((run, process.exitcode))
+            ready = wait([connection, *(process.sentinel for process in processes.values())], POLL)
+            for run in [run for run, process in processes.items() if not process.is_alive()]:
+                connection.send((run, processes.pop(run).exitcode))
             if connection not in ready:
                 continue
             if message := connection.recv():
@@ -133,12 +134,13 @@ def _import_everything() -> None:
 def _run(run: Path, log: Path, variables: Mapping[str, str]) -> None:
     """Start or resume a run in this process, which is new."""
     with open(log, "ab") as file:
-        os.dup2(file.fileno(), sys.__stdout__.fileno())  # type: ignore[union-attr]  # they are open
-        os.dup2(file.fileno(), sys.__stderr__.fileno())  # type: ignore[union-attr]
+        for stdout_or_stderr in (1, 2):
+            os.dup2(file.fileno(), stdout_or_stderr)
     os.environ |= variables
     threads.watch_from_now()
     sys.exit(resume(str(run)))
 
 
 if __name__ == "__main__":
+    atexit.unregister(multiprocessing.util._exit_function)  # it would wait for the runs
     serve(Connection(int(sys.argv[1])))
