@@ -241,8 +241,8 @@ def test_a_copy_of_the_code_runs(sweep: Sweep, tmp_path: Path) -> None:
 
 SERVED = """
 import os, signal, sys, torch
-from distancing.sweep.server import _import_everything
-_import_everything()
+from distancing.sweep.forks import import_everything
+import_everything()
 assert not torch.cuda.is_initialized()
 if not (child := os.fork()):
     signal.alarm(60)
@@ -320,6 +320,15 @@ def test_states(tmp_path: Path) -> None:
     assert of({"7_1": "PENDING"}) == ("queued", 6, "resumes after epoch 6")
     assert of() == ("failed", 6, "its process is gone")
     assert of({}, {"7_1": "OUT_OF_MEMORY"}) == ("failed", 6, "its process is gone: out of memory")
+    several = {"launcher": "slurm", "job": "7_1", "begun": True}  # runs in the job
+    for content, in_queue, gone in (
+        ({**several, "begun": False}, "queued", "waiting"),
+        (several, "running", "failed"),
+        ({**several, "exit": -signal.SIGKILL}, "queued", "killed"),
+        ({**several, "exit": 2}, "failed", "failed"),
+    ):
+        (tmp_path / "job.json").write_text(json.dumps(content))
+        assert (of({"7_1": "RUNNING"})[0], of()[0]) == (in_queue, gone)
     (tmp_path / "error.txt").write_text("Traceback:\n  here\nValueError: no [such] thing\n")
     assert of() == ("failed", 6, "ValueError: no [such] thing")
     (tmp_path / "error.txt").unlink()
