@@ -24,6 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
+from distancing.component import trust
 from distancing.config.checks import check, construct
 from distancing.errors import ConfigError, SweepError
 from distancing.experiment.main import main
@@ -241,8 +242,8 @@ def test_a_copy_of_the_code_runs(sweep: Sweep, tmp_path: Path) -> None:
 
 SERVED = """
 import os, signal, sys, torch
-from distancing.sweep.server import _import_everything
-_import_everything()
+from distancing.sweep.forks import import_everything
+import_everything()
 assert not torch.cuda.is_initialized()
 if not (child := os.fork()):
     signal.alarm(60)
@@ -260,12 +261,43 @@ def test_a_server_computes_nothing_before_its_forks() -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed() -> None:
+def test_a_server_that_is_killed(tmp_path: Path) -> None:
+    """It is stopped first, so that it leaves a message unread, which resets the connection."""
     with Server(os.environ) as server:
         assert server.ready(300)
+        os.kill(server._process.pid, signal.SIGSTOP)
+        server.start(tmp_path, tmp_path / "log", {})
         os.kill(server._process.pid, signal.SIGKILL)
         with pytest.raises(SweepError, match="starts the runs was killed by SIGKILL; the same command starts the rest"):
             list(server.ended())
+
+
+LEAVES_A_PROCESS = """
+import os, time
+if not os.fork():
+    time.sleep(60)
+    os._exit(0)
+time.sleep(float(os.environ["DELAY"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_server_waits_for_its_runs_only(tmp_path: Path) -> None:
+    """A run has ended even if it left a process behind. A server without a launcher ends before its runs."""
+    module = tmp_path / "leaves.py"
+    module.write_text(LEAVES_A_PROCESS)
+    run = tmp_path / "run"
+    RunDirectory(run).freeze("optimizer: {_target_: leaves.Anything}", "[]")
+    with Server({**os.environ, trust.VARIABLE: str(module)}) as server:
+        assert server.ready(300)
+        server.start(run, tmp_path / "log", {"DELAY": "0"})
+        assert list(server.ended(30)) == [(run, 2)]
+    assert server._process.returncode == -signal.SIGKILL  # which no process can ignore
+    with Server({**os.environ, trust.VARIABLE: str(module)}) as server:
+        assert server.ready(300)
+        server.start(run, tmp_path / "log", {"DELAY": "60"})
+        server._connection.close()
+        assert server._process.wait(30) == 0
 
 
 # looked after
@@ -289,6 +321,15 @@ def test_states(tmp_path: Path) -> None:
     assert of({"7_1": "PENDING"}) == ("queued", 6, "resumes after epoch 6")
     assert of() == ("failed", 6, "its process is gone")
     assert of({}, {"7_1": "OUT_OF_MEMORY"}) == ("failed", 6, "its process is gone: out of memory")
+    several = {"launcher": "slurm", "job": "7_1", "begun": True}  # runs in the job
+    for content, in_queue, gone in (
+        ({**several, "begun": False}, "queued", "waiting"),
+        (several, "running", "failed"),
+        ({**several, "exit": -signal.SIGKILL}, "queued", "killed"),
+        ({**several, "exit": 2}, "failed", "failed"),
+    ):
+        (tmp_path / "job.json").write_text(json.dumps(content))
+        assert (of({"7_1": "RUNNING"})[0], of()[0]) == (in_queue, gone)
     (tmp_path / "error.txt").write_text("Traceback:\n  here\nValueError: no [such] thing\n")
     assert of() == ("failed", 6, "ValueError: no [such] thing")
     (tmp_path / "error.txt").unlink()
@@ -362,7 +403,7 @@ def test_ctrl_c_at_once_starts_no_other_run(tmp_path: Path, monkeypatch: pytest.
             RunDirectory(run).freeze(OmegaConf.to_yaml(cfg, resolve=True), "[]\n")
         shutil.rmtree(made.jobs, ignore_errors=True)
         made.jobs.mkdir()
-        threading.Thread(target=ctrl_c, args=(made.jobs / f"{runs[0].name}.log", delay)).start()
+        threading.Thread(target=ctrl_c, args=(made.jobs / f"{runs[0].name}.log", delay), daemon=True).start()
         with pytest.raises(SystemExit, match="130"):
             list(Local(processes=1).start(runs, made, None))
         assert [str(status(run, {})) for run in made.runs()] == ["stopped", *["waiting: never started"] * 2]

@@ -196,14 +196,14 @@ def retry(sweep: SweepDirectory, console: Console) -> None:
 
 def cancel(sweep: SweepDirectory, console: Console) -> None:
     """Cancel the sweep's queued and running Slurm jobs."""
-    jobs = []
+    jobs: dict[str, None] = {}
     for run, run_status in statuses(sweep).items():
         directory = RunDirectory(run.path)
         job = directory.read_json("job.json")
         if run_status.state in ACTIVE and job.get("launcher") == "slurm":
-            jobs.append(str(job["job"]))
+            jobs[str(job["job"])] = None
             directory.write_json("job.json", {**job, "cancelled": True})
-    slurm.cancel(jobs)
+    slurm.cancel([*jobs])
     console.print(f"{len(jobs)} cancelled", markup=False)
 
 

@@ -1,33 +1,89 @@
-"""The job of a sweep: start or resume the frozen run in a directory."""
+"""The job of a sweep: start or resume the frozen runs in some directories."""
 
+import functools
 import os
 import signal
 import sys
 import traceback
+from collections import deque
 from collections.abc import Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 
 from distancing.errors import ConfigError, DistancingError, StorageError, message, print_error
+from distancing.process import threads
 from distancing.runs import RunDirectory
+from distancing.sweep import forks
 
 REQUEUE = 128 + signal.SIGUSR2  # the exit code of a run that Slurm must requeue
+KILLED = 128 + signal.SIGKILL
+AGAIN = (REQUEUE, -signal.SIGUSR2, -signal.SIGKILL)  # the exit statuses of a run that its job resumes when requeued
 WAIT = 300.0  # seconds to wait for another process to release the run's directory
 STARTS = 5  # without progress, until a run is given up
 
 
 class Job:
-    """A Slurm job, each task of which resumes one run. submitit stores it as a pickle."""
+    """A Slurm job that resumes runs, `at_a_time` side by side. submitit stores it as a pickle."""
 
-    def __init__(self, runs: Sequence[str]) -> None:
-        self.runs = list(runs)
+    def __init__(self, runs: Sequence[str], at_a_time: int = 1) -> None:
+        self.runs, self.at_a_time = list(runs), at_a_time
 
     def __call__(self) -> None:
-        """Resume the run of this task. Raise SystemExit with its exit code unless it is 0."""
+        """Resume the runs. Raise SystemExit with the job's exit code unless it is 0."""
         # submitit's handlers would requeue or fail the job by themselves. Before training there is nothing to save.
         signal.signal(signal.SIGUSR2, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        task = int(os.environ.get("SLURM_PROCID", "0"))
-        if task < len(self.runs) and (code := resume(self.runs[task], in_slurm=True)):
+        code = self._resume_all() if len(self.runs) > 1 else resume(self.runs[0], in_slurm=True)
+        if code:
             raise SystemExit(code)
+
+    def _resume_all(self) -> int:
+        """Resume the runs that have not ended, each in a fork of this process, until time is up. Return the exit code.
+
+        SIGUSR2, which says so, reaches all processes of the job. Here it stays pending.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        os.environ["OMP_NUM_THREADS"] = str(max(1, threads.share() // self.at_a_time))
+        forks.import_everything()
+        runs = [RunDirectory(run) for run in self.runs]
+        waiting = deque(run for run in runs if run.read_json("job.json").get("exit") in (None, *AGAIN))
+        running: dict[RunDirectory, BaseProcess] = {}
+        while running or (waiting and not _time_is_up()):
+            while waiting and len(running) < self.at_a_time and not _time_is_up():
+                run = waiting.popleft()
+                running[run] = _begin(run)
+            wait([process.sentinel for process in running.values()], forks.POLL)
+            for run in [run for run, process in running.items() if not process.is_alive()]:
+                run.write_json("job.json", {**run.read_json("job.json"), "exit": running.pop(run).exitcode})
+        return REQUEUE if waiting else _exit_code([int(run.read_json("job.json").get("exit", 1)) for run in runs])
+
+
+def _time_is_up() -> bool:
+    return signal.SIGUSR2 in signal.sigpending()
+
+
+def _begin(run: RunDirectory) -> BaseProcess:
+    """Fork the process of a run of several in this job."""
+    job = {key: value for key, value in run.read_json("job.json").items() if key != "exit"}
+    run.write_json("job.json", {**job, "begun": True})
+    process = forks.fork(functools.partial(_resume_fork, str(run.path)), run.path / str(job["log"]), {})
+    if _time_is_up():  # perhaps the signal came before the fork
+        os.kill(process.pid or 0, signal.SIGUSR2)
+    return process
+
+
+def _resume_fork(path: str) -> int:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+    return resume(path, in_slurm=True)
+
+
+def _exit_code(statuses: Sequence[int]) -> int:
+    """Return the exit code of a job whose runs' processes ended with these exit statuses, as srun would report it.
+
+    A run that must be resumed counts most, because it needs a requeue.
+    """
+    codes = [status if status >= 0 else 128 - status for status in statuses]
+    return next((code for code in (REQUEUE, KILLED) if code in codes), max(codes))
 
 
 def resume(path: str, in_slurm: bool = False) -> int:

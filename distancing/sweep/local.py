@@ -71,7 +71,7 @@ class Local:
                         ended = len(logs) - len(waiting) - len(running)
                         yield f"{ended}/{len(logs)}  {run.name}: {_end(run, exit_status)}"
             finally:  # after a second Ctrl-C, or an error in the caller
-                with contextlib.suppress(SweepError, BrokenPipeError):  # the server is gone
+                with contextlib.suppress(SweepError, ConnectionError):  # the server is gone
                     server.terminate()
                     while running:
                         for run, exit_status in server.ended():

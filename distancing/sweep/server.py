@@ -1,34 +1,25 @@
-"""Fork the runs of a sweep on this machine from one process that has imported everything once.
+"""The process that forks the runs of a sweep on this machine.
 
-This process computes nothing. At a fork it has neither threads of OpenMP nor a context on a GPU, which do not survive
-one, so that a run computes the same bits as alone. The run's process has its own log and GPU. If it crashes, the others
-go on.
+A run's process has its own log and GPU. If it crashes, the others go on.
 """
 
+import atexit
 import contextlib
-import gc
-import importlib
+import functools
 import multiprocessing
+import multiprocessing.util
 import os
-import pkgutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from distancing.errors import SweepError
-from distancing.process import threads
+from distancing.sweep.forks import POLL, fork, import_everything
 from distancing.sweep.job import resume
-from distancing.training.provenance import PACKAGE, provenance
-
-# Apple's libraries do not survive a fork: on macOS, each run is a new process
-METHOD = "fork" if sys.platform == "linux" else "spawn"
-# what runs import late, because other commands do not need it: the modules of these packages, and others
-PACKAGES = ("data", "ensemble", "hills", "landscape", "models", "training")
-LATE = ("distancing.experiment.main", "matplotlib.backends.backend_agg", "matplotlib.figure", "torch.utils.tensorboard",
-        "torchvision")  # fmt: skip
 
 
 class Server:
@@ -65,7 +56,7 @@ class Server:
         try:
             message: tuple[Path, int] = self._connection.recv()
             return message
-        except EOFError:
+        except (EOFError, ConnectionError):  # a reset, if it has left a message unread
             code = self._process.wait()
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise SweepError(f"the process that starts the runs {how}; the same command starts the rest") from None
@@ -85,60 +76,32 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait()
         self._connection.close()
+        self._process.kill()  # it has nothing to save, and could ignore SIGTERM
+        self._process.wait()
 
 
 def serve(connection: Connection) -> None:
     """Fork the runs that the launcher asks for, and tell it how each ended, until the launcher is gone."""
-    _import_everything()
+    import_everything()
     os.register_at_fork(after_in_child=connection.close)
-    multiprocessing.set_start_method(METHOD)
-    processes: dict[Path, multiprocessing.Process] = {}
-    with contextlib.suppress(EOFError, BrokenPipeError):  # the launcher is gone; the runs go on
+    processes: dict[Path, BaseProcess] = {}
+    with contextlib.suppress(EOFError, ConnectionError):  # the launcher is gone; the runs go on
         connection.send(None)
         while True:
-            ready = wait([connection, *(process.sentinel for process in processes.values())])
-            for run in [run for run, process in processes.items() if process.sentinel in ready]:
-                process = processes.pop(run)
-                process.join()
-                connection.send((run, process.exitcode))
+            ready = wait([connection, *(process.sentinel for process in processes.values())], POLL)
+            for run in [run for run, process in processes.items() if not process.is_alive()]:
+                connection.send((run, processes.pop(run).exitcode))
             if connection not in ready:
                 continue
             if message := connection.recv():
-                process = multiprocessing.Process(target=_run, args=message)
-                process.start()
-                processes[message[0]] = process
+                run, log, variables = message
+                processes[run] = fork(functools.partial(resume, str(run)), log, variables)
             else:
                 for process in processes.values():
                     process.terminate()
 
 
-def _import_everything() -> None:
-    """Import what runs need, and hash the code that was imported, which later edits do not change."""
-    ours = (
-        module.name
-        for package in PACKAGES
-        for module in pkgutil.iter_modules([str(PACKAGE / package)], f"distancing.{package}.")
-        if not module.name.endswith("__main__")
-    )
-    for name in (*LATE, *ours):
-        importlib.import_module(name)
-    provenance(())
-    gc.collect()
-    gc.freeze()  # the collector would touch, and so copy, the memory that the runs share
-
-
-def _run(run: Path, log: Path, variables: Mapping[str, str]) -> None:
-    """Start or resume a run in this process, which is new."""
-    with open(log, "ab") as file:
-        os.dup2(file.fileno(), sys.__stdout__.fileno())  # type: ignore[union-attr]  # they are open
-        os.dup2(file.fileno(), sys.__stderr__.fileno())  # type: ignore[union-attr]
-    os.environ |= variables
-    threads.watch_from_now()
-    sys.exit(resume(str(run)))
-
-
 if __name__ == "__main__":
+    atexit.unregister(multiprocessing.util._exit_function)  # type: ignore[attr-defined]  # it would wait for the runs
     serve(Connection(int(sys.argv[1])))

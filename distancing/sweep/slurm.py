@@ -16,7 +16,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from distancing.component import component
 from distancing.errors import SweepError
 from distancing.runs import RunDirectory, SweepDirectory
-from distancing.sweep.job import REQUEUE, Job
+from distancing.sweep.job import KILLED, REQUEUE, Job
 from distancing.sweep.status import Jobs
 
 # Slurm's variables describe the job around this process, or are options of sbatch and srun. They would reach the new
@@ -26,7 +26,6 @@ KEPT = ("SLURM_CONF", "SBATCH_RESERVATION")
 ASKED = ("account", "partition", "qos", "constraint")  # SBATCH_… counts where the launcher's setting is null
 DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")  # those of the job around this process
 COMMANDS = ("sbatch", "squeue", "scontrol", "scancel")
-KILLED = 128 + 9  # srun's exit code if one of its tasks was killed
 SETUP = ["trap : TERM  # so that the shell outlives a preemption", "export PYTHONFAULTHANDLER=1"]
 # After srun, requeue a job whose run was killed or has saved its state in time, but not one that was cancelled. This is
 # shell code because it runs outside of a container, and still runs when Python was killed.
@@ -36,7 +35,7 @@ TEARDOWN = [
     'case "$code $(squeue -h -j $SLURM_JOB_ID -o %T)" in',
     f'  "{KILLED} RUNNING"|"{REQUEUE} RUNNING"|"{REQUEUE} SIGNALING") scontrol requeue $SLURM_JOB_ID;;',
     '  "0 "*) ;;',
-    '  *" RUNNING") [ "$SLURM_NTASKS" != 1 ] || echo "exit code $code";;  # of several tasks it is the highest',
+    '  *" RUNNING") echo "exit code $code";;',
     "esac",
     "exit $code",
 ]
@@ -65,6 +64,8 @@ class Slurm:
     additional_parameters: further parameters of sbatch by their long names, such as `{mail-type: FAIL}`.
     python: the interpreter; null for this one. In a container: `singularity exec --nv image.sif python3`.
     runs_per_job (runs): how many runs share a job's GPU, side by side.
+    runs_in_a_row (runs): how many times as many runs a job is given, so that short runs do not cost a job each. A run
+        starts as soon as another one has ended. The time limit is that of the whole job.
     snapshot: run a copy of the code as it is now, which later edits do not change.
     wait: return the objectives when all runs have ended, for an optimising sweeper.
     """
@@ -86,6 +87,7 @@ class Slurm:
     additional_parameters: dict[str, Any]
     python: str | None = None
     runs_per_job: PositiveInt = 1
+    runs_in_a_row: PositiveInt = 1
     snapshot: bool = False
     wait: bool = False
 
@@ -101,13 +103,12 @@ class Slurm:
         stay submitted.
         """
         lines = []
-        jobs = [Job([str(run) for run in part]) for part in _parts(runs, self.runs_per_job)]
+        parts = _parts([str(run) for run in runs], self.runs_per_job * self.runs_in_a_row)
+        jobs = [Job(part, self.runs_per_job) for part in parts]
         for array in _parts(jobs, _max_array_size()):
             ids = self._submit(array, sweep, code)
             for job, job_id in zip(array, ids, strict=True):
-                for task, run in enumerate(job.runs):
-                    log = os.path.relpath(sweep.jobs / f"{job_id}_{task}_log.out", run)
-                    RunDirectory(run).write_json("job.json", {"launcher": "slurm", "job": job_id, "log": log})
+                _note(job, job_id, sweep)
             lines.append(f"array {ids[0].split('_')[0]}: {len(ids)} jobs" if len(ids) > 1 else f"job {ids[0]}")
         return iter(lines)
 
@@ -117,22 +118,24 @@ class Slurm:
 
         executor = submitit.SlurmExecutor(sweep.make_jobs(), python=self.python)
         path = [f"export PYTHONPATH={shlex.quote(str(code.resolve()))}${{PYTHONPATH:+:$PYTHONPATH}}"] if code else []
-        # srun does not inherit this from sbatch
-        cores = [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []
+        # the job's only task forks its runs
+        alone = self.runs_per_job == 1
+        cores = self.cpus_per_task if alone else self.runs_per_job * (self.cpus_per_task or 1)
         parameters = {
             "job_name": sweep.name,
             "time": self.timeout_min,
             "mem": f"{round(self.mem_gb * 1024)}M" if self.mem_gb else None,
-            "ntasks_per_node": self.runs_per_job,
+            "ntasks_per_node": 1,
+            "cpus_per_task": cores,
             "array_parallelism": self.array_parallelism or len(jobs),
             "stderr_to_stdout": True,
             "setup": [*SETUP, *self.setup, *path],
             "teardown": TEARDOWN,
-            "srun_args": ["--kill-on-bad-exit=0", *cores, *self.srun_args],
+            # srun does not inherit the cores from sbatch
+            "srun_args": [*([f"--cpus-per-task={cores}"] if cores else []), *self.srun_args],
             "additional_parameters": {"requeue": True, **self.additional_parameters},
         }
-        same = ("partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "gres", "cpus_per_task",
-                "signal_delay_s")  # fmt: skip
+        same = ("partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "gres", "signal_delay_s")
         parameters |= {name: getattr(self, name) for name in same}
         executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
         try:
@@ -154,6 +157,15 @@ class Slurm:
             yield
         finally:
             os.environ |= values
+
+
+def _note(job: Job, job_id: str, sweep: SweepDirectory) -> None:
+    """Write the job.json of each run of a submitted job. If there are several, they begin and end in turn."""
+    several = len(job.runs) > 1
+    for run in map(Path, job.runs):
+        log = sweep.jobs / f"{job_id}_{run.name if several else '0_log'}.out"
+        content = {"launcher": "slurm", "job": job_id, "log": os.path.relpath(log, run)}
+        RunDirectory(run).write_json("job.json", content | ({"begun": False} if several else {}))
 
 
 def queue(runs: Iterable[Path]) -> dict[str, str]:

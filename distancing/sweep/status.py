@@ -13,6 +13,7 @@ from typing import Any, Literal
 from distancing.errors import StorageError
 from distancing.process import crash
 from distancing.runs import Listed, RunDirectory, metrics_file
+from distancing.sweep.job import AGAIN
 
 State = Literal["finished", "diverged", "running", "queued", "failed", "killed", "cancelled", "stopped", "waiting"]
 ACTIVE: tuple[State, ...] = ("running", "queued")
@@ -67,7 +68,11 @@ def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
     epoch, seconds = _progress(directory.metrics)
     job = directory.read_json("job.json")
     in_slurm = queue.get(job.get("job", ""), "")
-    if directory.in_use or in_slurm in ("RUNNING", "COMPLETING"):
+    code = job.get("exit")  # of a run of several in a job, which may go on with the others
+    if code not in (None, *AGAIN):
+        in_slurm = ""
+    at_work = in_slurm in ("RUNNING", "COMPLETING") and job.get("begun", True) and code is None
+    if directory.in_use or at_work:
         left = (epochs - epoch) * seconds if seconds else None
         return Status("running", epoch, left, note="" if epoch else "starting")
     if in_slurm:
@@ -94,7 +99,8 @@ def _gone(directory: RunDirectory, job: Mapping[str, Any], epoch: int, why: str 
         return Status("killed", epoch, note=str(death), log=death.log, advice=death.advice)
     if code:
         return Status("failed", epoch, note=f"exit code {code}", log=crash.last_lines(log))
-    if job.get("launcher") != "local" or directory.read_json("starts.json"):  # else it was never started
+    never = job.get("launcher") == "local" or job.get("begun") is False
+    if not never or directory.read_json("starts.json"):
         if directory.abandoned and not job.get("job"):
             return Status("killed", epoch, note="without a trace, as by SIGKILL; out of memory?")
         if job:
@@ -116,14 +122,15 @@ def _after_result(directory: RunDirectory) -> str:
 def _last_words(directory: RunDirectory, job: Mapping[str, Any]) -> tuple[str, int | None]:
     """Return the end of the log of the run's last process, and its exit status if it is known.
 
-    The local launcher records the status in job.json; a Slurm job writes it at the end of its log.
+    The local launcher and a Slurm job of several runs record the status in job.json; a Slurm job of one run writes it
+    at the end of its log.
     """
     try:
         file = _log(directory, job)
         log = _tail(file, LOG_TAIL) if file.is_file() else ""
     except OSError:
         log = ""
-    if job.get("launcher") == "slurm":
+    if job.get("launcher") == "slurm" and "begun" not in job:
         codes = re.findall(r"^exit code (\d+)$", log, re.MULTILINE)
         return log, int(codes[-1]) if codes else None
     code = job.get("exit")
