@@ -166,7 +166,7 @@ def composition_error(error: Exception, overrides: Sequence[str], options: Optio
     if match := re.search(r"Ambiguous value for argument '(.*?)' 1\.", text):
         return f"{match[1]} has several values: -m {shlex.quote(match[1])} is a sweep over them"
     if match := re.search(r"Could not load '([\w/]+)/([^/']+)'", text):
-        return f"{match[1]}={match[2]} is no choice; there are {', '.join(options(match[1])) or 'none'}"
+        return f"{match[1]}={match[2]} is not a choice; the choices are {', '.join(options(match[1])) or 'none'}"
     return text or repr(error)
 
 
