@@ -53,11 +53,13 @@ class Data:
 
     @property
     def splits(self) -> dict[str, Split]:
+        """The splits by name, without a missing validation split."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split for name, split in named.items() if split is not None}
 
     @property
     def augmented(self) -> bool:
+        """True if training images are cropped or mirrored."""
         return bool(self.padding or self.flip)
 
     @cached_property

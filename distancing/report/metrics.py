@@ -110,10 +110,12 @@ def scale(name: str) -> float:
 
 
 def higher_is_better(name: str) -> bool:
+    """Return whether a higher value of this metric is better."""
     return _last_part(name).endswith(HIGHER_IS_BETTER)
 
 
 def unit(name: str) -> str:
+    """Return the unit of a metric; "" if it has none."""
     return UNITS.get(_last_part(name), "%" if scale(name) != 1 else "")
 
 

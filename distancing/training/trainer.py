@@ -94,6 +94,7 @@ class Trainer:
 
     @property
     def hills_act(self) -> bool:
+        """True if the hills push in this phase."""
         return self.hills is not None and len(self.hills) > 0 and self.phase.penalty
 
     @property
@@ -102,6 +103,7 @@ class Trainer:
 
     @property
     def epochs_done(self) -> float:
+        """The number of epochs done, with the fraction of the current one."""
         return self.progress.epoch + self.progress.step / self.steps
 
     @contextmanager
@@ -186,6 +188,7 @@ class Trainer:
 
     @property
     def done(self) -> bool:
+        """True if all phases have ended."""
         return self.progress.phase == len(self.plan)
 
     @property
