@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, command_line, compose, only_run, result, start
+from conftest import TINY, compose, only_run, result, start
 from crash import outcome
 from omegaconf import DictConfig
 
@@ -397,13 +396,3 @@ def test_threads_change_last_digits_only(tmp_path: Path) -> None:
     distance = float((networks[0] - networks[1]).norm() / networks[0].norm())
     assert distance < 1e-5, distance
     print(f"relative distance {distance:.1e}")
-
-
-def test_a_terminal_without_greek(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its encoding has no θ: that is no reason to fail at the end of all the work."""
-    monkeypatch.chdir(tmp_path)
-    terminal = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding="latin-1"))
-    assert command_line(*RUN) == 0
-    sys.stdout.flush()
-    assert b"finished" in terminal.getvalue()
