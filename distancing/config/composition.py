@@ -215,7 +215,7 @@ def malformed(argument: str) -> str:
 
 def _first_wrong(key: str, value: str) -> str:
     """Return the first character at which the value is no longer the beginning of one."""
-    right, wrong = 0, len(value) + 1  # the number of letters that are such a beginning, and one that is not
+    right, wrong = 0, len(value) + 1  # the lengths of a correct beginning and of a wrong one
     while wrong - right > 1:
         middle = (right + wrong) // 2
         if any(_parses(f"{key}={value[:middle]}{end}") for end in ENDS):

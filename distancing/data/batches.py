@@ -101,7 +101,7 @@ class Epoch:
         self.order = torch.empty(n, dtype=torch.int64, device=device)
         if data.augmented:
             self.rows, self.columns = (self.order.new_empty(n, size) for size in data.train.images.shape[1:3])
-        self._positions = torch.arange(batch_size, device=device)  # those of the first batch
+        self._positions = torch.arange(batch_size, device=device)  # the positions of the first batch
         self.begin(seed, epoch)
 
     def begin(self, seed: int, epoch: int) -> None:

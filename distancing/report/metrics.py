@@ -65,7 +65,7 @@ def result_numbers(run: Run) -> dict[str, float]:
             pairs = [value for i, row in enumerate(matrix) for value in row[i + 1 :]]
             numbers[f"ensemble.{split}.{name}"] = math.fsum(pairs) / len(pairs)
     distances = (run.result.get("final") or {}).get("distances")
-    if isinstance(distances, dict) and len(distances) > 1:  # in the order of the checkpoints; the last is to itself
+    if isinstance(distances, dict) and len(distances) > 1:  # by checkpoint; the last is to itself
         first = next(iter(distances.values()))
         if isinstance(first, (int, float)):
             numbers["distance"] = first

@@ -25,7 +25,7 @@ def reproducible(compiled: bool = False) -> None:
     if compiled:
         torch.use_deterministic_algorithms(True, warn_only=True)
     else:
-        torch.set_deterministic_debug_mode("warn")  # the same, without a setting of the compiler's and its import
+        torch.set_deterministic_debug_mode("warn")  # the same, without importing the compiler for a setting of its own
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a slow debugging aid
     torch.backends.cudnn.benchmark = False
 

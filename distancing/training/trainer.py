@@ -46,7 +46,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.data, self.device = config, data, device
         self.network = config.build_network(device)
-        self.steps = -(-len(data.train) // config.batch_size)  # of an epoch
+        self.steps = -(-len(data.train) // config.batch_size)  # the number of steps of an epoch
         self.stepper = Stepper(config, self.network, data, device)
         self.theta, self.records = self.stepper.theta, self.stepper.records
         graphs = CudaGraphs(device) if config.graph and device.type == "cuda" else None
