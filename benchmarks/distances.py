@@ -1,7 +1,7 @@
-"""What each distance costs: the hills' part of a training step, in percent of that step without hills.
+"""Measure the cost of each distance: the hills' part of a training step, in percent of that step without hills.
 
-For ResNet-20 and batches of 128 random images, in one process; as `benchmarks/step.py` measures, whose docstring says
-how. `push` is `Stepper.push`: energy, gradient and cosine.
+One process trains ResNet-20 on batches of 128 random images. The docstring of `benchmarks/step.py` says how it
+measures. `push` is `Stepper.push`: energy, gradient and cosine.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def pieces(trainer: Trainer) -> Runs:
     theta, penalty = trainer.theta, trainer.config.penalty
     assert penalty is not None
     images = trainer.data.normalise(trainer.data.train.images[:BATCH])
-    places = theta.vector + 0.05 * torch.randn(max(HILLS), len(theta), device=theta.vector.device)
+    checkpoints = theta.vector + 0.05 * torch.randn(max(HILLS), len(theta), device=theta.vector.device)
 
     trainer.begin_epoch()
 
@@ -54,7 +54,7 @@ def pieces(trainer: Trainer) -> Runs:
                 autocast=trainer.stepper.autocast,
                 theta=theta,
             )
-            hills.put(places[:k])
+            hills.put(checkpoints[:k])
             runs[name, k] = partial(push, trainer, hills, images), 1
     return runs
 
@@ -73,8 +73,8 @@ def main() -> None:
     times = measure(pieces(trainer), args.rounds, device)
     title = f"ResNet-20, {len(trainer.theta):,} parameters, batches of {BATCH}, {device}, {args.threads} threads"
     shown = Table("", "hills", "ms", "% of a step", "quartiles", title=title)
-    for piece, of_piece in times.items():
-        ms, _ = median_and_quartiles([1e3 * t for t in of_piece], 2)
+    for piece, durations in times.items():
+        ms, _ = median_and_quartiles([1e3 * t for t in durations], 2)
         last = piece == STEP or piece[1] == HILLS[-1]
         share = median_and_quartiles([100 * r for r in ratios(times, piece, STEP)], 2)
         shown.add_row(piece[0], str(piece[1]), ms, *share, end_section=last)

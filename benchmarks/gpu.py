@@ -3,11 +3,11 @@
 correct   the gradient against float64; captured steps and a resumed run against plain, uninterrupted steps, whose
           difference should be 0; the test accuracy of bf16 beside fp32's over three seeds of a short run on digits
 speed     images/s of each network with `speed=fast`, against a bare loop that is captured and compiled as well, and
-          against a script as tutorials have it; seconds for an epoch of CIFAR-10, and minutes for 900
+          against a tutorial's script; seconds for an epoch of CIFAR-10, and minutes for 900
 hills     what K hills add to a step of ResNet-20
 together  how many images/s N processes train at a time on this device
 
-`--tiny` is for a check of this file on any device: its times mean nothing. Random images stand for CIFAR-10: an epoch's
+`--tiny` checks this file on any device. Its times mean nothing. Random images stand for CIFAR-10: an epoch's
 time depends on their number and size alone.
 """
 

@@ -1,4 +1,4 @@
-"""What a run costs besides its steps: its start, and how many a machine trains at a time.
+"""Measure what a run costs besides its steps: its start, and how many runs a machine trains at a time.
 
 imports     importing a library after torch, and how many modules it brings
 start       `train.py --help`; importing torch alone; a run of digits up to its first step, and up to its end
@@ -7,8 +7,8 @@ throughput  N processes side by side, each training short runs one after the oth
 short runs  `--short` runs of one epoch, as many at a time as there are cores: a process for each of them, then sweeps
             with hydra/launcher=local, which forks them: the CPU time for each run, and the runs an hour that it allows
 
-Each is a whole process, of which the CPU time is shown, because the machine may be busy; `throughput` goes by the
-clock. Shown are medians over the rounds.
+Each is a whole process. The tables have its CPU time, because the machine may be busy; `throughput` is measured by the
+clock. All numbers are medians over the rounds.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def seconds(*command: str, cwd: str) -> float:
 
 
 def side_by_side(processes: int, runs: int, epochs: int, cwd: str) -> float:
-    """Runs an hour, of so many processes that train so many runs each."""
+    """Return the runs an hour of so many processes that train so many runs each."""
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment, begun = {**os.environ, "OMP_NUM_THREADS": str(threads)}, time.perf_counter()
     started = []
@@ -77,7 +77,7 @@ def side_by_side(processes: int, runs: int, epochs: int, cwd: str) -> float:
         command = [sys.executable, str(TRAIN), "-m", *RUN, f"epochs={epochs}", f"seed={seeds}",
                    f"runs={cwd}/{processes}-{i}"]  # fmt: skip
         started.append(subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL))
-    if any(each.wait() for each in started):
+    if any(process.wait() for process in started):
         raise RuntimeError("a run failed")
     return 3600 * processes * runs / (time.perf_counter() - begun)
 
@@ -114,27 +114,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as cwd:
         for i in range(args.rounds):
             run = (str(TRAIN), *RUN, "epochs=1", f"runs={cwd}/{i}")
-            for name, found in (
+            for name, duration in (
                 ("python -c 'import torch'", seconds("-c", "import torch", cwd=cwd)),
                 ("train.py --help", seconds(str(TRAIN), "--help", cwd=cwd)),
                 ("to the first step, after torch", float(output("-c", FIRST_STEP, *run, cwd=cwd).splitlines()[-1])),
                 ("a run of one epoch", seconds(*run, cwd=cwd)),
             ):
-                times.setdefault(name, []).append(found)
+                times.setdefault(name, []).append(duration)
         imports = Table("", "CPU s", "modules", title="imports after torch")
         for name in LIBRARIES:
-            found_imports = [output("-c", IMPORT, name, cwd=cwd).split() for _ in range(args.rounds)]
-            cpu_seconds = statistics.median(float(each[0]) for each in found_imports)
-            imports.add_row(name, f"{cpu_seconds:.2f}", found_imports[0][1])
+            outputs = [output("-c", IMPORT, name, cwd=cwd).split() for _ in range(args.rounds)]
+            cpu_seconds = statistics.median(float(words[0]) for words in outputs)
+            imports.add_row(name, f"{cpu_seconds:.2f}", outputs[0][1])
         start = Table("", "CPU s", title="start")
-        for name, each in times.items():
-            start.add_row(name, f"{statistics.median(each):.2f}")
+        for name, durations in times.items():
+            start.add_row(name, f"{statistics.median(durations):.2f}")
         many = Table("processes", "runs an hour", "times one", title=f"runs of {args.epochs} epochs on digits")
         one = 0.0
         for n in range(1, args.processes + 1):
-            found = side_by_side(n, args.runs, args.epochs, cwd)
-            one = one or found
-            many.add_row(str(n), f"{found:.0f}", f"{found / one:.2f}")
+            hourly = side_by_side(n, args.runs, args.epochs, cwd)
+            one = one or hourly
+            many.add_row(str(n), f"{hourly:.0f}", f"{hourly / one:.2f}")
         short = Table("runs of one epoch", "CPU s each", "an hour", "times", title=f"on {os.cpu_count()} cores")
         cpu = short_runs(args.short, cwd) if args.short else {}
         for name, spent in cpu.items():

@@ -1,22 +1,21 @@
-"""What a training step costs here, beside one written by hand, a script as they are commonly written, and the thesis's
-Algorithm 5.
+"""Measure the cost of a training step beside a hand-written step, a tutorial's script, and the thesis's Algorithm 5.
 
-For each network, in one process and on the same resident random images, cropped and mirrored:
+For each network, one process times these pieces on the same resident random images, cropped and mirrored:
 
 bare         a hand-written loop: separate parameters, torch.optim.SGD, cross entropy; no records, no hills
 script       the loop of a tutorial: PIL images through torchvision's transforms in a DataLoader with two workers,
              contiguous tensors, and the loss and the accuracy read after each step
 epoch        the steps of an epoch as a run takes them (`reproducible()` too), without hills and with K of them
-algorithm 5  the bare loop with K hills as the thesis has them: a checkpoint is a list of clones, its distance
-             a Python loop over them, and the sum of the hills is added to the loss, for autograd
+algorithm 5  the bare loop with K hills as in the thesis: a checkpoint is a list of clones, its distance is a
+             Python loop over them, and the sum of the hills is added to the loss, for autograd
+push         `Stepper.push`: all that hills add to a step here
+energy       `Hills.evaluate`: the part of the push without the cosine
+5 alone      the forward and backward pass of Algorithm 5, onto old gradients
 
-and hills alone: `push` is `Stepper.push`, all that they add to a step here; `energy` is `Hills.evaluate`,
-the part of it without the cosine; `5 alone` is Algorithm 5 forward and backward, onto old gradients.
-
-After a warm-up every round times each piece, forwards and backwards by turns, so that a drift of the machine
-hits all alike. What is shorter than REPEAT seconds is repeated, so that hills alone find a warmer cache than
-in a step. Ratios are taken within a round; shown are the median over the rounds and the quartiles. The defaults
-suit two CPU cores; on CUDA, where the clock waits for the device, ask for `--steps 100`.
+After a warm-up, every round times all pieces, alternately forwards and backwards in their order, so that a drift of
+the machine hits all alike. Pieces shorter than REPEAT seconds are repeated, so that hills alone find a warmer cache
+than in a step. Ratios are taken within a round. The tables have the median and the quartiles over the rounds. The
+defaults suit two CPU cores; on CUDA, where the clock waits for the device, use `--steps 100`.
 """
 
 import argparse
@@ -51,14 +50,14 @@ from distancing.training.setup import reproducible
 from distancing.training.trainer import Trainer
 
 BATCH, HILLS, REPEAT = 128, (1, 4, 16), 0.3
-# hills so wide and low that training doesn't leave them while it is timed, begun on their slopes
+# The hills are so wide and low that training stays on their slopes, where it begins, while it is timed.
 STRENGTH, SIGMA, AWAY = 1e-2, 0.3, 0.1  # nats; in units of ‖θ_c‖; in units of ‖θ‖
 
-Piece = tuple[str, int]  # what is timed, and with how many hills
-Runs = dict[Piece, tuple[Callable[[], object], int]]  # it, and the steps it takes
-Times = dict[Piece, list[float]]  # seconds a step, by round
+Piece = tuple[str, int]  # the name of the timed piece, and the number of hills
+Runs = dict[Piece, tuple[Callable[[], object], int]]  # the function to time, and the number of its steps
+Times = dict[Piece, list[float]]  # seconds per step in each round
 BARE, SCRIPT = ("bare", 0), ("script", 0)
-NETWORKS = {  # with the rounds, and the steps of an epoch, that a CPU has the time for
+NETWORKS = {  # the network, and for a CPU the number of rounds and the steps of an epoch
     "resnet20": (ResNet(depth=20), 7, 6),
     "resnet18": (ResNet(depth=18, stages=4, width=64), 4, 2),
     "mobilenetv2": (MobileNetV2(), 4, 2),
@@ -78,14 +77,14 @@ def config_of(model: Model, device: Literal["auto", "cpu", "cuda"]) -> Config:
 
 def random_data(n: int, device: torch.device) -> Data:
     images, labels = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8), torch.randint(0, 10, (n,))
-    mean, std = (each.to(device) for each in mean_std(images))
+    mean, std = (values.to(device) for values in mean_std(images))
     split = Split(images.to(device), labels.to(device))
     channels_last = torch.channels_last  # as `speed=default` has it
     return Data(split, split, None, mean, std, padding=4, flip=True, memory_format=channels_last)
 
 
 class Bare:
-    """The loop by hand, as one would write it who wants it fast and needs nothing else."""
+    """A fast hand-written loop that does nothing else."""
 
     def __init__(self, config: Config, data: Data, device: torch.device) -> None:
         torch.manual_seed(config.seed)
@@ -95,7 +94,7 @@ class Bare:
         self.mean, self.std = data.mean[:, None, None], data.std[:, None, None]
         self.network = self.network.to(memory_format=torch.channels_last)
         padded = F.pad(data.train.images.permute(0, 3, 1, 2).contiguous(), (4, 4, 4, 4))
-        self.crops = padded.unfold(2, 32, 1).unfold(3, 32, 1)  # a view of all there are: [N, C, 9, 9, 32, 32]
+        self.crops = padded.unfold(2, 32, 1).unfold(3, 32, 1)  # a view of all crops [N, C, 9, 9, 32, 32]
 
     def epoch(self, checkpoints: Sequence[Sequence[Tensor]] = (), sigmas: Sequence[float] = ()) -> None:
         torch.use_deterministic_algorithms(False)
@@ -116,7 +115,7 @@ class Bare:
 
 
 class Script:
-    """The loop as tutorials have it."""
+    """The loop of a tutorial."""
 
     def __init__(self, config: Config, data: Data, device: torch.device) -> None:
         torch.manual_seed(config.seed)
@@ -186,7 +185,7 @@ def push(trainer: Trainer, hills: Hills, images: Tensor) -> None:
 
 
 def pieces(trainer: Trainer, bare: Bare, script: Script) -> Runs:
-    """All that is timed. Raises AssertionError if the two ways to hills disagree."""
+    """Return all pieces. Raise AssertionError if Algorithm 5 and the hills disagree."""
     theta, penalty, lists = trainer.theta, trainer.config.penalty, []
     assert penalty is not None
     for i in range(HILLS[-1]):
@@ -207,7 +206,10 @@ def pieces(trainer: Trainer, bare: Bare, script: Script) -> Runs:
     for k in HILLS:
         hills[k].put(trainer.checkpoints.parameters[:k])
     energy = {k: torch.no_grad()(hills[k].evaluate) for k in HILLS}
-    theirs, ours = alone_5(HILLS[-1]), energy[HILLS[-1]](theta.vector)  # and leave gradients to add to
+    theirs, ours = (
+        alone_5(HILLS[-1]),
+        energy[HILLS[-1]](theta.vector),
+    )  # this leaves gradients, onto which the timed passes add
     gradients = {name: p.grad for name, p in bare.network.named_parameters() if p.grad is not None}
     gradient = theta.flatten(gradients)
     torch.testing.assert_close(theirs, ours[0], rtol=1e-4, atol=0.0)
@@ -224,7 +226,7 @@ def pieces(trainer: Trainer, bare: Bare, script: Script) -> Runs:
 
 
 def seconds(run: Callable[[], object], times: int, device: torch.device) -> float:
-    """A run's mean duration."""
+    """Return the mean duration of a call."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     begun = time.perf_counter()
@@ -238,12 +240,12 @@ def measure(runs: Runs, rounds: int, device: torch.device) -> Times:
     for run, _ in runs.values():  # the warm-up
         run()
     repeats = {piece: max(1, round(REPEAT / seconds(run, 1, device))) for piece, (run, _) in runs.items()}
-    found: Times = {piece: [] for piece in runs}
+    times: Times = {piece: [] for piece in runs}
     for i in range(rounds):
         for piece in list(runs)[:: -1 if i % 2 else 1]:
             run, steps = runs[piece]
-            found[piece].append(seconds(run, repeats[piece], device) / steps)
-    return found
+            times[piece].append(seconds(run, repeats[piece], device) / steps)
+    return times
 
 
 def ratios(times: Times, piece: Piece, to: Piece) -> list[float]:
@@ -257,21 +259,21 @@ def median_and_quartiles(values: Sequence[float], digits: int) -> tuple[str, str
 
 def table(title: str, times: Times) -> Table:
     shown = Table("", "hills", "ms a step", "quartiles", "% of bare", "quartiles", title=title)
-    for piece, of_piece in times.items():
+    for piece, durations in times.items():
         row = [piece[0], str(piece[1])]
-        for values in ([1e3 * t for t in of_piece], [100 * r for r in ratios(times, piece, BARE)]):
+        for values in ([1e3 * t for t in durations], [100 * r for r in ratios(times, piece, BARE)]):
             row += median_and_quartiles(values, 2)
         shown.add_row(*row, end_section=piece == SCRIPT or piece[1] == HILLS[-1])
     return shown
 
 
 def goals(name: str, times: Times) -> Table:
-    """What is aimed at, beside what was measured; the median decides."""
+    """Return a table of the aims beside the measured values. The median decides."""
     most = HILLS[-1]
     push, energy, theirs = ("push", most), ("energy", most), ("5 alone", most)
     epoch, alone = ratios(times, ("epoch", 0), BARE), [100 * r for r in ratios(times, push, BARE)]
     shown = Table(name, "median", "quartiles", "aim", "", box=None)
-    for what, values, sign, aim in (
+    for label, values, sign, aim in (
         ("epoch without hills / bare", epoch, "≤", 1.05),
         ("script / epoch without hills", ratios(times, SCRIPT, ("epoch", 0)), "≥", 2),
         (f"push of {most} hills, % of bare", alone, "<", 0.5),
@@ -280,7 +282,7 @@ def goals(name: str, times: Times) -> Table:
     ):
         median = statistics.median(values)
         met = {"≤": median <= aim, "<": median < aim, "≥": median >= aim}[sign]
-        shown.add_row(what, *median_and_quartiles(values, 3), f"{sign} {aim}", "met" if met else "not met")
+        shown.add_row(label, *median_and_quartiles(values, 3), f"{sign} {aim}", "met" if met else "not met")
     return shown
 
 
@@ -295,8 +297,8 @@ def main() -> None:
     if args.rounds is not None and args.rounds < 2:
         parser.error("--rounds: quartiles need two at least")
     torch.set_num_threads(args.threads)
-    reproducible()  # once before CUDA begins, which then reads the environment
-    console, said = Console(highlight=False, width=110), []
+    reproducible()  # CUDA reads the environment when it begins
+    console, aims = Console(highlight=False, width=110), []
     for name in args.networks:
         model, rounds, steps = NETWORKS[name]
         rounds, steps = args.rounds or rounds, args.steps or steps
@@ -308,8 +310,8 @@ def main() -> None:
         times = measure(pieces(trainer, bare, script), rounds, device)
         size = f"{len(trainer.theta):,} parameters, batches of {BATCH}, {rounds} rounds of {steps} steps"
         console.print(table(f"{name}: {size}, {device}, {args.threads} threads", times))
-        said.append(goals(name, times))
-    console.print(*said)
+        aims.append(goals(name, times))
+    console.print(*aims)
 
 
 if __name__ == "__main__":

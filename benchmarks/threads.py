@@ -1,11 +1,11 @@
-"""Does `threads=auto` choose well, on quiet cores and where another process takes one of them?
+"""Measure whether `threads=auto` chooses well, on quiet cores and where another process takes one of them.
 
-Each measurement is a whole run on digits, a process of its own; all take turns, so that a drift of the machine hits all
-alike. `as PyTorch waits` has the spin of GNU's OpenMP library, which PyTorch has by default, in the place of ours.
+Each measurement is a whole run on digits in a process of its own. All take turns, so that a drift of the machine hits
+all alike. `as PyTorch waits` has the spin of GNU's OpenMP library, which is PyTorch's default, instead of ours.
 
-Shown are images/s in training, medians over the rounds, and their ratio to the best fixed number of threads; how many
-threads there were in each round; and how many cores other processes took meanwhile, the busy one included. Where that
-is above 0 on quiet cores, they were not quiet.
+The table has medians of images/s in training over the rounds, their ratio to the best fixed number of threads, the
+number of threads in each round, and the number of cores that other processes took, the busy one included. If that is
+above 0 on quiet cores, they were not quiet.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from distancing.process.threads import cores, left, spent
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 RUN = ("penalty=none", "phases=single", "evaluate_every=100")
-LOADS = {"quiet": 0, "one core taken": 1}  # busy processes
+LOADS = {"quiet": 0, "one core taken": 1}  # name → number of busy processes
 BUSY = [sys.executable, "-c", "while True: pass"]
-LIBRARY = {"GOMP_SPINCOUNT": "300000"}  # libgomp's own, where neither this nor OMP_WAIT_POLICY is set
+LIBRARY = {"GOMP_SPINCOUNT": "300000"}  # the default of libgomp if neither this nor OMP_WAIT_POLICY is set
 
 
 class Run(NamedTuple):
@@ -71,11 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         runs.setdefault((load, way), []).append(run(threads, environment, args.overrides, Path(folder)))
     table = Table("", "threads", "images/s", "of the best fixed", "in each round", "taken by others")
     for load in LOADS:
-        speed = {way: statistics.median(each.speed for each in runs[load, way]) for way in ways}
+        speed = {way: statistics.median(result.speed for result in runs[load, way]) for way in ways}
         best = max(speed["1"], speed[most])
         for way in ways:
-            chosen = " ".join(str(each.threads) for each in runs[load, way])
-            taken = statistics.median(each.taken for each in runs[load, way])
+            chosen = " ".join(str(result.threads) for result in runs[load, way])
+            taken = statistics.median(result.taken for result in runs[load, way])
             table.add_row(load, way, f"{speed[way]:,.0f}", f"{speed[way] / best:.0%}", chosen, f"{taken:.1f}")
         table.add_section()
     Console(highlight=False, width=110).print(table)

@@ -1,9 +1,9 @@
-"""Would one process train N small networks faster with their parameters stacked than one after the other?
+"""Measure whether one process trains N small networks faster with their parameters stacked than one after the other.
 
-one by one   forward and backward of N networks on one batch, in turn
-stacked      the same gradients by `torch.func`: vmap over the stacked parameters, convolutions as grouped ones
+one by one   the forward and backward passes of N networks on one batch, in turn
+stacked      the same gradients by `torch.func`: vmap over the stacked parameters, which makes grouped convolutions
 
-Seconds of the processor for each network's step, medians over the rounds; a ratio above 1 speaks for stacking.
+The table has the CPU time of each network's step, as medians over the rounds. A ratio above 1 speaks for stacking.
 """
 
 import argparse
@@ -31,16 +31,16 @@ Gradients = list[dict[str, Tensor]]
 
 
 def one_by_one(networks: Sequence[nn.Module], images: Tensor, labels: Tensor) -> Gradients:
-    found = []
+    gradients = []
     for network in networks:
         network.zero_grad()
         F.cross_entropy(network(images), labels).backward()
-        found.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
-    return found
+        gradients.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
+    return gradients
 
 
 def stacked(networks: Sequence[nn.Module]) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
-    """The gradients [N, …] of all."""
+    """Return a function that returns the gradients [N, …] of all networks."""
     parameters, buffers = stack_module_state(list(networks))
     skeleton = copy.deepcopy(networks[0])
 
@@ -74,15 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             labels = torch.randint(10, (batch,))
             at_once = stacked(networks)
             alone, together = one_by_one(networks, images, labels), at_once(images, labels)
-            for i, each in enumerate(alone):
-                for key, gradient in each.items():
+            for i, own in enumerate(alone):
+                for key, gradient in own.items():
                     torch.testing.assert_close(together[key][i], gradient, rtol=1e-3, atol=1e-5)
             times = [
                 (processor_seconds(lambda: one_by_one(networks, images, labels)),  # noqa: B023 (called at once)
                  processor_seconds(lambda: at_once(images, labels)))  # noqa: B023
                 for _ in range(args.rounds)
             ]  # fmt: skip
-            a, b = (1e3 * statistics.median(each) / n for each in zip(*times, strict=True))
+            a, b = (1e3 * statistics.median(column) / n for column in zip(*times, strict=True))
             table.add_row(name, str(n), f"{a:.2f}", f"{b:.2f}", f"{a / b:.2f}")
     Console(highlight=False, width=110).print(table)
 

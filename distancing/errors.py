@@ -62,6 +62,11 @@ class ReportError(DistancingError):
     """These runs don't allow this table or figure."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its type if the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def print_error(error: Exception | str, resumable: bool = False) -> int:
     """Print an error on stderr in one line, whatever characters are in it; return the exit code.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distancing.config.checks import read_config
 from distancing.data.batches import Data
-from distancing.errors import EnsembleError, StorageError
+from distancing.errors import EnsembleError, StorageError, first_line
 from distancing.hills.theta import Theta
 from distancing.models.evaluation import predict, refresh_batch_norm
 from distancing.runs import RunDirectory, SweepDirectory, load
@@ -39,7 +39,7 @@ class Checkpoint:
                 raise KeyError(f"made with the config {content['config_hash']}, and not {self.config.hash}")
             network.load_state_dict(content["network"])
         except (KeyError, RuntimeError, TypeError) as error:
-            raise StorageError(f"{self.file} does not fit its run's config: {str(error).splitlines()[0]}") from error
+            raise StorageError(f"{self.file} does not fit its run's config: {first_line(error)}") from error
         return network
 
     def parameters(self, theta: Theta) -> Tensor:

@@ -118,10 +118,10 @@ def _value(arguments: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def _for_hydra(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Return the arguments in an order that Hydra accepts, with what makes a saved config complete.
+    """Return the arguments in an order that Hydra accepts, with the options that complete a saved config.
 
-    A config that is shown to be saved gets its values, instead of references to the choices that led to them. One that
-    is read gets this program's settings of Hydra, which are not saved in it.
+    With `--cfg job`, the printed config has values instead of references to choices, so that it can be saved. A saved
+    config that is read gets this program's settings of Hydra, which it does not contain.
     """
     options = [text for text in arguments if text not in overrides]
     if _value(arguments, ("--cfg", "-c")) == "job":

@@ -1,6 +1,6 @@
-"""Hundreds of wrong invocations, made from the settings' own types: each is refused in one line, and leaves nothing.
+"""Hundreds of wrong commands, made from the settings' own types. Each is refused in one line and leaves no file.
 
-What is wrong is so by construction: nothing here asks the code that is tested what it would accept.
+They are wrong by construction: no test asks the tested code what it would accept.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """key, of this type, once these groups are chosen."""
+    """A setting. key: its name. type: its annotation. chosen: the choices of groups that it needs."""
 
     key: str
     type: Any
@@ -52,7 +52,7 @@ def of_class(cls: type, path: str, *chosen: str) -> Iterator[Setting]:
 
 
 def of_node(node: Any, path: str, *chosen: str) -> Iterator[Setting]:
-    """Of the component that a YAML describes, and of those within it."""
+    """Yield the settings of the component that a YAML describes, and of the components within it."""
     module, _, name = node["_target_"].rpartition(".")
     inner = {key for key, value in node.items() if isinstance(value, dict) and "_target_" in value}
     for setting in of_class(getattr(importlib.import_module(module), name), path, *chosen):
@@ -107,7 +107,7 @@ HUGE = st.sampled_from([10**30, -(10**30), 2**63, 2**64, 10**12, 10**400, LONG +
 
 
 def parts(annotation: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """The plain types that an annotation allows, each with its bounds."""
+    """Yield the plain types that an annotation allows, each with its bounds."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
         inner, *bounds = typing.get_args(annotation)
@@ -121,7 +121,7 @@ def parts(annotation: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
 
 
 def bad(setting: Setting) -> SearchStrategy[str]:
-    """Values, as they are typed, that can't be this setting's."""
+    """Return a strategy for typed values that are wrong for this setting."""
     allowed = dict(parts(setting.type))
     plain = {typing.get_origin(kind) or kind for kind in allowed}
     found = []
@@ -150,7 +150,7 @@ def bad(setting: Setting) -> SearchStrategy[str]:
 
 
 def numbers(kind: type, bounds: tuple[Any, ...]) -> SearchStrategy[str]:
-    """Numbers that are not of this kind, or are out of its bounds."""
+    """Return a strategy for numbers of another kind, or out of bounds."""
     found: list[SearchStrategy[Any]] = [HUGE, st.sampled_from(["nan", "NAN", "inf", "-inf", "1e400", "-1e999"])]
     if kind is int:
         found += [
@@ -206,7 +206,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
 
 def different(n: int, examples: SearchStrategy[T], check: Callable[[T], object]) -> None:
-    """Check so many of them; older versions of hypothesis repeat themselves more."""
+    """Return the settings for so many examples. Older versions of hypothesis repeat themselves more."""
     seen: set[T] = set()
 
     @settings(
@@ -227,7 +227,7 @@ SETTINGS = list(all_settings())
 
 
 def test_every_setting_is_here() -> None:
-    """…of every group, phase, kernel and distance: this many, and more with each new one."""
+    """The settings of every group, phase, kernel and distance are found. Their number grows with each new one."""
     keys = {setting.key for setting in SETTINGS}
     assert {"seed", "penalty.kernel", "penalty.distance.parameters", "phases.cycle.phases.escape.jump"} - keys == {
         "penalty.kernel"  # a component, whose own settings these are
@@ -317,7 +317,7 @@ FORBIDDEN = st.sampled_from("=üß漢☃€;&!#<>^~")
 
 
 def test_a_letter_that_has_no_place(refused: Callable[..., str]) -> None:
-    """It is named with its place, and the quoted form that is offered has the value that was meant."""
+    """The error names the letter and its place, and offers a quoted form with the intended value."""
 
     def check(drawn: tuple[str, str, str]) -> None:
         before, letter, after = drawn
@@ -414,7 +414,7 @@ def test_sweep_files(content: str | bytes, refused: Callable[..., str], tmp_path
 
 
 def idx(array: Any) -> bytes:
-    """As MNIST's files are: 8 for bytes, the number of dimensions, each of them, the data."""
+    """Return a file in MNIST's format: 8 for bytes, the number of dimensions, each of them, and the data."""
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 

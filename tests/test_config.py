@@ -126,7 +126,7 @@ COMMAND_LINES = {
     "phases=3": "phases=3: expected one of csgmcmc,",
     "epochs=[1": "'epochs=[1' is not an override: its value is incomplete; write 'epochs=[1]'",
     "penalty=none penalty.strength=3": "penalty.strength is not a setting of the penalty chosen here",
-    "analysis=[barriers]": "analysis=barriers is no choice; there are barrier, gradients, plane, sharpness, valley",
+    "analysis=[barriers]": "analysis=barriers is not a choice; the choices are barrier, gradients, plane, sharpness,",
     "seed=0,1": "seed=0,1 has several values: -m seed=0,1 is a sweep over them",
     "-m seed=glob(*)": "seed=glob(*) has no value: seed has no choices, and a glob is for those",
     "-m seed=range(0)": "seed=range(0) has no value",

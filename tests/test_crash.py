@@ -33,7 +33,7 @@ ABORT_IN_A_THREAD = "libc.pthread_create(ctypes.byref(ctypes.c_ulong()), None, l
     ],
 )
 def test_the_place_of_a_fault(fault: str, by: signal.Signals, tmp_path: Path) -> None:
-    """From the dump of a real process, with its exit status as Python or a shell reports it, and without."""
+    """It comes from the dump of a real process, with and without an exit status of Python or a shell."""
     script = tmp_path / "distancing/distancing/models/net.py"
     script.parent.mkdir(parents=True)
     script.write_text(f"import ctypes, os\nlibc = ctypes.CDLL(None)\ndef forward():\n    {fault}\n"
@@ -51,7 +51,7 @@ def test_the_place_of_a_fault(fault: str, by: signal.Signals, tmp_path: Path) ->
 
 @contextmanager
 def trained(folder: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
-    """`python train.py OVERRIDES` in a process group of its own, as a shell starts it, with one thread."""
+    """Start `python train.py OVERRIDES` in a process group of its own, as a shell does, with one thread."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     sweep = ["hydra.sweep.dir=runs/sweeps/it"] if "-m" in overrides else []
     command = [sys.executable, str(ROOT / "train.py"), *overrides, *LONG, *sweep]
@@ -89,7 +89,7 @@ def states() -> list[Status]:
 def test_runs_of_the_local_launcher_that_are_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The launcher and `status` say by which signal, where, and what to try; a retry goes on."""
+    """The launcher and `status` name the signal, the place and settings to try. A retry goes on."""
     monkeypatch.chdir(tmp_path)
     signals = [signal.SIGSEGV, signal.SIGFPE, signal.SIGKILL]
     with trained(tmp_path, "-m", "hydra/launcher=local", "hydra.launcher.processes=2", "seed=0,1,2") as launcher:
@@ -119,7 +119,7 @@ def test_runs_of_the_local_launcher_that_are_killed(
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_with_its_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a launcher's process of its own: the stack is printed and kept, and the runs after it never started."""
+    """In the launcher's own process, the stack is printed and kept, and later runs never start."""
     monkeypatch.chdir(tmp_path)
     epoch = 0
     for by, note in ((signal.SIGABRT, "by SIGABRT in "), (signal.SIGKILL, "without a trace, as by SIGKILL")):

@@ -72,8 +72,10 @@ def neighbours(net: Network, k: int) -> tuple[Tensor, list[dict[str, Any]], list
 
 @pytest.mark.parametrize("name", DISTANCES)
 def test_distance_and_push(name: str) -> None:
-    """d is as defined. The push of three hills is the slope of their energy, by central differences. The network does
-    not change, and at a checkpoint there is no push."""
+    """The push of three hills is the slope of their energy, by central differences, and is 0 at a checkpoint.
+
+    d equals its definition, and the network does not change.
+    """
     net, sigma = network(), 0.3
     before = copy.deepcopy(net.module.state_dict())
     thetas, named, modules = neighbours(net, 4)
@@ -113,7 +115,7 @@ def test_a_random_projection_has_one_entry_a_parameter() -> None:
 
 @pytest.mark.parametrize(("name", "blind"), [("filter_direction", True), ("probe", True), ("euclidean", False)])
 def test_who_sees_a_scaled_filter(name: str, blind: bool) -> None:
-    """A filter before a batch norm, ten times as large: the function is the same."""
+    """A filter before a batch norm becomes ten times as large, which leaves the function the same."""
     net = network()
     net.module[1].eps = 1e-16
     hills = Field(Penalty(distance=DISTANCES[name], kernel=kernels.Gaussian(), strength=1.0, sigma=1.0),
@@ -142,7 +144,7 @@ def test_kernels(kernel: Kernel, k: Any) -> None:
 
 
 def test_hills_grow_until_the_network_leaves_and_fade() -> None:
-    """Growth by Euler steps of ds/dt = growth · k · exp(−s·k/T); decay by the half-life; only the newest act."""
+    """Hills grow by Euler steps of ds/dt = growth · k · exp(−s·k/T) and decay by the half-life; the newest act."""
     start = torch.zeros(3, dtype=torch.float64)
     settings: dict[str, Any] = {"distance": distances.Euclidean(), "kernel": kernels.Gaussian(), "sigma": 1.0}
     growing = Field(Penalty(strength=0.5, growth=2.0, temperature=1.5, **settings), start)

@@ -1,5 +1,7 @@
-"""Faults: every write fails once, every file is cut or has a bit flipped, the clock jumps, the directory moves. Never a
-stack trace, never a silent start from zero, never another result."""
+"""Faults: every write fails once, every file is cut or has a bit flipped, the clock jumps, the directory moves.
+
+No fault leads to a stack trace, a silent start from zero, or another result.
+"""
 
 import builtins
 import errno
@@ -7,7 +9,6 @@ import io
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, command_line, compose, only_run, result, start
+from conftest import TINY, compose, only_run, result, start
 from crash import outcome
 from omegaconf import DictConfig
 
@@ -76,8 +77,9 @@ class Faulty:
 
 @contextmanager
 def faults(folder: Path, fail: int = 0) -> Iterator[list[str]]:
-    """Everything that is written below `folder`: opening, writing, flushing to disk, renaming, new folders, removing;
-    the operation number `fail`, from 1, fails."""
+    """Count the operations that write below `folder`: open, write, flush, rename, make and remove.
+
+    Operation number `fail`, counted from 1, fails."""
     done: list[str] = []
     names = {"open": builtins.open, "io.open": io.open, "fsync": os.fsync, "replace": os.replace, "mkdir": os.mkdir,
              "unlink": os.unlink}  # fmt: skip
@@ -114,7 +116,7 @@ def faults(folder: Path, fail: int = 0) -> Iterator[list[str]]:
 def test_every_write_can_fail(
     cfg: DictConfig, expected: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """FAULTS_EVERY=1 for all of them. The same command then ends with the same bits."""
+    """After a failed write, the same command ends with the same bits. FAULTS_EVERY=1 tests all writes."""
     (tmp_path / "0").mkdir()
     with faults(tmp_path / "0") as done:
         assert run(cfg, tmp_path / "0") == 0
@@ -141,10 +143,10 @@ def test_every_write_can_fail(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before TensorBoard", "before result.json"])
-def test_an_analysis_is_told_once(
+def test_an_analysis_is_recorded_once(
     when: str, cfg: DictConfig, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed when its files were written, and what else is to know of it wasn't."""
+    """The process is killed after the analysis has written its files, and before it is recorded elsewhere."""
     kept = RunDirectory.write_result
 
     def killed(self: RunDirectory, result: dict[str, Any]) -> None:
@@ -171,7 +173,7 @@ def test_an_analysis_is_told_once(
 
 @pytest.fixture
 def stopped(cfg: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that was stopped in its last epoch: two states, and a checkpoint."""
+    """Return a run that was stopped in its last epoch, with two states and a checkpoint."""
     kept, saves = RunDirectory.save_state, 0
 
     def save(self: RunDirectory, *arguments: Any) -> None:
@@ -284,7 +286,7 @@ def test_the_state_of_another_run_is_refused(
 def test_a_clock_that_jumps(
     jump: float, stopped: Path, cfg: DictConfig, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only what says how long things took depends on a clock."""
+    """Only durations depend on a clock."""
     begun = time.time()
     for name in ("time", "perf_counter", "monotonic"):
         kept, calls = getattr(time, name), []
@@ -315,7 +317,7 @@ def test_a_directory_that_moves(
 
 
 def test_another_machine_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where flock holds on each machine alone, a process waits until the owner gave no sign of life for two minutes."""
+    """Where flock holds on each machine alone, a process waits until two minutes have passed without a heartbeat."""
     monkeypatch.setattr(lock, "HEARTBEAT", 0.05)
     directory = RunDirectory(tmp_path, wait=0)
     with directory:
@@ -357,7 +359,7 @@ def test_a_file_system_that_does_not_lock_is_refused(
 def test_verify(
     cfg: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trained once more, to the same bits; and where one bit of one number is another, it is told."""
+    """A second training gives the same bits, and a difference of one bit is reported."""
     cfg.verify = True
     try:
         assert run(cfg, tmp_path / "a") == 0
@@ -385,7 +387,7 @@ def test_verify(
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_cores")
 def test_threads_change_last_digits_only(tmp_path: Path) -> None:
-    """The tolerance that docs/guarantees.md states, for one epoch of a small network on digits: 1e-5 of ‖θ‖."""
+    """For one epoch of a small network on digits, docs/guarantees.md states a tolerance of 1e-5 of ‖θ‖."""
     networks = []
     for threads in (1, 2):
         folder = tmp_path / str(threads)
@@ -397,13 +399,3 @@ def test_threads_change_last_digits_only(tmp_path: Path) -> None:
     distance = float((networks[0] - networks[1]).norm() / networks[0].norm())
     assert distance < 1e-5, distance
     print(f"relative distance {distance:.1e}")
-
-
-def test_a_terminal_without_greek(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its encoding has no θ: that is no reason to fail at the end of all the work."""
-    monkeypatch.chdir(tmp_path)
-    terminal = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding="latin-1"))
-    assert command_line(*RUN) == 0
-    sys.stdout.flush()
-    assert b"finished" in terminal.getvalue()

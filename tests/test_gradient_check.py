@@ -1,4 +1,4 @@
-"""The gradient on this machine: right for every network and layout, and refused where a kernel is wrong."""
+"""The check of the gradient: it accepts every network and layout, and refuses a wrong kernel."""
 
 import dataclasses
 import itertools
@@ -58,7 +58,7 @@ def check_all() -> None:
 @pytest.mark.parametrize("isa", ["SSE41", "AVX", "AVX2", None])
 @pytest.mark.parametrize("capability", ["default", "avx2", None])
 def test_every_network_with_every_instruction_set(isa: str | None, capability: str | None) -> None:
-    """In a process of its own, because the libraries choose their kernels once."""
+    """Each choice has a process of its own, because the libraries choose their kernels once."""
     chosen = {
         "ONEDNN_MAX_CPU_ISA": isa,
         "ATEN_CPU_CAPABILITY": capability,

@@ -43,7 +43,7 @@ def ended(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 @pytest.fixture
 def bomb(tmp_path: Path) -> Any:
-    """What makes a directory when it is unpickled."""
+    """Return an object that makes a directory when it is unpickled."""
 
     class Bomb:
         def __reduce__(self) -> Any:
@@ -53,7 +53,7 @@ def bomb(tmp_path: Path) -> Any:
 
 
 def archive(path: Path, content: Any) -> None:
-    """As `save` writes it, its checksum right."""
+    """Write a file as `save` does, with a correct checksum."""
     torch.save(content, path)
     path.write_bytes(sealed(path.read_bytes()))
 
@@ -61,7 +61,7 @@ def archive(path: Path, content: Any) -> None:
 def test_tensors_are_read_without_executing(
     ended: Path, bomb: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """State, checkpoint and logits: an archive with a pickle of its own, and a bare pickle."""
+    """A state, a checkpoint and logits hold an archive with a hostile pickle, or a bare pickle."""
     for write in (archive, lambda path, content: path.write_bytes(sealed(pickle.dumps(content)))):
         for path in (*ended.glob("checkpoints/logits/*.pt"), ended / "checkpoints/descend.pt"):
             write(path, {"network": bomb, "logits": bomb, "epoch": 1, "checkpoint": "x"})
@@ -110,7 +110,7 @@ def test_a_config_constructs_nothing_of_others(
 
 @pytest.mark.parametrize("name", ["../../../secret", "/etc/passwd", "a/b", "", "..", "descend\0", 3, None, "x" * 300])
 def test_names_do_not_lead_out(name: Any, ended: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A checkpoint's name or file, in a result and in a state."""
+    """A result and a state give a wrong name or file of a checkpoint."""
     shutil.copy(ended / "checkpoints/descend.pt", tmp_path / "secret.pt")
     result = json.loads((ended / "result.json").read_text())
     for wrong in ({"file": f"{name}"}, {"name": name}, {"name": name, "file": f"checkpoints/{name}.pt"}):
@@ -129,7 +129,7 @@ def test_names_do_not_lead_out(name: Any, ended: Path, tmp_path: Path, capsys: p
 def test_a_sweep_of_a_stranger(
     ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its list leads nowhere else; what is executed from it, shell lines and pickles, must be the user's alone."""
+    """Its list leads nowhere else. Its shell lines and pickles are executed only if nobody else could write them."""
     sweep = SweepDirectory("runs/sweeps/it")
     sweep.add([Listed(ended.relative_to(tmp_path), (), 2)])
     sweep.write_launcher("local", {"processes": 1, "threads": 1})  # as an older version did
@@ -152,7 +152,7 @@ def test_a_sweep_of_a_stranger(
 def test_what_a_stranger_names_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A link out of the runs' folder, too."""
+    """A link out of the runs' folder is not followed either."""
     (tmp_path / "home").mkdir()
     (tmp_path / "secret").mkdir()
     monkeypatch.chdir(tmp_path / "home")

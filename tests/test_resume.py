@@ -1,4 +1,4 @@
-"""However often a run is stopped, it ends bit for bit as the one that never was."""
+"""A run that is stopped, however often, ends with the bits of a run that was never stopped."""
 
 import contextlib
 import os
@@ -29,13 +29,13 @@ def begin(folder: Path, *overrides: str) -> ForkServerProcess:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the run ends with."""
+    """Return the outcome of the undisturbed run."""
     return crash.undisturbed(tmp_path_factory.mktemp("undisturbed"), RUN)[0]
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    """`python tools/crash.py` in short."""
+    """This is a short form of `python tools/crash.py`."""
     expected, seconds = crash.undisturbed(tmp_path, crash.RUN)
     generator, kills = random.Random(0), 0
     for trial in range(3):
@@ -70,7 +70,7 @@ def test_stopped_by_a_signal(number: signal.Signals, undisturbed: dict[str, Any]
 def test_every_single_step_can_be_the_last(
     undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped after each step, 27 times over; then with the newest state damaged, which costs one more step."""
+    """The run is stopped after each of 27 steps, and then with the newest state damaged, which costs one more step."""
     expected = undisturbed
 
     def stop(self: Any, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Whole runs on real digits: what they leave behind, and what the same command does again."""
+"""Whole runs on real digits: their files, and the same command once more."""
 
 import csv
 import json
@@ -211,7 +211,7 @@ def test_the_fast_paths_learn_the_same(
 
 @pytest.mark.slow
 def test_real_images(real_data: Path, runs: Runs, tmp_path: Path) -> None:
-    """A thousand images of MNIST and CIFAR-10 through the whole runner, from a folder that is only read."""
+    """Train on a thousand images of MNIST and CIFAR-10 in a folder that is read-only."""
     for dataset in ("mnist", "cifar10"):
         assert runs(*TINY, f"dataset={dataset}", f"dataset.root={real_data}", "dataset.download=false",
                     "dataset.train_images=1000", "dataset.augment=false", "model.width=4", f"name={dataset}",
@@ -222,7 +222,7 @@ def test_real_images(real_data: Path, runs: Runs, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failed_run(tmp_path: Path) -> None:
-    """`-m`: every run in its own directory, in one process, with the numbers of a run by itself."""
+    """With `-m`, every run has its own directory and the numbers of a run by itself, in one process."""
     sweep = [*TINY, "epochs=8", "seed=0,1", "optimizer.lr=1e30,0.1"]
     command = [sys.executable, str(ROOT / "train.py"), "-m", *sweep]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -257,7 +257,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def imported(*arguments: str) -> set[str]:
-    """The modules that `train.py ARGUMENTS` imports until it ends, or until its first step."""
+    """Return the modules that `train.py ARGUMENTS` imports until it ends, or until its first step."""
     command = [sys.executable, "-c", MODULES, str(ROOT / "train.py"), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}  # threads=auto takes one of them for so small a network
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

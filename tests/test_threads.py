@@ -78,8 +78,9 @@ def test_shares_in_the_environment(environment: dict[str, str], number: int, sha
 
 
 def test_what_other_processes_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within two seconds, of cores 1 and 3: other guests take half a second of the first, other processes one of the
-    second; a second is this process's own, and the others are idle."""
+    """Cores 1 and 3 have two seconds each. Other guests take half a second of core 1, other processes one of core 3.
+
+    One second is this process's own, and the rest is idle."""
     monkeypatch.setattr(threads, "cores", lambda: {1, 3})
     second = os.sysconf("SC_CLK_TCK")
 
@@ -129,7 +130,7 @@ def test_the_spin_is_bounded_unless_the_user_says_otherwise() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_cores")
 def test_auto(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One for a small network, whatever is free; and fewer than the cores where each of them has another process."""
+    """A small network gets one thread. Fewer threads than cores are used if other processes take cores."""
     monkeypatch.delenv("OMP_NUM_THREADS")
     most = share()
     assert auto(lambda: threads.SMALL / 2) == (1, f"a network this small is no faster with {most}")

@@ -1,6 +1,5 @@
 """The toys show what they say: computed from the trajectories that are drawn."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from PIL import Image
 from toy import scenes
 from toy.__main__ import main
-from toy.ball import hills, roll
+from toy.ball import roll
 from toy.losses import STATIONARY, four_valleys
 
 POINTS = [(loss, point, index) for loss, points in STATIONARY.items() for point, index in points.items()]
@@ -26,15 +25,6 @@ def test_the_hill_takes_the_local_minimum_away():
     checkpoints = x[2:3]
     assert scenes.LEAVES.total(x, checkpoints[:0]).diff().sign().tolist() == [-1, -1, 1, 1, -1]
     assert scenes.LEAVES.total(x, checkpoints).diff().sign().tolist() == [-1, -1, -1, -1, -1]
-
-
-@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
-def test_the_push_is_strongest_at_distance_sigma(sigma):
-    x = torch.arange(-400, 401, dtype=torch.float64)[:, None] / 100
-    push = -hills(x, x.new_zeros(1, 1), 3.0, sigma)[1][:, 0]
-    assert x[push.argmax()].item() == sigma
-    assert push.max().item() == pytest.approx(math.exp(-0.5) * 3.0 / sigma)
-    assert push[400] == 0
 
 
 @pytest.mark.parametrize(

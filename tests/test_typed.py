@@ -1,4 +1,4 @@
-"""Commands as people type them: what would be ignored is refused, and a sweep over choices with different settings."""
+"""Commands as people type them: ignored settings are refused, and sweeps may mix choices with different settings."""
 
 import contextlib
 import io
@@ -174,7 +174,7 @@ def test_a_setting_that_no_choice_has(typed: str, tmp_path: Path, monkeypatch: p
 
 
 def test_a_conditional_sweep_runs_by_each_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra's own launcher gets the runs without the settings that they do not have, too."""
+    """All launchers, Hydra's own included, get the runs without the settings that do not apply."""
     monkeypatch.chdir(tmp_path)
     ran: list[str] = []
 
@@ -192,7 +192,7 @@ def test_a_conditional_sweep_runs_by_each_launcher(tmp_path: Path, monkeypatch: 
 @pytest.mark.slow
 def test_a_saved_config_is_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                    capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    """`--cfg job > my.yaml` before the run, `--config-name my` after it; and the config that the run has stored."""
+    """A config saved by `--cfg job`, and the config that the run has stored, lead to the same run."""
     monkeypatch.chdir(tmp_path)
     assert command_line(*SHORT, "seed=3", "--cfg", "job") == 0
     Path("saved").mkdir()

@@ -1,8 +1,8 @@
-"""`python tools/crash.py --kills 200`: a run that is killed at random moments, and started again each time, ends with
-the bits of one that was left alone.
+"""Kill a run at random moments, start it again each time, and compare its end with that of an undisturbed run.
 
-The moments are drawn evenly over the life of a run: its start, training, saving, changes of phase, the ensemble and
-the analysis at its end. Says where the kills fell, and exits with 1 if a single run ended otherwise.
+`python tools/crash.py --kills 200` draws the moments evenly over the life of a run: its start, training, saving,
+changes of phase, the ensemble and the analysis at its end. It prints where the kills fell, and exits with 1 if one run
+ended with other bits.
 """
 
 import argparse
@@ -26,37 +26,37 @@ from distancing.config.project import CONF
 from distancing.runs import load
 from distancing.train import run as train
 
-# all that has a state, but for dropout, which an analysis refuses (test_resume.py has it): early stopping with its best
-# parameters, hills that grow and fade, jumps, restarts, augmentation
+# This run has everything that has a state: early stopping with its best parameters, hills that grow and fade, jumps,
+# restarts, augmentation. Only dropout is in test_resume.py instead, because an analysis refuses it.
 RUN = [
     "experiment=smoke", "model.width=2", "dataset.train_images=60", "batch_size=16", "threads=1", "epochs=30",
     "save_every=2", "scheduler=cosine", "optimizer.lr=0.05", "phases.descend.patience=2", "penalty=well_tempered",
     "penalty.half_life=5", "penalty.sigma_unit=norm", "phases.cycle.phases.settle.jump=0.5", "analysis=[barrier]",
     "analysis.barrier.points=5",
 ]  # fmt: skip
-PROCESSES = multiprocessing.get_context("forkserver")  # imports are done once
+PROCESSES = multiprocessing.get_context("forkserver")  # its server imports everything once
 PROCESSES.set_forkserver_preload(
     ["distancing.train", "distancing.experiment.main", "torch.utils.tensorboard", "matplotlib.figure"]
 )
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """Everything that a run leaves, but for times and places."""
+    """Return everything that a run stores, except times and paths."""
     result = json.loads((run / "result.json").read_text())
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     stored = {path.name: load(path) for path in sorted((run / "checkpoints").glob("*.pt"))}
     logits = {path.name: load(path)["logits"] for path in sorted((run / "checkpoints/logits").glob("*.pt"))}
-    found = {path.name: path.read_bytes() for path in sorted((run / "landscape").glob("*"))}
-    for each in (result, *rows):
-        each.pop("seconds")
-    del result["images_per_second"], result["peak_memory"], result["checksum"]  # of all, times included
-    tensors = {f"{name}/{key}": value for name, each in stored.items() for key, value in each.pop("network").items()}
-    tensors |= {f"logits/{name}/{key}": value for name, each in logits.items() for key, value in each.items()}
+    landscape = {path.name: path.read_bytes() for path in sorted((run / "landscape").glob("*"))}
+    for numbers in (result, *rows):
+        numbers.pop("seconds")
+    del result["images_per_second"], result["peak_memory"], result["checksum"]  # the checksum includes times
+    tensors = {f"{name}/{key}": value for name, file in stored.items() for key, value in file.pop("network").items()}
+    tensors |= {f"logits/{name}/{key}": value for name, splits in logits.items() for key, value in splits.items()}
     bits = {name: value.numpy().tobytes() for name, value in tensors.items()}
     events = EventAccumulator(str(run), {"scalars": 0}).Reload()
     scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     del scalars["seconds"]
-    return {"result": result, "rows": rows, "stored": stored, "bits": bits, "scalars": scalars, "landscape": found}
+    return {"result": result, "rows": rows, "stored": stored, "bits": bits, "scalars": scalars, "landscape": landscape}
 
 
 def only_run(folder: Path) -> Path:
@@ -74,14 +74,14 @@ def _child(folder: str, overrides: Sequence[str]) -> None:
 
 
 def begin(folder: Path, overrides: Sequence[str]) -> ForkServerProcess:
-    """`python train.py OVERRIDES` in `folder`, in a process of its own; what it says is in `log`."""
+    """Start `python train.py OVERRIDES` in `folder`; return its process, whose output goes to `log`."""
     process = PROCESSES.Process(target=_child, args=(str(folder), list(overrides)))
     process.start()
     return process
 
 
 def undisturbed(folder: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], float]:
-    """What a run ends with that is left alone, and the seconds that it takes."""
+    """Return the outcome of a run that is left alone, and the seconds that it takes."""
     for name in ("first", "second"):  # the first one also starts the server
         (folder / name).mkdir()
         begun = time.monotonic()
@@ -92,10 +92,9 @@ def undisturbed(folder: Path, overrides: Sequence[str]) -> tuple[dict[str, Any],
 
 
 def killed(folder: Path, overrides: Sequence[str], seconds: float, generator: random.Random) -> list[str]:
-    """Kill a run at moments drawn evenly from so many seconds, and start it again, until it ends before its moment;
-    where it was at each kill. It was killed once at least, but for a moment drawn after its end.
+    """Kill a run at moments drawn evenly from so many seconds, and start it again, until it ends before its moment.
 
-    Raises AssertionError if it ended with an error.
+    Return the place of each kill. Raise AssertionError if the run ended with an error.
     """
     places = []
     while True:
@@ -111,7 +110,7 @@ def killed(folder: Path, overrides: Sequence[str], seconds: float, generator: ra
 
 
 def _place(folder: Path) -> str:
-    """How far a run has come that was just killed."""
+    """Return how far a run had come when it was killed."""
     runs = [path for path in folder.glob("runs/*") if path.is_dir()]
     if not runs or not list(runs[0].glob("state/*.pt")):
         return "analysis" if runs and (runs[0] / "result.json").exists() else "start"
@@ -139,8 +138,8 @@ def main() -> int:
             trial.mkdir()
             places.update(killed(trial, RUN, seconds, generator))
             ended += 1
-            found = outcome(only_run(trial / "runs"))
-            if different := [what for what in expected if found[what] != expected[what]]:
+            actual = outcome(only_run(trial / "runs"))
+            if different := [part for part in expected if actual[part] != expected[part]]:
                 print(f"run {ended} ended otherwise: {', '.join(different)}", flush=True)
             same += not different
             print(f"{places.total()} kills, {same} of {ended} runs ended bit-identical", flush=True)

@@ -1,6 +1,6 @@
-"""`python tools/long_haul.py`: is a long run, and a long sweep, at its end as small and as quick as at its start?
+"""Measure whether a long run and a long sweep stay as small and as quick as they are at their start.
 
-One run of 900 epochs in a process of its own, looked at from outside; then 100 runs in one process of Hydra's.
+`python tools/long_haul.py` watches one run of 900 epochs in another process, and then 100 runs in one process.
 """
 
 import argparse
@@ -29,7 +29,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Sample:
-    """What a process holds: resident memory in MB, open files, threads, and the CPU seconds it has used."""
+    """The resources of a process: resident memory in MB, open files, threads, and CPU seconds."""
 
     memory: float
     files: int
@@ -41,15 +41,15 @@ class Sample:
 
 
 def sample(process: int | str = "self", run: Path | None = None) -> Sample:
-    """Raises FileNotFoundError once the process is gone."""
-    of = Path(f"/proc/{process}")
-    stat = (of / "stat").read_text().rpartition(")")[2].split()
-    pages = int((of / "statm").read_text().split()[1])
+    """Return the present resources of a process. Raise FileNotFoundError once it is gone."""
+    folder = Path(f"/proc/{process}")
+    stat = (folder / "stat").read_text().rpartition(")")[2].split()
+    pages = int((folder / "statm").read_text().split()[1])
     epoch = max(0, (run / "metrics.csv").read_bytes().count(b"\n") - 1) if run else 0
     states = sorted(run.glob("state/*.pt")) if run else []
     return Sample(
         memory=pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
-        files=len(os.listdir(of / "fd")),
+        files=len(os.listdir(folder / "fd")),
         threads=int(stat[17]),
         seconds=(int(stat[11]) + int(stat[12])) / TICKS,
         epoch=epoch,
@@ -59,24 +59,24 @@ def sample(process: int | str = "self", run: Path | None = None) -> Sample:
 
 
 def long_run(folder: Path, epochs: int) -> list[Sample]:
-    """A run of a small network, in a process of its own; what it holds, about once a second."""
+    """Train a small network in another process; return about one sample a second."""
     command = [sys.executable, ROOT / "train.py", "model.width=2", "phases=cycles", f"epochs={epochs}", "runs=runs"]
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-    found = []
+    samples = []
     while process.poll() is None:
         time.sleep(1)
         for run in folder.glob("runs/*/metrics.csv"):
             try:
-                found.append(sample(process.pid, run.parent))
+                samples.append(sample(process.pid, run.parent))
             except (OSError, IndexError):
                 continue
     assert process.returncode == 0, (folder / "log").read_text()
-    return [each for each in found if each.epoch and each.state]
+    return [sample for sample in samples if sample.epoch and sample.state]
 
 
 def many_runs(n: int) -> list[Sample]:
-    """`train.py -m seed=range(n)` in this process and folder; what it holds after each run."""
+    """Run `train.py -m seed=range(n)` in this process and folder; return a sample after each run."""
     samples = []
 
     def task(cfg: DictConfig) -> float:
@@ -91,10 +91,10 @@ def many_runs(n: int) -> list[Sample]:
 
 
 def epoch_costs(samples: Sequence[Sample], epochs: int) -> tuple[float, float]:
-    """CPU seconds of an epoch, in the first and in the last fifth of the run, without its very beginning."""
+    """Return the CPU seconds of an epoch in the first and in the last fifth of the run, without its very beginning."""
 
     def cost(first: float, last: float) -> float:
-        part = [each for each in samples if first * epochs <= each.epoch <= last * epochs]
+        part = [sample for sample in samples if first * epochs <= sample.epoch <= last * epochs]
         return (part[-1].seconds - part[0].seconds) / (part[-1].epoch - part[0].epoch)
 
     return cost(0.02, 0.22), cost(0.78, 0.98)
@@ -102,9 +102,9 @@ def epoch_costs(samples: Sequence[Sample], epochs: int) -> tuple[float, float]:
 
 def tell_run(samples: Sequence[Sample], epochs: int) -> None:
     for share in (0.02, 0.1, 0.25, 0.5, 0.75, 1):
-        each = next((s for s in samples if s.epoch >= share * epochs), samples[-1])
-        print(f"epoch {each.epoch:4}: {each.memory:6.1f} MB, {each.files} files, {each.threads} threads, "
-              f"state {each.state / 1e3:6.1f} kB, events {each.events / 1e3:7.1f} kB")  # fmt: skip
+        s = next((s for s in samples if s.epoch >= share * epochs), samples[-1])
+        print(f"epoch {s.epoch:4}: {s.memory:6.1f} MB, {s.files} files, {s.threads} threads, "
+              f"state {s.state / 1e3:6.1f} kB, events {s.events / 1e3:7.1f} kB")  # fmt: skip
     if epochs >= 100:
         first, last = epoch_costs(samples, epochs)
         print(f"CPU seconds of an epoch: {first:.4f} at first, {last:.4f} at last")
@@ -113,8 +113,8 @@ def tell_run(samples: Sequence[Sample], epochs: int) -> None:
 def tell_many(samples: Sequence[Sample]) -> None:
     for i in sorted({1, 5, 10, 20, 50, len(samples)}):
         if i <= len(samples):
-            each = samples[i - 1]
-            print(f"after run {i:3}: {each.memory:6.1f} MB, {each.files} files, {each.threads} threads")
+            s = samples[i - 1]
+            print(f"after run {i:3}: {s.memory:6.1f} MB, {s.files} files, {s.threads} threads")
     costs = [b.seconds - a.seconds for a, b in itertools.pairwise(samples)]
     fifth = max(1, len(costs) // 5)
     print(f"CPU seconds of a run: {statistics.median(costs[:fifth]):.3f} at first, "
@@ -131,7 +131,7 @@ def main() -> None:
         os.chdir(folder)
         begun = threading.active_count()
         tell_many(many_runs(args.runs))
-        print(f"threads of Python's: {begun} before, {threading.active_count()} after")
+        print(f"Python's threads: {begun} before, {threading.active_count()} after")
         os.chdir(ROOT)
 
 

@@ -52,18 +52,18 @@ class Description:
 
 def descriptions(documented: Any) -> dict[str, Description]:
     """Return the descriptions in the docstring of a class or function, and in those of the base classes."""
-    found: dict[str, Description] = {}
+    fields: dict[str, Description] = {}
     for owner in reversed(documented.__mro__) if isinstance(documented, type) else [documented]:
         name = None
         for line in inspect.cleandoc(owner.__doc__ or "").splitlines():
             if match := FIELD.match(line):
                 name, unit, text = match.groups()
-                found[name] = Description(unit or "", text)
+                fields[name] = Description(unit or "", text)
             elif name and line.startswith(" "):
-                found[name] = Description(found[name].unit, f"{found[name].text} {line.strip()}")
+                fields[name] = Description(fields[name].unit, f"{fields[name].text} {line.strip()}")
             else:
                 name = None
-    return found
+    return fields
 
 
 def summary(documented: Any) -> str:
@@ -104,7 +104,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
 def fields(cls: type, prefix: str, defaults: Mapping[str, Any], leave_out: Sequence[str] = ()) -> str:
     """Return the table of a class's settings.
 
-    prefix: of the names. defaults: from the YAML; the class's own default stands for a missing one.
+    prefix: the prefix of their names. defaults: from the YAML; the class's own default stands for a missing one.
     """
     hints, text = typing.get_type_hints(cls, include_extras=True), descriptions(cls)
     rows = []
@@ -197,7 +197,7 @@ def settings() -> str:
 
 
 def _classes(group: str) -> Iterator[str]:
-    """Yield a section for each class of a group, with the settings that no class before has, or has otherwise."""
+    """Yield a section for each class of a group, with the settings that no class before it describes alike."""
     known: dict[type, set[tuple[str, str]]] = {}
     order = sorted(choices(group), key=lambda name: "defaults" in (CONF / group / f"{name}.yaml").read_text())
     for values in (load(group, name) for name in order):

@@ -1,6 +1,6 @@
 """Train six small runs of all kinds with two checkouts of this project, and compare every number of them, bit for bit.
 
-`python tools/same_bits.py OTHER_CHECKOUT` says after a change of the structure whether it changed a number.
+`python tools/same_bits.py OTHER_CHECKOUT` tells whether a change of the structure has changed a number.
 """
 
 import csv
@@ -34,22 +34,22 @@ RUNS = {
 
 
 def numbers(checkout: Path, overrides: list[str], folder: Path) -> dict[str, object]:
-    """Train one run with `checkout` in `folder`; return all its numbers, but for times, by a name for each."""
+    """Train one run with `checkout` in `folder`; return all its numbers by name, without times."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(checkout / "train.py"), *TINY, *overrides, "name=run", f"runs={folder}"]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
     if done.returncode not in (0, 3):
         raise SystemExit(f"{' '.join(command)} ended with exit code {done.returncode}: {done.stderr[-500:]}")
     (run,) = folder.glob("run-*")
-    found: dict[str, object] = {"exit code": done.returncode}
+    values: dict[str, object] = {"exit code": done.returncode}
     for row in csv.DictReader((run / "metrics.csv").open()):
-        found |= {f"epoch {row['epoch']}: {key}": value for key, value in row.items() if key != "seconds"}
+        values |= {f"epoch {row['epoch']}: {key}": value for key, value in row.items() if key != "seconds"}
     for file in sorted((run / "checkpoints").glob("*.pt")):
         network = torch.load(file, weights_only=True)["network"]
-        found |= {f"{file.name}: {name}": value.tolist() for name, value in network.items()}
+        values |= {f"{file.name}: {name}": value.tolist() for name, value in network.items()}
     result = json.loads((run / "result.json").read_text())
-    found |= {name: result[name] for name in ("status", "diverged", "metrics", "ensemble", "analysis")}
-    return found
+    values |= {name: result[name] for name in ("status", "diverged", "metrics", "ensemble", "analysis")}
+    return values
 
 
 def main(other: Path) -> int:

@@ -1,4 +1,4 @@
-"""MkDocs calls these functions when it builds the site: they add what is not written in docs/ itself."""
+"""The functions that MkDocs calls when it builds the site. They add the pages that are not written in docs/."""
 
 import re
 import sys

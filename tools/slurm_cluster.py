@@ -1,10 +1,10 @@
-"""A private, throw-away, real Slurm cluster on this machine: no systemd, no cgroups, pretended GPUs, any user.
+"""A private, real Slurm cluster on this machine, without systemd or cgroups, with pretended GPUs, for any user.
 
     with Cluster(folder) as cluster:
         job = cluster.run("sbatch", "--parsable", "--gres=gpu:1", "--wrap", "echo $CUDA_VISIBLE_DEVICES").strip()
         cluster.wait_for(lambda: cluster.state(job) == "COMPLETED")
 
-By hand: `python tools/slurm_cluster.py [--accounting]` in one terminal, and in another what it prints.
+To use it by hand, run `python tools/slurm_cluster.py [--accounting]` in one terminal, and what it prints in another.
 """
 
 import argparse
@@ -28,10 +28,10 @@ from typing import Any
 PACKAGES = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
 ACCOUNTING_PACKAGES = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server-core"}
 TABLES = [Path("/usr/share/mysql") / name for name in ("mysql_system_tables.sql", "mysql_system_tables_data.sql")]
-PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin"  # where Debian has the daemons, and a user's PATH may not go
+PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin"  # Debian has the daemons there, and a user's PATH may lack it
 FOREIGN = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SCANCEL", "SQUEUE", "SINFO", "SACCT")  # settings in the environment
 
-SETTINGS = [  # Slurm wants one a line
+SETTINGS = [  # Slurm needs each on a line of its own
     "ClusterName=tests SlurmctldHost={host}(127.0.0.1) SlurmctldPort={ports[slurmctld]} SlurmUser={user}",
     "StateSaveLocation={short}/state SlurmctldPidFile={short}/slurmctld.pid",
     "SlurmdUser={user} SlurmdSpoolDir={short}/%n SlurmdPidFile={short}/%n.pid",
@@ -41,7 +41,7 @@ SETTINGS = [  # Slurm wants one a line
     "ProctrackType=proctrack/linuxproc",
     "SelectType=select/cons_tres SelectTypeParameters=CR_Core SlurmdParameters=config_overrides GresTypes=gpu",
     "MaxArraySize={max_array_size}",
-    # What can be quick is quick: jobs start at once, a dead node is noticed soon.
+    # Jobs start at once, and a dead node is noticed soon.
     "SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1",
     "KillWait=2 SlurmdTimeout=5 MessageTimeout=5 ReturnToService=2",
     # A job in `low` whose place `high` wants gets its --signal, then GraceTime seconds, then is in the queue again.
@@ -69,7 +69,7 @@ DATABASE_USER = "GRANT ALL ON slurm.* TO 'slurm'@'127.0.0.1' IDENTIFIED BY '{pas
 
 
 class Cluster:
-    """Up inside the `with`; however that is left, nothing of the cluster or of its jobs runs on."""
+    """The cluster runs inside a `with` block. After it, no process of the cluster or of its jobs is left."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Cluster:
         accounting: bool = False,
         max_array_size: int = 1001,
     ) -> None:
-        self.folder = folder.resolve()  # of the configuration and the logs, which stay
+        self.folder = folder.resolve()  # the folder of the configuration and the logs, which stay
         self.nodes = [f"node{n + 1}" for n in range(nodes)]
         self.accounting = accounting
         self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": PATH}
@@ -89,7 +89,7 @@ class Cluster:
 
     @staticmethod
     def missing(accounting: bool = False) -> str | None:
-        """Why there can be no cluster here, or None."""
+        """Return why this machine can run no cluster, or None."""
         packages = PACKAGES | (ACCOUNTING_PACKAGES if accounting else {})
         absent = [package for command, package in packages.items() if not shutil.which(command, path=PATH)]
         if absent:
@@ -112,14 +112,14 @@ class Cluster:
         self._stop()
 
     def run(self, *command: str, timeout: float = 30) -> str:
-        """The stdout of a command; settings for another Slurm, in the shell that runs the tests, don't reach it."""
+        """Return the stdout of a command. The environment's settings of another Slurm do not reach it."""
         done = subprocess.run(command, env=self._env(), capture_output=True, text=True, timeout=timeout)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}{done.stdout}")
         return done.stdout
 
     def state(self, job: str | int) -> str:
-        """PENDING, for example; of an array the different states of its tasks: COMPLETED,RUNNING."""
+        """Return the state of a job, such as PENDING, or of an array the states of its tasks: COMPLETED,RUNNING."""
         return ",".join(sorted(set(self.run("squeue", "-h", "-r", "-t", "all", "-o", "%T", "-j", str(job)).split())))
 
     def wait_for(self, condition: Callable[[], bool], timeout: float = 60, what: str = "the condition") -> None:
@@ -136,14 +136,16 @@ class Cluster:
             time.sleep(0.05)
 
     def release(self, job: str | int) -> None:
-        """A requeued job waits until the credential for its first start has expired, 6 s in all. End the wait."""
+        """Start a requeued job now. It would wait until the credential of its first start has expired, 6 s in all."""
         self.wait_for(lambda: self.state(job) == "PENDING", what=f"job {job} to be requeued")
         time.sleep(1 - time.time() % 1)  # a new credential of the same second would count as the old one: job FAILED
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def kill_node(self, name: str) -> None:
-        """SIGKILL for the node's slurmd alone: its jobs run on. The controller takes 16 s to call the node down;
-        `cluster.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=test")` tells it at once."""
+        """Kill the node's slurmd. Its jobs run on, and the controller marks the node as down after 16 s.
+
+        `cluster.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=test")` does so at once.
+        """
         daemon = self._daemons.pop(name)
         daemon.kill()
         daemon.wait()
@@ -187,7 +189,7 @@ class Cluster:
         data = self._short / "mariadb"
         (data / "mysql").mkdir(parents=True)
         mariadbd = ["mariadbd", "--no-defaults", f"--user={self._facts['user']}", f"--datadir={data}"]
-        # Quick to start, and nothing that would outlast a power cut.
+        # These options make the start quick. The data need not survive a power cut.
         mariadbd += ["--innodb-log-file-size=8M", "--innodb-flush-method=nosync", "--debug-no-sync"]
         tables = "use mysql;\n" + "".join(table.read_text() for table in TABLES)
         with open(self.folder / "mariadbd.log", "ab") as log:
@@ -204,12 +206,12 @@ class Cluster:
 
     def _write(self, name: str, *lines: str) -> Path:
         path = self.folder / name
-        path.touch(mode=0o600)  # slurmdbd and munged want their secrets so
+        path.touch(mode=0o600)  # slurmdbd and munged refuse secrets that others can read
         path.write_text("".join(line.format_map(self._facts) + "\n" for line in lines))
         return path
 
     def _daemon(self, name: str, *command: str) -> None:
-        """In the foreground, so that it is our child and easy to end; what it says goes to NAME.log."""
+        """Start a daemon in the foreground, as a child of this process. Its output goes to NAME.log."""
         with open(self.folder / f"{name}.log", "ab") as log:
             self._daemons[name] = subprocess.Popen(
                 command, env=self._env(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -232,12 +234,12 @@ class Cluster:
         return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)} | self.environment
 
     def _stop(self) -> None:
-        """All of it is thrown away, so SIGKILL will do: daemons first, so that no job is started meanwhile."""
+        """Kill everything, and remove it: the daemons first, so that no job is started meanwhile."""
         for daemon in self._daemons.values():
             daemon.kill()
             daemon.wait()
         self._daemons.clear()
-        for _ in range(100):  # what is killed may just have started something
+        for _ in range(100):  # a killed process may just have started another one
             left = self._processes()
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
@@ -248,30 +250,30 @@ class Cluster:
         shutil.rmtree(self._short, ignore_errors=True)
 
     def _processes(self) -> set[int]:
-        """The helpers of daemons, each slurmstepd, what runs in jobs, and everything below these."""
+        """Return the daemons' helpers, each slurmstepd, the processes of jobs, and all their descendants."""
         ours = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
         children: dict[int, list[int]] = defaultdict(list)
-        found: list[int] = []
+        processes: list[int] = []
         for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+            with contextlib.suppress(OSError):  # the process has ended meanwhile, or is another user's
                 name, _, rest = (process / "stat").read_text(errors="replace").partition("(")[2].rpartition(") ")
                 state, parent = rest.split()[:2]
                 if state in "ZX":
                     continue
                 children[int(parent)].append(int(process.name))
                 environment = (process / "environ").read_bytes().split(b"\0")
-                in_job = any(each.startswith(b"SLURM_JOB_ID=") for each in environment)
+                in_job = any(variable.startswith(b"SLURM_JOB_ID=") for variable in environment)
                 if ours in environment and (in_job or name.startswith("slurm")):
-                    found.append(int(process.name))
-        for pid in found:  # grows
-            found += children[pid]
-        return set(found)
+                    processes.append(int(process.name))
+        for pid in processes:  # the list grows
+            processes += children[pid]
+        return set(processes)
 
 
 def _free_ports(*names: str) -> dict[str, int]:
-    with contextlib.ExitStack() as stack:  # all held at the same time, so that they differ
+    with contextlib.ExitStack() as stack:  # all are held at the same time, so that they differ
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
-        return {name: each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
+        return {name: server.getsockname()[1] for name, server in zip(names, sockets, strict=True)}
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from yaml import YAMLError
 from distancing.component import trust
 from distancing.component.analysis import Analysis
 from distancing.data.datasets import Dataset, Torchvision
-from distancing.errors import ConfigError
+from distancing.errors import ConfigError, first_line
 from distancing.hills.distances import Distance
 from distancing.hills.kernels import Kernel
 from distancing.hills.penalty import Penalty
@@ -66,7 +66,7 @@ def resolved(cfg: DictConfig) -> Tree:
     try:
         tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).split("\n")[0]) from error
+        raise ConfigError(first_line(error)) from error
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
 
@@ -109,7 +109,7 @@ def read_config(path: Path) -> Config:
     try:
         cfg = OmegaConf.load(path)
     except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} can't be read: {(str(error).splitlines() or ['?'])[0]}") from error
+        raise ConfigError(f"{path} can't be read: {first_line(error)}") from error
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{path} is not a config")
     try:

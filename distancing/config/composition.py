@@ -166,7 +166,7 @@ def composition_error(error: Exception, overrides: Sequence[str], options: Optio
     if match := re.search(r"Ambiguous value for argument '(.*?)' 1\.", text):
         return f"{match[1]} has several values: -m {shlex.quote(match[1])} is a sweep over them"
     if match := re.search(r"Could not load '([\w/]+)/([^/']+)'", text):
-        return f"{match[1]}={match[2]} is no choice; there are {', '.join(options(match[1])) or 'none'}"
+        return f"{match[1]}={match[2]} is not a choice; the choices are {', '.join(options(match[1])) or 'none'}"
     return text or repr(error)
 
 
@@ -215,7 +215,7 @@ def malformed(argument: str) -> str:
 
 def _first_wrong(key: str, value: str) -> str:
     """Return the first character at which the value is no longer the beginning of one."""
-    right, wrong = 0, len(value) + 1  # the number of letters that are such a beginning, and one that is not
+    right, wrong = 0, len(value) + 1  # the lengths of a correct beginning and of a wrong one
     while wrong - right > 1:
         middle = (right + wrong) // 2
         if any(_parses(f"{key}={value[:middle]}{end}") for end in ENDS):

@@ -53,11 +53,13 @@ class Data:
 
     @property
     def splits(self) -> dict[str, Split]:
+        """The splits by name, without a missing validation split."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split for name, split in named.items() if split is not None}
 
     @property
     def augmented(self) -> bool:
+        """True if training images are cropped or mirrored."""
         return bool(self.padding or self.flip)
 
     @cached_property
@@ -99,7 +101,7 @@ class Epoch:
         self.order = torch.empty(n, dtype=torch.int64, device=device)
         if data.augmented:
             self.rows, self.columns = (self.order.new_empty(n, size) for size in data.train.images.shape[1:3])
-        self._positions = torch.arange(batch_size, device=device)  # those of the first batch
+        self._positions = torch.arange(batch_size, device=device)  # the positions of the first batch
         self.begin(seed, epoch)
 
     def begin(self, seed: int, epoch: int) -> None:

@@ -16,7 +16,7 @@ from typing_extensions import Self
 from distancing.component import component
 from distancing.data.batches import Data, Split, mean_std
 from distancing.data.draws import balanced, stratified_folds, stratified_split
-from distancing.errors import DatasetError
+from distancing.errors import DatasetError, first_line
 from distancing.process import memory
 
 GIB = 2**30  # bytes
@@ -222,8 +222,8 @@ class Torchvision(Dataset):
                     raise ValueError("the checksum of its images and labels is wrong")
         except Exception as error:  # torchvision passes on any error of its reader or the network
             hint = "" if self.download else "; dataset.download=true would fetch it"
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise DatasetError(f"dataset.root={self.root}: can't read {self.reader}: {reason}{hint}") from error
+            reason = f"can't read {self.reader}: {first_line(error)}{hint}"
+            raise DatasetError(f"dataset.root={self.root}: {reason}") from error
         return train, test
 
     def _read_part(self, train: bool) -> Arrays:

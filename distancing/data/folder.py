@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from distancing.component import component
 from distancing.data.datasets import Arrays, Dataset
 from distancing.data.draws import stratified_split
-from distancing.errors import DatasetError
+from distancing.errors import DatasetError, first_line
 
 FORMATS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 FEWEST = 2  # images of a class
@@ -85,7 +85,7 @@ class Folder(Dataset):
                 pixels = image.convert("RGB" if self.colours == "rgb" else "L")
                 resized = pixels.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise DatasetError(f"can't read the image {file}: {(str(error).splitlines() or ['?'])[0]}") from error
+            raise DatasetError(f"can't read the image {file}: {first_line(error)}") from error
         return np.asarray(resized, dtype=np.uint8).reshape(self.image_size, self.image_size, -1)
 
 

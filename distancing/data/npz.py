@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from distancing.component import component
 from distancing.data.datasets import Arrays, Dataset
-from distancing.errors import DatasetError
+from distancing.errors import DatasetError, first_line
 
 
 class Part(NamedTuple):
@@ -80,8 +80,7 @@ def _errors_named(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DatasetError(f"dataset.path={path}: {reason}") from error
+        raise DatasetError(f"dataset.path={path}: {first_line(error)}") from error
 
 
 @functools.lru_cache(maxsize=1)

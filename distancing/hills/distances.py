@@ -25,7 +25,7 @@ from distancing.hills.features import (
 
 PIECE = 2**17  # parameters at a time on a CPU: their difference fits into its cache
 SUM = 2**16  # parameters in one sum
-SMALL = 2**23  # numbers: `vjp` keeps the differences to all checkpoints for the gradient if they are no more
+SMALL = 2**23  # `vjp` keeps at most this many numbers, the differences to all checkpoints, for the gradient
 
 
 @component
@@ -87,7 +87,7 @@ class Euclidean(Distance):
 
         def pull(weights: Tensor) -> Tensor:
             gradient = torch.zeros_like(theta)
-            nonzero = [(k, 2 * weight) for k, weight in enumerate(weights.tolist()) if weight]  # 0 far away
+            nonzero = [(k, 2 * weight) for k, weight in enumerate(weights.tolist()) if weight]  # others are far away
             for (t, rows), out in zip(pieces, gradient.split(PIECE), strict=True):
                 for k, weight in nonzero:
                     out.add_(torch.sub(t, rows[k], out=difference[: len(t)]), alpha=weight)

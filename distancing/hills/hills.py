@@ -71,6 +71,9 @@ class Hills(Field):
 
         inputs: the step's batch, for a distance that compares predictions on it.
         scale: the factor on the loss, such as a GradScaler's. Leave it out after `scaler.unscale_(optimizer)`.
+
+        Raise RuntimeError if `keep_norm` is due or the model has other parameters or another device than at its start,
+        ValueError if the batch is missing.
         """
         if self._norm_is_due:
             raise RuntimeError("fixed_norm=True needs hills.keep_norm() after each step of the optimiser")

@@ -46,7 +46,10 @@ def refresh_batch_norm(network: nn.Module, data: Data, autocast: torch.autocast)
 
 
 def refresh_from(network: nn.Module, batches: Iterable[Tensor], autocast: torch.autocast) -> None:
-    """Set the running statistics of all batch norms to the mean over these normalised batches [B, C, H, W]."""
+    """Set the running statistics of all batch norms to the mean over these normalised batches [B, C, H, W].
+
+    torch.optim.swa_utils.update_bn would also switch dropout on.
+    """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -14,7 +14,7 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:
-    """Decorate the main function of a command, so that it reports errors that a user can correct in one line."""
+    """Decorate the main function of a command, so that it reports in one line what a user can correct."""
 
     @functools.wraps(main)
     def decorated(*args: P.args, **kwargs: P.kwargs) -> int:

@@ -55,7 +55,7 @@ def link(overview: Overview, folder: Path) -> int:
                 continue
             name = re.sub(r"[^\w.+=,()\[\]{}-]+", "_", ",".join([*settings, f"seed={run.seed}"]))[:NAME_LENGTH]
             path = folder / name
-            if path.is_symlink():  # another name was the same but for the characters replaced
+            if path.is_symlink():  # two names may differ only in the characters that were replaced
                 path = folder / f"{name},{run.path.name.rpartition('-')[2]}"
             path.symlink_to(os.path.relpath(run.path.resolve(), folder.resolve()))
             links += 1

@@ -65,7 +65,7 @@ def result_numbers(run: Run) -> dict[str, float]:
             pairs = [value for i, row in enumerate(matrix) for value in row[i + 1 :]]
             numbers[f"ensemble.{split}.{name}"] = math.fsum(pairs) / len(pairs)
     distances = (run.result.get("final") or {}).get("distances")
-    if isinstance(distances, dict) and len(distances) > 1:  # in the order of the checkpoints; the last is to itself
+    if isinstance(distances, dict) and len(distances) > 1:  # by checkpoint; the last is to itself
         first = next(iter(distances.values()))
         if isinstance(first, (int, float)):
             numbers["distance"] = first
@@ -110,10 +110,12 @@ def scale(name: str) -> float:
 
 
 def higher_is_better(name: str) -> bool:
+    """Return whether a higher value of this metric is better."""
     return _last_part(name).endswith(HIGHER_IS_BETTER)
 
 
 def unit(name: str) -> str:
+    """Return the unit of a metric; "" if it has none."""
     return UNITS.get(_last_part(name), "%" if scale(name) != 1 else "")
 
 

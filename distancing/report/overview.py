@@ -1,4 +1,4 @@
-"""The content of a report: the groups of runs, their means, and how they compare with a baseline."""
+"""The groups of runs in a report, their means, and their comparison with a baseline."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ Numbers = dict[Run, dict[str, float]]
 
 @dataclasses.dataclass
 class Overview:
-    """What a report shows.
+    """The content of a report.
 
     groups: in the order of the table.
     hidden: the groups that `--best` left out.

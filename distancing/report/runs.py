@@ -16,7 +16,7 @@ from distancing.runs.flat import Leaf, flat, typed
 
 State = Literal["finished", "diverged", "failed", "damaged", "unfinished", "missing"]
 STATES: tuple[State, ...] = ("finished", "diverged", "failed", "damaged", "unfinished", "missing")
-FILES = (".hydra/config.yaml", "result.json", "metrics.csv")  # a directory with one of them is a run's
+FILES = (".hydra/config.yaml", "result.json", "metrics.csv")  # a directory with one of these files is that of a run
 
 
 @dataclass(eq=False)

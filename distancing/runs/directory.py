@@ -97,6 +97,7 @@ class RunDirectory:
                 write(path, text.encode(), flush=False)
 
     def write_json(self, name: str, content: Json) -> None:
+        """Write a file of a launcher. A system crash may lose it, because no result needs it."""
         write(self.path / name, (json.dumps(content) + "\n").encode(), flush=False)
 
     def read_json(self, name: str) -> Json:

@@ -61,6 +61,7 @@ class Lock:
         threading.Thread(target=self._send_heartbeats, args=(self._released,), daemon=True).start()
 
     def release(self) -> None:
+        """Release the lock, and stop the heartbeats."""
         self._released.set()
         with contextlib.suppress(OSError):
             self._owner.unlink()

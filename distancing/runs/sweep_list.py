@@ -105,6 +105,7 @@ class SweepDirectory:
         return self.jobs
 
     def write_launcher(self, kind: str, settings: Json) -> None:
+        """Write the launcher's kind and settings."""
         write(self._launcher, json.dumps({"kind": kind, "settings": settings}, indent=2).encode())
 
     def read_launcher(self) -> tuple[str, Json]:

@@ -39,6 +39,7 @@ class Metrics:
             self.add(row)
 
     def add(self, row: Row) -> None:
+        """Add the row of an epoch to both files."""
         self._file.add(row)
         for name, value in row.items():
             if isinstance(value, (int, float)) and name != "epoch":
@@ -167,6 +168,7 @@ class ProgressBar:
         self._bar.update(self._task, completed=done, phase=phase, epoch=min(int(done) + 1, self._epochs))
 
     def epoch(self, row: Row) -> None:
+        """Show the metrics of an epoch that has ended."""
         metrics = f"loss {row['train/cross_entropy']:.4f}  train {row['train/accuracy']:.2%}"
         for split in ("validation", "test"):
             if row.get(f"{split}/accuracy") is not None:

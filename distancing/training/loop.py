@@ -19,7 +19,7 @@ def train(
 
     on_step: receives the number of epochs done, a fraction, and the name of the phase. It may ask to save the state
         after this step, or to save it and stop.
-    on_epoch: receives the new row of metrics. before_save: is called before a state with these rows is written.
+    on_epoch: receives the new row of metrics. before_save: called before a state with these rows is written.
     Raise Diverged if the loss or the parameters are not finite; the last good state is kept.
     """
 

@@ -50,7 +50,7 @@ def _package() -> "hashlib._Hash":
 
 @functools.cache
 def _imported() -> "hashlib._Hash":
-    """Return the hash of the package at the first call, which is that of the imported code. Edits come later."""
+    """Return the hash of the package at the first call, which later edits of its files do not change."""
     return _package()
 
 

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import torch
 
+from distancing.errors import first_line
+
 WARM_UP = 3  # steps before the capture, in which PyTorch and its libraries allocate, compile and choose kernels
 
 Work = Callable[[], None]
@@ -78,7 +80,7 @@ class Replay:
         except RuntimeError as error:
             self.forget()
             self.clean_up()
-            self.reason = (str(error).splitlines() or [repr(error)])[0]
+            self.reason = first_line(error)
         return self._captured.get(arguments)
 
     def forget(self) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch.optim.optimizer import StateDict
 
 from distancing.data.batches import Data
-from distancing.errors import ConfigError, StorageError
+from distancing.errors import ConfigError, StorageError, first_line
 from distancing.process import threads
 from distancing.runs import RunDirectory
 from distancing.training.gradient_check import check_gradient
@@ -25,7 +25,7 @@ def reproducible(compiled: bool = False) -> None:
     if compiled:
         torch.use_deterministic_algorithms(True, warn_only=True)
     else:
-        torch.set_deterministic_debug_mode("warn")  # the same, without a setting of the compiler's and its import
+        torch.set_deterministic_debug_mode("warn")  # the same, without importing the compiler for a setting of its own
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a slow debugging aid
     torch.backends.cudnn.benchmark = False
 
@@ -104,8 +104,6 @@ def resumed_trainer(trainer: Trainer, state: StateDict, directory: RunDirectory)
             trainer = new_trainer(config, trainer.data, trainer.device)  # θ_0's norm depends on the number, too
         trainer.load_state_dict(state, directory)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        line = (str(error).splitlines() or ["?"])[0]
-        raise StorageError(
-            f"{directory.path}/state holds no state of this run ({line}); overwrite=true starts over"
-        ) from error
+        reason = f"holds no state of this run ({first_line(error)})"
+        raise StorageError(f"{directory.path}/state {reason}; overwrite=true starts over") from error
     return trainer

@@ -46,7 +46,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.data, self.device = config, data, device
         self.network = config.build_network(device)
-        self.steps = -(-len(data.train) // config.batch_size)  # of an epoch
+        self.steps = -(-len(data.train) // config.batch_size)  # the number of steps of an epoch
         self.stepper = Stepper(config, self.network, data, device)
         self.theta, self.records = self.stepper.theta, self.stepper.records
         graphs = CudaGraphs(device) if config.graph and device.type == "cuda" else None
@@ -94,6 +94,7 @@ class Trainer:
 
     @property
     def hills_act(self) -> bool:
+        """True if the hills push in this phase."""
         return self.hills is not None and len(self.hills) > 0 and self.phase.penalty
 
     @property
@@ -102,6 +103,7 @@ class Trainer:
 
     @property
     def epochs_done(self) -> float:
+        """The number of epochs done, with the fraction of the current one."""
         return self.progress.epoch + self.progress.step / self.steps
 
     @contextmanager
@@ -186,6 +188,7 @@ class Trainer:
 
     @property
     def done(self) -> bool:
+        """True if all phases have ended."""
         return self.progress.phase == len(self.plan)
 
     @property

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distancing.component.trust import own_modules
+from distancing.errors import first_line
 from distancing.hills.hills import Hills
 from distancing.hills.penalty import Penalty
 from distancing.hills.theta import Theta
@@ -29,7 +30,7 @@ def try_out(key: str, component: Any, trial: Callable[[], str | None]) -> None:
         with torch.random.fork_rng([]):
             problem = trial()
     except Exception as error:  # whatever the user's code raises
-        problem = f"raises {type(error).__name__}{_line(error, component)}: {(str(error).splitlines() or ['?'])[0]}"
+        problem = f"raises {type(error).__name__}{_line(error, component)}: {first_line(error)}"
     if problem:
         raise ValueError(f"{key}: {type(component).__name__} {problem}")
 

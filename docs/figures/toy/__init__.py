@@ -1,1 +1,1 @@
-"""A ball on one- and two-dimensional losses, drawn; training needs none of it."""
+"""Pictures of a ball on losses of one and two parameters. Training does not need them."""

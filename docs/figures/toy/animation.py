@@ -1,4 +1,4 @@
-"""The film: the same ball without and with hills, side by side."""
+"""The animation: the same ball without and with hills, side by side."""
 
 import math
 from pathlib import Path
@@ -17,13 +17,13 @@ from toy.ball import Scene, roll
 from toy.drawing import BALL, DIAMETER, FONT, HILL, SHADES, line, lying
 
 SIZE, DPI = (7.2, 3.2), 100
-EVERY, TRAIL = 3, 6  # steps a frame; frames for which the ball's places are seen
-GROWING = 14  # frames in which a hill grows and both balls wait; in fact it is there at once
-FRAME, PAUSE, END = 40, 280, 2400  # milliseconds: of a frame, of the last one in which a hill grows, of the last one
+EVERY, TRAIL = 3, 6  # steps per frame; the number of frames that show the ball's last positions
+GROWING = 14  # frames in which a hill grows and both balls wait, although in training it is there at once
+FRAME, PAUSE, END = 40, 280, 2400  # milliseconds of a frame, of one in which a hill has grown, and of the last one
 
 
 def timetable(steps: int, store: tuple[int, ...]) -> tuple[Tensor, Tensor, list[int]]:
-    """For each frame, after which step it is, [N]; how much of each hill is there, 0 to 1, [K, N]; and milliseconds."""
+    """Return the step [N] of each frame, the share of each hill that has grown [K, N], and milliseconds [N]."""
     step, grown, milliseconds = [], [], []
     for now in range(0, steps + 1, EVERY):
         for frame in range(1 + (now in store) * GROWING):
@@ -66,8 +66,8 @@ def film(path: Path) -> None:
         )
         for number, (place, height) in enumerate(zip(checkpoints[:, 0], scene.loss(checkpoints), strict=True), 1)
     ]
-    figure.draw_without_rendering()  # only now is it known where the axes are
-    figure.set_layout_engine("none")  # and there they stay
+    figure.draw_without_rendering()  # this computes the positions of the axes
+    figure.set_layout_engine("none")  # keep them
     balls = [
         (
             axes.scatter([0], [0], DIAMETER**2, BALL, lw=0, transform=None, zorder=3),

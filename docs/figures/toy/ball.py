@@ -1,4 +1,4 @@
-"""A ball on a loss: torch's SGD with momentum, pushed by the penalty that trains the networks."""
+"""A ball on a loss. torch's SGD with momentum moves it, and the penalty that trains the networks pushes it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from toy.losses import Loss
 
 
 def hills(theta: Tensor, checkpoints: Tensor, strength: float, sigma: float) -> tuple[Tensor, Tensor]:
-    """(2.8, 2.11) At the places θ [N, P], how high the hills on the checkpoints [K, P] are, [N], and ∂/∂θ, [N, P]."""
+    """Return the height (2.8) [N] of hills on the checkpoints [K, P] at θ [N, P], and its gradient (2.11) [N, P]."""
     penalty = Penalty(distance=Euclidean(), kernel=Gaussian(), strength=strength, sigma=sigma)
     widths = checkpoints.new_full((len(checkpoints),), sigma)
     heights, gradients, _ = zip(*(penalty.energy(place, checkpoints, widths) for place in theta), strict=True)
@@ -23,13 +23,14 @@ def hills(theta: Tensor, checkpoints: Tensor, strength: float, sigma: float) -> 
 
 @dataclass(frozen=True)
 class Scene:
-    """A ball on a loss: where it starts, for how long it rolls, and when a hill is put where it is.
+    """A ball on a loss.
 
-    strength, sigma: of each hill.
-    at: the checkpoints before it starts.
-    store: after which steps another one is put where the ball is (Algorithm 3, again and again).
-    noise: of the loss's gradient, as a minibatch has it: at a minimum with a checkpoint the gradient and the push are
-        both 0, and the ball would stay for ever. So it is the noise that decides to which side it goes.
+    start: where it starts. steps: for how long it rolls.
+    strength, sigma: the strength and the width of each hill.
+    at: the checkpoints that are stored before it starts.
+    store: the steps after which a checkpoint is stored, and a hill put, where the ball is (Algorithm 3, repeated).
+    noise: the standard deviation of the noise on the gradient, which a minibatch also has. At a minimum with a
+        checkpoint the gradient and the push are both 0, so the noise decides to which side the ball goes.
     """
 
     loss: Loss
@@ -44,11 +45,11 @@ class Scene:
 
     @property
     def since(self) -> tuple[int, ...]:
-        """After how many steps each of the checkpoints is there."""
+        """The number of steps after which each checkpoint is stored."""
         return (0,) * len(self.at) + self.store
 
     def total(self, theta: Tensor, checkpoints: Tensor, there: Sequence[float | Tensor] | None = None) -> Tensor:
-        """(2.9) The loss and the hills at the places θ [N, P]; `there`: how much of each hill, 0 to 1, for each."""
+        """Return the loss with the hills (2.9) at θ [N, P]. there: the share of each hill, from 0 to 1."""
         total = self.loss(theta)
         for checkpoint, share in zip(checkpoints, there or [1.0] * len(checkpoints), strict=True):
             total = total + share * hills(theta, checkpoint[None], self.strength, self.sigma)[0]
@@ -57,7 +58,7 @@ class Scene:
 
 @cache
 def roll(scene: Scene) -> tuple[Tensor, Tensor]:
-    """Where momentum SGD is, at rest at the start and after each step, [steps + 1, P]; and the checkpoints [K, P]."""
+    """Return the ball's positions at the start and after each step [steps + 1, P], and the checkpoints [K, P]."""
     generator = torch.Generator().manual_seed(scene.seed)
     theta = torch.tensor(scene.start, dtype=torch.float64, requires_grad=True)
     checkpoints = theta.new_tensor(scene.at).reshape(-1, len(theta))

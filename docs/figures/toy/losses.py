@@ -1,4 +1,4 @@
-"""One- and two-dimensional losses, maps from places θ [..., P] to heights [...]; and where they are stationary."""
+"""Losses of one and two parameters, as maps from θ [..., P] to heights [...], and their stationary points."""
 
 from collections.abc import Callable
 
@@ -21,13 +21,13 @@ def three_valleys(theta: Tensor) -> Tensor:
 
 
 def wrong_way(theta: Tensor) -> Tensor:
-    """(Figure 1.1) loss′ = x (x − 3) eˣ / 12: right of 0 it falls to the minimum, left of 0 for ever, towards 2."""
+    """(Figure 1.1) loss′ = x (x − 3) eˣ / 12: right of 0 it falls to the minimum, and left of 0 towards 2."""
     x = theta[..., 0]
     return 2 + (x**2 - 5 * x + 5) * torch.exp(x) / 12
 
 
 def walled(theta: Tensor) -> Tensor:
-    """The same with L2 (1.13), λ = 0.02, so that it rises again on the far left."""
+    """`wrong_way` with L2 (1.13), λ = 0.02, so that it rises again on the far left."""
     return wrong_way(theta) + 0.02 * theta.square().sum(-1)
 
 
@@ -38,12 +38,12 @@ def four_valleys(theta: Tensor) -> Tensor:
 
 
 def moat(theta: Tensor) -> Tensor:
-    """loss′ = r (r² − 1.2²) (r² − 2²) of the radius r: one ring-shaped valley, and a deeper one within."""
+    """loss′ = r (r² − 1.2²) (r² − 2²) for the radius r: a ring-shaped valley, and a deeper one within."""
     u, bank, ring = theta.square().sum(-1), 1.2**2, 2.0**2
     return u * (u**2 / 6 - (bank + ring) * u / 4 + bank * ring / 2)
 
 
-# where the gradient is 0, and in how many directions the loss curves down there: 0 is a minimum, P a maximum
+# the stationary points, and the number of directions in which the loss curves down: 0 is a minimum, P a maximum
 STATIONARY: dict[Loss, dict[tuple[float, ...], int]] = {
     two_valleys: {(2 / 3,): 0, (4 / 3,): 1, (7 / 3,): 0},
     three_valleys: {(0.0,): 0, (0.7,): 1, (2.0,): 0, (3.0,): 1, (4.0,): 0},
@@ -60,5 +60,5 @@ STATIONARY: dict[Loss, dict[tuple[float, ...], int]] = {
         (3.385154, 0.073852): 1,
         (-0.270845, -0.923039): 2,
     },
-    moat: {(0.0, 0.0): 0, (1.2, 0.0): 1, (0.0, 2.0): 0},  # the last two and all that are as far from the middle
+    moat: {(0.0, 0.0): 0, (1.2, 0.0): 1, (0.0, 2.0): 0},  # the last two stand for whole circles
 }

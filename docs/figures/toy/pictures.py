@@ -39,7 +39,7 @@ def hill() -> Figure:
         axes.set(xlim=(0.05, 2.95), ylim=(0, 2.7), yticks=[0, 1, 2])
         axes.set_xticks([minimum, barrier, deeper], ["2/3", "4/3", "7/3"])
         _label(axes, title)
-    figure.draw_without_rendering()  # only now is it known where the axes are
+    figure.draw_without_rendering()  # this computes the positions of the axes
     _ball(left, scenes.STAYS)
     _ball(right, scenes.LEAVES)
     return figure
@@ -76,8 +76,10 @@ def start() -> Figure:
 
 
 def kernels() -> Figure:
-    """Figure 2.2: how high a hill is, and how strongly it pushes, for several widths. The thesis's caption says
-    exp(−x²/σ²), its (2.4) exp(−x²/2σ²): the latter is meant here, as everywhere."""
+    """Figure 2.2: the height of a hill and its push, for several widths.
+
+    The hill is exp(−x²/2σ²), as in (2.4). The thesis's caption has exp(−x²/σ²).
+    """
     figure = _figure(3.8)
     left, right = figure.subplots(1, 2, sharex=True, gridspec_kw={"wspace": 0.08})
     x, checkpoint = line(-4, 4, 801), torch.zeros(1, 1, dtype=torch.float64)
@@ -109,7 +111,7 @@ def kernels() -> Figure:
 
 
 def valleys() -> Figure:
-    """Two parameters: four valleys, and one that is bent."""
+    """Losses of two parameters: one with four valleys, and one with a bent valley."""
     figure = _figure(4.0)
     panels = figure.subplots(1, 3, gridspec_kw={"wspace": 0.04})
     _map(panels[0], scenes.ONE_OF_FOUR, 5.2, np.linspace(0, 2.4, 9))
@@ -141,7 +143,7 @@ def _label(axes: Axes, title: str) -> None:
 
 
 def _hilly(axes: Axes, scene: Scene, x: Tensor, checkpoints: Tensor) -> None:
-    """The loss, and the loss with one hill after the other."""
+    """Draw the loss, and the loss with one hill after the other."""
     plain, checkpoints = scene.loss(x), checkpoints.to(x)
     hilly = [scene.total(x, checkpoints[: k + 1]) for k in range(len(checkpoints))]
     axes.fill_between(x[:, 0], plain, hilly[-1], color=HILL, alpha=0.4, lw=0)
@@ -152,7 +154,7 @@ def _hilly(axes: Axes, scene: Scene, x: Tensor, checkpoints: Tensor) -> None:
 
 
 def _ball(axes: Axes, scene: Scene, every: int = 1, diameter: float = DIAMETER) -> None:
-    """The ball after each of the steps, as high as it was then, the later the darker; empty at first."""
+    """Draw the ball at its height after each of the steps. Later positions are darker, and the first is empty."""
     trajectory, checkpoints = roll(scene)
     step = torch.arange(0, len(trajectory), every)
     x, y = lying(axes, scene, trajectory[step], checkpoints, there(scene, step), diameter).T
@@ -163,7 +165,7 @@ def _ball(axes: Axes, scene: Scene, every: int = 1, diameter: float = DIAMETER) 
 
 
 def _map(axes: Axes, scene: Scene, size: float, levels: np.ndarray) -> None:
-    """The loss from above, the darker the higher, with the hills and the ball's way."""
+    """Draw the loss from above, darker where it is higher, with the hills and the path of the ball."""
     grid = torch.meshgrid(*(torch.linspace(-size, size, 300, dtype=torch.float64),) * 2, indexing="xy")
     height = scene.loss(torch.stack(grid, -1))
     greys = [str(grey) for grey in np.linspace(1, 0.66, len(levels))]
