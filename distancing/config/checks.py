@@ -28,7 +28,7 @@ from distancing.runs import RunDirectory
 from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase
 from distancing.training.schedules import Schedule
-from distancing.training.settings import LARGE, Config
+from distancing.training.settings import LARGE, Config, Evaluation
 
 SMALL, LONG = 1e-38, 2**32  # the smallest float (LARGE is the largest) and the largest integer
 # The settings that may have a `_target_`, and its base class: nothing else is constructed from a config.
@@ -84,6 +84,8 @@ def check_resolved(tree: Mapping[str, Any]) -> Config:
         settings["analysis"] = {
             name: _component(analysis, f"analysis.{name}", Analysis) for name, analysis in analyses.items()
         }
+    if "evaluate" in settings:
+        settings["evaluate"] = construct(Evaluation, settings["evaluate"], "evaluate")
     config: Config = construct(Config, settings, "")
     return config
 
