@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distancing.config.checks import read_config
-from distancing.data.batches import Data
+from distancing.data.batches import Data, Split
 from distancing.errors import EnsembleError, StorageError, first_line
 from distancing.hills.theta import Theta
 from distancing.models.evaluation import predict, refresh_batch_norm
@@ -51,6 +51,18 @@ class Checkpoint:
         with torch.random.fork_rng([]):
             torch.manual_seed(self.config.seed)
             return theta.flatten(self.config.build_network(theta.vector.device).state_dict())
+
+    def predictor(self, common: Data, device: torch.device, refresh: bool = False) -> Callable[[Split], Tensor]:
+        """Return a function that gives the logits [N, C] of any images, as float32 on the CPU.
+
+        common: the images of the ensemble, whose mean and variance normalise the others. A member of a fold has its
+        own. refresh: recompute the batch norms' statistics first.
+        """
+        data = evaluation_images(self.config, device) if self.config.dataset.folds else common
+        network, autocast = self.network(device), self.config.autocast(device)
+        if refresh:
+            refresh_batch_norm(network, data, autocast)
+        return lambda split: predict(network, data, split, autocast)
 
     def logits(self, data: Data, device: torch.device, refresh: bool = False) -> dict[str, Tensor]:
         """Return the logits of each split, float32 [N, C] on the CPU. They are computed once and stored in the run.

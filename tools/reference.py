@@ -34,7 +34,7 @@ from distancing.sweep.local import Local
 from distancing.sweep.slurm import Slurm
 from distancing.training.metrics import DESCRIPTIONS
 from distancing.training.plan import Cycle, Phase
-from distancing.training.settings import Config
+from distancing.training.settings import Config, Evaluation
 
 FIELD = re.compile(r"^([A-Za-z_]\w*)(?: \(([^)]*)\))?: (.*)$")
 GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "speed", "analysis", "experiment", "sweep")
@@ -187,7 +187,8 @@ def settings() -> str:
     """Return all settings of a run, group by group."""
     top = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8")) | load("speed", "default")
     top["name"] = "from the choices"
-    parts = ["## Top level\n\n", fields(Config, "", top, leave_out=[*GROUPS, "hash"])]
+    parts = ["## Top level\n\n", fields(Config, "", top, leave_out=[*GROUPS, "evaluate", "hash"])]
+    parts.append(f"\n## evaluate\n\n{summary(Evaluation)}\n\n{fields(Evaluation, 'evaluate.', top['evaluate'])}")
     for group in ("dataset", "model", "optimizer", "scheduler"):
         parts.append(f"\n## {group}\n\n{_choices_table(group)}")
         parts += _classes(group)
@@ -281,6 +282,8 @@ def result_fields() -> str:
         ensemble_result.Scores: "The scores of a member, an ensemble or the average of the parameters",
         ensemble_result.OodResult: "`ensemble.ood.SET`",
         ensemble_result.Detection: "`ensemble.ood.SET.MEASURE`",
+        ensemble_result.CorruptionsResult: "`ensemble.corruptions`",
+        ensemble_result.CorruptedScores: "The scores of a severity or a corruption",
     }  # fmt: skip
     for cls, title in titles.items():
         rows = list(_described(cls))

@@ -28,7 +28,7 @@ from distancing.runs.flat import NOT_HASHED, Leaf, flat, typed
 from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase
 from distancing.training.schedules import Schedule
-from distancing.training.settings import LARGE, Config
+from distancing.training.settings import LARGE, Config, Evaluation
 
 Tree = dict[str, Any]  # a config as plain dicts and lists, not yet checked
 SMALL, LONG = 1e-38, 2**32  # the smallest float (LARGE is the largest) and the largest integer
@@ -85,6 +85,8 @@ def check_resolved(tree: Mapping[str, Any]) -> Config:
         settings["analysis"] = {
             name: _component(analysis, f"analysis.{name}", Analysis) for name, analysis in analyses.items()
         }
+    if "evaluate" in settings:
+        settings["evaluate"] = construct(Evaluation, settings["evaluate"], "evaluate")
     config: Config = construct(Config, settings, "")
     return config
 

@@ -1,7 +1,6 @@
 """`python -m distancing.ensemble RUN…`: score checkpoints as an ensemble, or `--compare` kinds of ensembles."""
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -13,8 +12,8 @@ from rich.console import Console
 
 from distancing.ensemble import compare, show, side_by_side
 from distancing.ensemble.judge import Weights, judge
-from distancing.ensemble.off_data import data_sets, judge_ood
 from distancing.ensemble.row import Row, read_csv, write_csv
+from distancing.ensemble.shift import Shift
 from distancing.errors import EnsembleError
 from distancing.process import threads
 from distancing.process.command import command
@@ -35,6 +34,11 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ood", metavar="SET[,SET]", help="detect images of these data sets: names of data sets, .npz files, folders"
     )
+    parser.add_argument(
+        "--corruptions", nargs="?", const="auto", metavar="FOLDER",
+        help="corrupt the test images: with the files in FOLDER, or else with CIFAR-10-C in the folder of the data "
+        "set, or else by imagecorruptions",
+    )  # fmt: skip
     parser.add_argument("--compare", action="store_true", help="compare the kinds of ensembles in sweeps or CSV files")
     parser.add_argument("--members", metavar="K[,K]", default="", help="with --compare: the first K networks of each")
     parser.add_argument("--baseline", metavar="KIND", help="with --compare: compare with this kind (part of its name)")
@@ -50,7 +54,11 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="with --compare: write the table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
     parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help="draw a PNG: scores and matrices, or with --compare curves"
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="draw a PNG: scores and matrices, or with --compare curves. "
+        "--ood and --corruptions add a PNG each, with -ood and -corruptions at the end of its name",
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     return parser
@@ -59,8 +67,9 @@ def argument_parser() -> argparse.ArgumentParser:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     args = argument_parser().parse_args(arguments)
-    if args.compare and args.ood:
-        raise EnsembleError("--ood judges one ensemble: leave out --compare")
+    for option in ("ood", "corruptions"):
+        if args.compare and getattr(args, option):
+            raise EnsembleError(f"--{option} judges one ensemble: leave out --compare")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     threads.use()
     device = torch.device(args.device)
@@ -75,16 +84,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> EnsembleResult:
     """Return the scores of one ensemble. Print them and, with --picture, draw them."""
     members = find_checkpoints(args.paths)
-    sets = data_sets(args.ood.split(","), members[0].config.dataset) if args.ood else {}  # refused before the work
-    scores = judge(members, device, _weights(args.weights), args.refresh_batch_norm)
-    console.print(show.table(scores))
-    if sets:
-        ood = judge_ood(members, sets, device, scores.weights, args.refresh_batch_norm)
-        scores = dataclasses.replace(scores, ood=ood)
-        console.print(show.ood_table(ood))
+    ood = args.ood.split(",") if args.ood else []
+    shift = Shift.checked(ood, args.corruptions, members[0].config.dataset, "--")  # refused before the work
+    result = judge(members, device, _weights(args.weights), args.refresh_batch_norm)
+    console.print(show.table(result))
+    result, figures = shift.judge(members, device, result, args.refresh_batch_norm)
+    for table in show.shift_tables(result):
+        console.print(table)
     if args.picture:
-        show.write_picture(scores, args.picture)
-    return scores
+        show.write_picture(show.picture(result), args.picture)
+        for name, figure in figures.items():
+            show.write_picture(figure, args.picture.with_stem(f"{args.picture.stem}-{name}"))
+    return result
 
 
 def _compare(args: argparse.Namespace, device: torch.device, console: Console) -> list[dict[str, Any]]:

@@ -54,15 +54,28 @@ def optimal_temperature(q: Tensor, labels: Tensor) -> float:
 def calibrated(test: Prediction, validation: Prediction | None) -> dict[str, float]:
     """Return `temperature`, `calibrated_nll` and `calibrated_ece` of `Scores`, of a prediction on the test images.
 
-    validation: the same predictor's prediction on the images on which the temperature is found. Without it, the
-    temperature is found on a random half of the test images for the other half, and the numbers are means over both
-    halves of DIVISIONS divisions (section 4 of Ashukha et al. 2020). The temperature of an image is thus never found on
-    the image itself. A single test image counts as both halves.
+    validation: as in `temperatures`.
     """
-    rows = [
-        _scores(optimal_temperature(*found_on), *judged_on)
-        for found_on, judged_on in ([(validation, test)] if validation else _halves(*test))
-    ]
+    return scores_at(temperatures(test, validation), *test)
+
+
+def temperatures(test: Prediction, validation: Prediction | None) -> list[tuple[float, Tensor]]:
+    """Return optimal temperatures, and for each of them the indices of the test images that it is for.
+
+    validation: the same predictor's prediction on the images on which the temperature is found. Without it, the
+    temperature is found on a random half of the test images for the other half, and the other way round, for DIVISIONS
+    divisions (section 4 of Ashukha et al. 2020). The temperature of an image is thus never found on the image itself.
+    Only a single test image counts as both halves.
+    """
+    q, labels = test
+    if validation:
+        return [(optimal_temperature(*validation), torch.arange(len(labels), device=labels.device))]
+    return [(optimal_temperature(q[one], labels[one]), other) for one, other in _halves(labels)]
+
+
+def scores_at(found: Sequence[tuple[float, Tensor]], q: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return what `calibrated` does, at temperatures that were found already: the means over them."""
+    rows = [_scores(temperature, q[images], labels[images]) for temperature, images in found]
     return {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
 
 
@@ -75,13 +88,13 @@ def _scores(temperature: float, q: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def _halves(q: Tensor, labels: Tensor) -> Iterator[tuple[Prediction, Prediction]]:
-    """Yield both orders of the halves of each division."""
+def _halves(labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the indices of both halves of each division of the images, in both orders."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(DIVISIONS):
         order = torch.randperm(len(labels), generator=generator).to(labels.device)
         middle = len(labels) // 2
-        first, second = ((q[part], labels[part]) for part in (order[: middle or 1], order[middle:]))
+        first, second = order[: middle or 1], order[middle:]
         yield first, second
         yield second, first
 

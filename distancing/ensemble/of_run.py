@@ -2,10 +2,16 @@
 
 import dataclasses
 
+from distancing.ensemble import show
 from distancing.ensemble.judge import judge
+from distancing.ensemble.shift import Shift
+from distancing.errors import EnsembleError
 from distancing.runs import RunDirectory
 from distancing.runs.ensemble import EnsembleResult
-from distancing.stored import Checkpoint
+from distancing.runs.result import read_result
+from distancing.runs.tracking import add_to_events
+from distancing.stored import Checkpoint, find_checkpoints
+from distancing.training.settings import Config, Evaluation
 from distancing.training.trainer import Trainer
 
 
@@ -24,3 +30,37 @@ def judge_run(trainer: Trainer, directory: RunDirectory) -> EnsembleResult | Non
         data = dataclasses.replace(dataset, bootstrap=False).load(trainer.device, data.memory_format)
     members = [Checkpoint(name, directory.checkpoint(name), trainer.config) for name in names]
     return judge(members, trainer.device, common=data)
+
+
+def not_evaluated(wanted: Evaluation, known: EnsembleResult | None) -> Evaluation:
+    """Return what the stored result lacks of what is wanted. Data sets are evaluated together."""
+    ood, corruptions = (known.ood or {}, known.corruptions) if known else ({}, None)
+    is_known = corruptions and wanted.corruptions in (None, "auto", corruptions.source)
+    return Evaluation(
+        ood=[] if ood.keys() >= set(wanted.ood) else wanted.ood, corruptions=None if is_known else wanted.corruptions
+    )
+
+
+def checked(evaluation: Evaluation, config: Config) -> Shift:
+    """Return the images of the evaluation. Raise EnsembleError or DatasetError for those that do not fit the run's."""
+    return Shift.checked(evaluation.ood, evaluation.corruptions, config.dataset, "evaluate.")
+
+
+def evaluate_run(evaluation: Evaluation, config: Config, directory: RunDirectory) -> EnsembleResult:
+    """Return the scores of a finished run's ensemble, with those of the evaluation.
+
+    Add the new ones to TensorBoard and to result.json. Hold the run's lock.
+    """
+    content, result = directory.read_result(), read_result(directory)
+    if content is None or result is None or result.ensemble is None:
+        raise EnsembleError(f"{directory.path} has no ensemble that evaluate could judge")
+    members = find_checkpoints([directory.path])
+    ensemble, figures = checked(evaluation, config).judge(members, config.torch_device, result.ensemble)
+    scalars = {
+        "ood": show.ood_scalars(ensemble.ood or {}),
+        "corruptions": show.corruptions_scalars(ensemble.corruptions) if ensemble.corruptions else {},
+    }
+    for name, figure in figures.items():
+        add_to_events(directory, name, scalars[name], {f"ensemble/{name}": show.pixels(figure)})
+    directory.write_result({**content, "ensemble": ensemble.to_dict()})
+    return ensemble

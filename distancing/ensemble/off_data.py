@@ -1,95 +1,101 @@
 """How well an ensemble tells images of another data set from the test images."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import yaml
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distancing.config.checks import construct
+from distancing.data import datasets
 from distancing.data.batches import Split
 from distancing.data.datasets import Dataset, Torchvision
 from distancing.data.folder import Folder
 from distancing.data.npz import Npz
 from distancing.ensemble import scores
 from distancing.errors import EnsembleError
-from distancing.models.evaluation import predict, refresh_batch_norm
 from distancing.runs.ensemble import Detection, OodResult
 from distancing.stored import Checkpoint, evaluation_images
 
+SETS: dict[str, type[Dataset]] = {
+    "cifar10": datasets.CIFAR10,
+    "cifar100": datasets.CIFAR100,
+    "digits": datasets.Digits,
+    "emnist": datasets.EMNIST,
+    "fashion_mnist": datasets.FashionMNIST,
+    "kmnist": datasets.KMNIST,
+    "mnist": datasets.MNIST,
+    "stl10": datasets.STL10,
+    "svhn": datasets.SVHN,
+}
+Images = NDArray[np.uint8]  # [N, H, W, C]
+Uncertainties = dict[str, Tensor]  # measure → its value for each image [N]
 
-def detection(p: Tensor, p_ood: Tensor, weights: Tensor | None = None) -> OodResult:
-    """Return how well each measure of uncertainty detects out-of-distribution images.
 
-    p: the probabilities [M, N, C] of the test images. p_ood: those of the others [M, N', C].
-    """
+def detection(test: Uncertainties, ood: Uncertainties) -> OodResult:
+    """Return how well each measure of uncertainty tells out-of-distribution images from test images."""
     from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-    truth = [0] * p.shape[1] + [1] * p_ood.shape[1]
     by_measure = {}
-    for name, values in _uncertainties(torch.cat((p, p_ood), 1), weights).items():
-        false, true, _ = roc_curve(truth, values, drop_intermediate=False)
+    for name, values in test.items():
+        uncertainty = torch.cat((values, ood[name]))
+        truth = [0] * len(values) + [1] * len(ood[name])
+        false, true, _ = roc_curve(truth, uncertainty, drop_intermediate=False)
         by_measure[name] = Detection(
-            auroc=float(roc_auc_score(truth, values)),
-            aupr=float(average_precision_score(truth, values)),
+            auroc=float(roc_auc_score(truth, uncertainty)),
+            aupr=float(average_precision_score(truth, uncertainty)),
             fpr95=float(false[(true >= 0.95).argmax()]),
         )
-    return OodResult(images=p_ood.shape[1], **by_measure)
+    return OodResult(images=len(next(iter(ood.values()))), **by_measure)
 
 
-def _uncertainties(p: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
-    """Return each measure of uncertainty [N]."""
-    w = p.new_ones(len(p)) if weights is None else weights.to(p)
+def uncertainties(p: Tensor, weights: Tensor) -> Uncertainties:
+    """Return each measure of uncertainty, of members with probabilities p [M, N, C]."""
+    w = weights.to(p)
     q = scores.average(p, w)
     entropy = torch.special.entr(q).sum(1)
     of_members = torch.einsum("m,mn->n", w / w.sum(), torch.special.entr(p).sum(2))
     return {"max_probability": 1 - q.amax(1), "entropy": entropy, "mutual_information": entropy - of_members}
 
 
-def data_sets(names: Sequence[str], own: Dataset) -> dict[str, Dataset]:
-    """Return the data sets of these names: choices of `dataset`, .npz files or folders of images.
+def images_of(names: Sequence[str], own: Dataset, option: str = "--ood") -> dict[str, Images]:
+    """Return the test images of data sets: choices of `dataset`, .npz files or folders of images.
 
-    Raise EnsembleError for `own`, on which the networks were trained, images of another shape and unknown names.
+    option: what the user wrote, for messages. Raise EnsembleError for `own`, on which the networks were trained, images
+    of another shape and unknown names; DatasetError for images that can't be read.
     """
-    return {name: _dataset(name, own) for name in names}
+    return {name: _dataset(name, own, f"{option}={name}").read()[1][0] for name in names}
 
 
-def judge_ood(
+def uncertainties_of(
     members: Sequence[Checkpoint],
-    sets: Mapping[str, Dataset],
+    ood: Mapping[str, Images],
     device: torch.device,
     weights: Sequence[float],
-    refresh: bool,
-) -> dict[str, OodResult]:
-    """Return the detection of the images of each data set.
+    refresh: bool = False,
+) -> tuple[Uncertainties, dict[str, Uncertainties]]:
+    """Return the uncertainties of the test images, and those of the test images of each other data set.
 
-    sets: the data sets, whose test images are taken. Raise DatasetError for images that can't be read.
+    ood: the images [N, H, W, C] of each other data set.
     """
-    own = members[0].config.dataset
-    images = {name: torch.from_numpy(dataset.read()[1][0]).to(device) for name, dataset in sets.items()}
-    splits = {name: Split(x, torch.zeros(len(x), dtype=torch.int64, device=device)) for name, x in images.items()}
     common = evaluation_images(members[0].config, device)
-    logits: dict[str, list[Tensor]] = {name: [] for name in ("test", *splits)}
+    images = [torch.from_numpy(array).to(device) for array in ood.values()]
+    splits = [common.test, *(Split(x, torch.zeros(len(x), dtype=torch.int64, device=device)) for x in images)]
+    logits: list[list[Tensor]] = [[] for _ in splits]
     for member in members:  # one network at a time is in memory
-        data = evaluation_images(member.config, device) if own.folds else common
-        network, autocast = member.network(device), member.config.autocast(device)
-        if refresh:
-            refresh_batch_norm(network, data, autocast)
-        for name, split in {"test": common.test, **splits}.items():
-            logits[name].append(predict(network, data, split, autocast))
-    p = {name: scores.probabilities(torch.stack(of_members)) for name, of_members in logits.items()}
+        predict = member.predictor(common, device, refresh)
+        for of_members, split in zip(logits, splits, strict=True):
+            of_members.append(predict(split))
     w = torch.tensor(weights, dtype=torch.float64)
-    return {name: detection(p["test"], p[name], w) for name in splits}
+    test, *others = (uncertainties(scores.probabilities(torch.stack(of_members)), w) for of_members in logits)
+    return test, dict(zip(ood, others, strict=True))
 
 
-def _dataset(name: str, own: Dataset) -> Dataset:
+def _dataset(name: str, own: Dataset, option: str) -> Dataset:
     """Return the data set of this name. Raise EnsembleError if it can't be compared with `own`."""
-    from distancing.config.project import CONF  # a copy of the code for a sweep has no configs
-
-    known = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in (CONF / "dataset").glob("*.yaml")}
     path = Path(name)
     settings: dict[str, Any] = {}
     if path.suffix == ".npz":
@@ -99,21 +105,21 @@ def _dataset(name: str, own: Dataset) -> Dataset:
         cls = Folder
         channels, size, _ = own.image_shape
         settings = {"path": name, "image_size": size, "colours": "rgb" if channels == 3 else "grey"}
-    elif name in known and name not in ("npz", "folder"):
-        module, _, target = known[name]["_target_"].rpartition(".")
-        cls = getattr(importlib.import_module(module), target)
+    elif name in SETS:
+        cls = SETS[name]
         if isinstance(own, Torchvision) and issubclass(cls, Torchvision):
             settings = {"root": own.root, "download": own.download}
     else:
-        choices = ", ".join(sorted(known.keys() - {"npz", "folder"}))
-        raise EnsembleError(f"--ood={name} is none of {choices}, nor an .npz file, nor a folder with train/ and test/")
-    dataset: Dataset = construct(cls, settings, f"--ood={name}")
+        raise EnsembleError(
+            f"{option} is none of {', '.join(SETS)}, nor an .npz file, nor a folder with train/ and test/"
+        )
+    dataset: Dataset = construct(cls, settings, option)
     if type(dataset) is type(own) and Path(getattr(own, "path", "")) == Path(getattr(dataset, "path", "")):
-        raise EnsembleError(f"--ood={name} is the data set that the networks were trained on: choose another one")
+        raise EnsembleError(f"{option} is the data set that the networks were trained on: choose another one")
     if dataset.image_shape != own.image_shape:
         shapes = ["×".join(map(str, shape)) for shape in (dataset.image_shape, own.image_shape)]
         raise EnsembleError(
-            f"--ood={name} has images of {shapes[0]} (channels, height, width), and the networks were trained on "
+            f"{option} has images of {shapes[0]} (channels, height, width), and the networks were trained on "
             f"{shapes[1]}: choose a set of this shape"
         )
     return dataset

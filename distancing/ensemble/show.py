@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from distancing.colours import BLUE, GREY, ORANGE
-from distancing.runs.ensemble import Detection, EnsembleResult, OodResult, Scores, SplitResult
+from distancing.colours import BLUE, GREY, OKABE_ITO, ORANGE
+from distancing.runs.ensemble import CorruptionsResult, Detection, EnsembleResult, OodResult, Scores, SplitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 METRICS = {"accuracy": "accuracy", "nll": "NLL, nats", "brier": "Brier", "ece": "ECE"}
 CALIBRATION = {
@@ -26,6 +27,11 @@ CALIBRATION = {
 ERRORS = {
     "variance": "v", "covariance": "c", "correlation": "c/v", "predicted_reduction": "v reduced to, predicted",
     "measured_reduction": "measured", "mutual_information": "mutual information, nats",
+}  # fmt: skip
+MEASURES = ("max_probability", "entropy", "mutual_information")
+CORRUPTED = {
+    "error": "error", "nll": "NLL, nats", "calibrated_nll": "calibrated NLL, nats", "ece": "ECE",
+    "calibrated_ece": "calibrated ECE",
 }  # fmt: skip
 COLOURS = {"train": GREY, "validation": ORANGE, "test": BLUE}
 MARKS = {"train": "o", "validation": "s", "test": "D"}
@@ -86,11 +92,73 @@ def ood_table(result: Mapping[str, OodResult]) -> Table:
     for column in ("data set", "images", "detected by", "AUROC", "AUPR", "FPR at 95 % TPR"):
         table.add_column(column, justify="left" if column in ("data set", "detected by") else "right")
     for name, values in result.items():
-        for measure in ("max_probability", "entropy", "mutual_information"):
+        for measure in MEASURES:
             detection: Detection = getattr(values, measure)
             cells = [f"{number:.4f}" for number in (detection.auroc, detection.aupr, detection.fpr95)]
             table.add_row(name, str(values.images), measure.replace("_", " "), *cells)
     return table
+
+
+def shift_tables(result: EnsembleResult) -> list[Table]:
+    """Return the tables of out-of-distribution detection and of corruptions that the result has."""
+    ood = [ood_table(result.ood)] if result.ood else []
+    return [*ood, *([corruptions_table(result.corruptions)] if result.corruptions else [])]
+
+
+def corruptions_table(result: CorruptionsResult) -> Table:
+    """Return a table of the scores under corruptions: the means over the 15, by severity."""
+    images = "the validation images" if result.temperature_from == "validation" else "halves of the test images"
+    table = Table(title=f"corruptions, mean over 15; temperatures from {images}", title_justify="left")
+    for column in ("severity", *CORRUPTED.values()):
+        table.add_column(column, justify="right")
+    for severity, scores in result.severity.items():
+        table.add_row(
+            severity, f"{scores.error:.2%}", *(f"{vars(scores)[key]:.4f}" for key in CORRUPTED if key != "error")
+        )
+    return table
+
+
+def corruptions_picture(result: CorruptionsResult) -> "Figure":
+    """Draw each score over the severity: the mean over the 15 corruptions, and a thin line for each of them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3), dpi=110, layout="constrained", facecolor="white")
+    for axes, (key, label) in zip(figure.subplots(1, len(CORRUPTED)), CORRUPTED.items(), strict=True):
+        clean, *means = (vars(scores)[key] for scores in result.severity.values())
+        for rows in result.corruptions.values():
+            axes.plot(range(6), [clean, *(vars(scores)[key] for scores in rows)], color=GREY, lw=0.5, alpha=0.6)
+        axes.plot(range(6), [clean, *means], color=BLUE, marker="o", ms=4)
+        axes.set(xlabel="severity", ylabel=label)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def ood_picture(test: Mapping[str, "Tensor"], others: Mapping[str, Mapping[str, "Tensor"]]) -> "Figure":
+    """Draw, for each measure of uncertainty, its histograms, and the curve of true positives over false positives.
+
+    test: measure → its value for each test image [N]. others: data set → the same for its images.
+    """
+    from matplotlib.figure import Figure
+    from sklearn.metrics import roc_curve
+
+    figure = Figure(figsize=(12, 6.5), dpi=110, layout="constrained", facecolor="white")
+    colours = [OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(others))]
+    for (above, below), (measure, values) in zip(figure.subplots(2, len(test)).T, test.items(), strict=True):
+        largest = max(float(x[measure].max()) for x in (test, *others.values()))
+        bins = np.linspace(0, largest or 1, 31)
+        above.hist(values.numpy(), bins, density=True, color=GREY, alpha=0.5, label="test images")
+        for (name, other), colour in zip(others.items(), colours, strict=True):
+            above.hist(other[measure].numpy(), bins, density=True, histtype="step", color=colour, label=name)
+            truth = np.repeat([0, 1], [len(values), len(other[measure])])
+            false, true, _ = roc_curve(truth, np.concatenate([values.numpy(), other[measure].numpy()]))
+            below.plot(100 * false, 100 * true, color=colour)
+        above.set(xlabel=measure.replace("_", " ").replace("max", "1 − max."), ylabel="density", yscale="log")
+        below.axhline(95, color=GREY, lw=0.5)
+        below.set(xlabel="false positives, %", ylabel="true positives, %")
+        for axes in (above, below):
+            axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4, frameon=False)
+    return figure
 
 
 def picture(result: EnsembleResult) -> "Figure":
@@ -157,12 +225,12 @@ def pixels(figure: "Figure") -> NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba())
 
 
-def write_picture(result: EnsembleResult, path: Path) -> None:
-    """Draw `picture` into a PNG file."""
+def write_picture(figure: "Figure", path: Path) -> None:
+    """Draw a figure into a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(picture(result)).print_png(path)
+    FigureCanvasAgg(figure).print_png(path)
 
 
 def scalars(result: EnsembleResult) -> dict[str, list[float]]:
@@ -174,3 +242,19 @@ def scalars(result: EnsembleResult) -> dict[str, list[float]]:
         curves = {score: [scores[score] for scores in growth] for score in growth[0]} | single
         values |= {f"ensemble/{name}/{key}": curve for key, curve in curves.items() if None not in curve}
     return values
+
+
+def ood_scalars(result: Mapping[str, OodResult]) -> dict[str, list[float]]:
+    """Return TensorBoard's scalars of out-of-distribution detection."""
+    return {
+        f"ensemble/ood/{name}/{measure}/{score}": [value]
+        for name, values in result.items()
+        for measure in MEASURES
+        for score, value in vars(getattr(values, measure)).items()
+    }
+
+
+def corruptions_scalars(result: CorruptionsResult) -> dict[str, list[float]]:
+    """Return TensorBoard's scalars of the means over the corruptions, whose step is the severity."""
+    _, *means = result.severity.values()
+    return {f"ensemble/corruptions/{key}": [vars(scores)[key] for scores in means] for key in CORRUPTED}

@@ -7,6 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from distancing.config.checks import check
+from distancing.ensemble import show
+from distancing.ensemble.of_run import checked, evaluate_run, not_evaluated
 from distancing.errors import DIVERGED, NOT_THE_SAME, DistancingError, print_error
 from distancing.experiment.train_run import ended_result, train_run
 from distancing.landscape.outputs import analyse, record
@@ -41,7 +43,8 @@ def main(cfg: DictConfig, overrides: Sequence[str] = (), keep_crash: bool = Fals
 def run(
     config: Config, directory: RunDirectory, frozen: tuple[str, str] | None = None, save_only: Sequence[int] = ()
 ) -> Result:
-    """Return the run's result: read it if the run has ended, otherwise train to the end; then run the analyses.
+    """Return the run's result: read it if the run has ended, otherwise train to the end; then run the analyses and the
+    evaluation.
 
     frozen: the resolved config and the overrides, as YAML to store; None if the directory holds them already.
     save_only: signals on which the run saves its state and continues.
@@ -49,8 +52,10 @@ def run(
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     result = ended_result(config, directory, console)
     if not result:
+        checked(config.evaluate, config)  # refused before the training
         result = train_run(config, directory, frozen, StopSignal(save_only), console)
-    result = _verify(config, directory, console, _analyse(config, directory, console, result))
+    result = _evaluate(config, directory, console, _analyse(config, directory, console, result))
+    result = _verify(config, directory, console, result)
     if result.diverged:
         kept = f"the last good state is in {directory.path}/state"
         console.print(f"diverged: the loss is not finite in {result.diverged}; {kept}", markup=False)
@@ -67,6 +72,18 @@ def _analyse(config: Config, directory: RunDirectory, console: Console, result: 
         values, computed = analyse(config.analysis, checkpoints, directory.landscape, config.torch_device, track)
         if any(values[name] != (result.analysis or {}).get(name) for name in values):
             record(directory, values, computed)
+    return read_result(directory) or result
+
+
+def _evaluate(config: Config, directory: RunDirectory, console: Console, result: Result) -> Result:
+    """Return the result with what `evaluate` asks for; compute what is not stored yet."""
+    missing = not_evaluated(config.evaluate, result.ensemble)
+    if result.status != "finished" or not (missing.ood or missing.corruptions):
+        return result
+    with directory:
+        ensemble = evaluate_run(missing, config, directory)
+    for table in show.shift_tables(ensemble):
+        console.print(table)
     return read_result(directory) or result
 
 

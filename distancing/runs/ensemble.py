@@ -112,6 +112,41 @@ class OodResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CorruptedScores:
+    """The scores of an ensemble on corrupted test images, or their means over corruptions.
+
+    error: the share of images whose class is not predicted, from 0 to 1.
+    nll (nats): the negative log-likelihood.
+    ece: the expected calibration error, from 0 to 1.
+    calibrated_nll (nats): the negative log-likelihood at the temperature that is optimal without corruptions.
+    calibrated_ece: the expected calibration error at this temperature, from 0 to 1.
+    """
+
+    error: Number
+    nll: Number
+    ece: Number
+    calibrated_nll: Number
+    calibrated_ece: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptionsResult:
+    """The scores of an ensemble under the corruptions of Hendrycks & Dietterich 2019.
+
+    source: the folder with the corrupted images; null if they were made from the test images.
+    temperature_from: the images without corruptions on which the temperature was found: those of `validation`, or the
+        other one of two `halves` of the test images.
+    severity: the means over the 15 corruptions by severity, from 0, without corruptions, to 5.
+    corruptions: the scores by corruption, of severity 1 to 5. The 4 further ones are in no mean.
+    """
+
+    source: str | None
+    temperature_from: Literal["validation", "halves"]
+    severity: dict[str, CorruptedScores]
+    corruptions: dict[str, list[CorruptedScores]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnsembleResult:
     """The result of an ensemble. Distances, cosines and the average of the parameters need a common architecture.
 
@@ -122,6 +157,7 @@ class EnsembleResult:
     cosines: the matrix of the cosines between the members' directions θ_i − θ_0.
     parameter_average: the scores on each split of the network at the mean of the members' parameters.
     ood: the detection of the images of other data sets, by the names of these; null if none were asked for.
+    corruptions: the scores under corruptions; null if none were asked for.
     """
 
     members: list[str]
@@ -131,6 +167,7 @@ class EnsembleResult:
     cosines: Matrix | None = None
     parameter_average: dict[str, Scores] | None = None
     ood: dict[str, OodResult] | None = None
+    corruptions: CorruptionsResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""

@@ -7,6 +7,7 @@ from typing import Any
 NOT_HASHED = (
     "name",
     "analysis",
+    "evaluate",
     "threads",
     "graph",
     "verify",

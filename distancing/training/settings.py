@@ -38,6 +38,20 @@ def _threads(value: object) -> object:
 
 
 @component
+class Evaluation:
+    """What the ensemble of a run is judged on at its end, beyond its data set.
+
+    ood: other data sets, whose images it should tell from the test images: choices of `dataset`, .npz files or folders
+        of images.
+    corruptions: a folder of corrupted test images, in files like those of CIFAR-10-C. `auto` takes CIFAR-10-C in the
+        folder of the data set, and makes the images if it is not there. null for no corruptions.
+    """
+
+    ood: list[str] = Field(default_factory=list)
+    corruptions: str | None = None
+
+
+@component
 class Config:
     """All settings of one run.
 
@@ -48,6 +62,7 @@ class Config:
     penalty: the hills; null for none.
     phases: the phases of the run by name, in their order.
     analysis: the analyses at the end of the run, by name.
+    evaluate: what the ensemble is judged on at the end of the run, beyond its data set.
     seed: the seed of the initial parameters, the order of the images and their augmentation.
     epochs (epochs): the length of the run, which its phases share.
     batch_size (images): the size of a batch.
@@ -78,6 +93,7 @@ class Config:
     penalty: Penalty | None
     phases: dict[str, Phase | Cycle]
     analysis: dict[str, Analysis] = Field(default_factory=dict)  # missing from the configs of older runs
+    evaluate: Evaluation = Field(default_factory=Evaluation)  # likewise
     seed: Annotated[NonNegativeInt, Lt(2**32)]
     epochs: Annotated[PositiveInt, Lt(LONGEST)]
     batch_size: PositiveInt
@@ -138,6 +154,8 @@ class Config:
                 raise ValueError(
                     f"analysis.{name} needs at least {analysis.least} checkpoints, but these phases store {networks}"
                 )
+        if (self.evaluate.ood or self.evaluate.corruptions) and len(stored(plan)) < 2:
+            raise ValueError("evaluate needs an ensemble, but these phases store one network only")
         if all(phase.epochs for phase in plan.values()):
             total = sum(phase.epochs or 0 for phase in plan.values())
             if total != self.epochs:

@@ -1,0 +1,191 @@
+"""An ensemble under the corruptions of Hendrycks & Dietterich (2019), at five severities.
+
+The images are those of CIFAR-10-C's files, or of files in the same layout: NAME.npy has the corrupted test images of
+severity 1, then those of severity 2, …, 5, in the order of the test images, uint8 [5N, H, W, C]; labels.npy has the
+labels [5N]. Without files, imagecorruptions makes them from the test images. Its strengths are those of ImageNet-C,
+which are harsher on small images than those of CIFAR-10-C.
+"""
+
+import dataclasses
+import importlib.util
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distancing.data.batches import Split
+from distancing.data.datasets import CIFAR10, CIFAR100, Dataset
+from distancing.ensemble import scores
+from distancing.ensemble.calibration import scores_at, temperatures
+from distancing.errors import EnsembleError
+from distancing.runs.ensemble import CorruptedScores, CorruptionsResult
+from distancing.stored import Checkpoint, evaluation_images
+
+COMMON = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
+          "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate",
+          "jpeg_compression")  # fmt: skip
+FURTHER = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # for choices of hyperparameters, and in no mean
+SEVERITIES = (1, 2, 3, 4, 5)
+FOLDERS: dict[type[Dataset], str] = {CIFAR10: "CIFAR-10-C", CIFAR100: "CIFAR-100-C"}
+SMALLEST = 32  # pixels, of images that imagecorruptions takes
+SCORES = tuple(field.name for field in dataclasses.fields(CorruptedScores))
+Images = NDArray[np.uint8]
+
+
+def source(choice: str, dataset: Dataset, option: str = "--corruptions") -> Path | None:
+    """Return the folder with corrupted test images of the data set, or None if they have to be made.
+
+    choice: a folder; or `auto`, which takes CIFAR-10-C or CIFAR-100-C in the folder of the data set if it is there.
+    option: what the user wrote, for messages. Raise EnsembleError for files that are missing or do not fit, and if
+    images can't be made.
+    """
+    folder = Path(choice)
+    if choice == "auto":
+        name, root = FOLDERS.get(type(dataset)), getattr(dataset, "root", "")
+        if not name or not (folder := Path(root, name)).is_dir():
+            _check_made(dataset, option)
+            return None
+    _check_files(folder, dataset, f"{option}={choice}")
+    return folder
+
+
+def _check_made(dataset: Dataset, option: str) -> None:
+    """Raise EnsembleError unless imagecorruptions is installed and takes the images of the data set."""
+    channels, *size = dataset.image_shape
+    files = "give a folder with files like those of CIFAR-10-C"
+    if channels != 3 or min(size) < SMALLEST:
+        shape = "×".join(map(str, dataset.image_shape))
+        raise EnsembleError(
+            f"{option}: images of {shape} (channels, height, width) can't be corrupted here, which needs 3 channels "
+            f"and {SMALLEST}×{SMALLEST} pixels or more: {files}"
+        )
+    if importlib.util.find_spec("imagecorruptions") is None:
+        raise EnsembleError(
+            f"{option}: imagecorruptions is not installed: pip install 'distancing[corruptions]', or {files}"
+        )
+
+
+def _check_files(folder: Path, dataset: Dataset, option: str) -> None:
+    """Raise EnsembleError unless the folder has the 15 corruptions of the data set's test images, and their labels."""
+    _, (images, labels) = dataset.read()
+    n = len(SEVERITIES) * len(labels)
+    for name in ("labels", *COMMON, *_further(folder)):
+        array = _open(folder / f"{name}.npy", option)
+        wanted = (n,) if name == "labels" else (n, *images.shape[1:])
+        if array.shape not in (wanted, wanted[:-1] if wanted[-1] == 1 else wanted):
+            raise EnsembleError(
+                f"{option}: {name}.npy is {list(array.shape)}, and {list(wanted)} belongs there: five severities of "
+                "each test image"
+            )
+        if name == "labels" and not (array.reshape(len(SEVERITIES), -1) == labels).all():
+            raise EnsembleError(
+                f"{option}: labels.npy has other labels than the test images in their order, five times"
+            )
+        if name != "labels" and array.dtype != np.uint8:
+            raise EnsembleError(f"{option}: {name}.npy is {array.dtype}, and uint8 belongs there")
+
+
+def _further(folder: Path) -> list[str]:
+    return [name for name in FURTHER if (folder / f"{name}.npy").exists()]
+
+
+def _open(file: Path, option: str) -> NDArray[Any]:
+    """Return the array in a file, without reading it. Raise EnsembleError if there is none."""
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is not an .npy file")
+    except (OSError, ValueError, EOFError) as error:
+        raise EnsembleError(f"{option}: can't read {file}: {error}") from error
+    return array
+
+
+def corrupted(folder: Path | None, name: str, severity: int, clean: Images) -> Images:
+    """Return the corrupted test images [N, H, W, C] of a folder; without one, make them. clean: the test images."""
+    if folder is None:
+        return made(name, severity, clean)
+    n = len(clean)
+    array = _open(folder / f"{name}.npy", str(folder))
+    return np.array(array[(severity - 1) * n : severity * n]).reshape(clean.shape)
+
+
+def made(name: str, severity: int, clean: Images) -> Images:
+    """Return corrupted images. The seed of each is the number of the corruption, the severity and its own number."""
+    from imagecorruptions import corrupt
+
+    number = (*COMMON, *FURTHER).index(name)
+    images = np.empty_like(clean)
+    with _numpy_state_kept():
+        for i, image in enumerate(clean):
+            np.random.seed([number, severity, i])
+            own = {"seed": int(np.random.randint(2**31))} if name in ("impulse_noise", "glass_blur") else {}
+            images[i] = corrupt(image, severity, name, **own)
+    return images
+
+
+@contextmanager
+def _numpy_state_kept() -> Iterator[None]:
+    """Restore NumPy's global generator, from which imagecorruptions draws, afterwards."""
+    state = np.random.get_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
+def judge_corruptions(
+    members: Sequence[Checkpoint],
+    folder: Path | None,
+    device: torch.device,
+    weights: Sequence[float],
+    refresh: bool = False,
+) -> CorruptionsResult:
+    """Return the scores of the ensemble under each corruption.
+
+    folder: what `source` returns. The images of one corruption and severity are in memory at a time, and all networks.
+    """
+    common = evaluation_images(members[0].config, device)
+    predictors = [member.predictor(common, device, refresh) for member in members]
+    w, labels = torch.tensor(weights, dtype=torch.float64), common.test.labels.cpu()
+
+    def average(split: Split) -> Tensor:
+        return scores.average(scores.probabilities(torch.stack([predict(split) for predict in predictors])), w)
+
+    validation = (average(common.validation), common.validation.labels.cpu()) if common.validation else None
+    q = average(common.test)
+    found = temperatures((q, labels), validation)
+
+    def score(prediction: Tensor) -> CorruptedScores:
+        calibrated = scores_at(found, prediction, labels)
+        return CorruptedScores(
+            error=1 - scores.accuracy(prediction, labels),
+            nll=scores.negative_log_likelihood(prediction, labels),
+            ece=scores.expected_calibration_error(prediction, labels),
+            calibrated_nll=calibrated["calibrated_nll"],
+            calibrated_ece=calibrated["calibrated_ece"],
+        )
+
+    def on(name: str, severity: int) -> CorruptedScores:
+        images = torch.from_numpy(corrupted(folder, name, severity, clean)).to(device)
+        return score(average(Split(images, common.test.labels)))
+
+    clean = common.test.images.cpu().numpy()
+    names = [*COMMON, *(FURTHER if folder is None else _further(folder))]
+    by_name = {name: [on(name, severity) for severity in SEVERITIES] for name in names}
+    means = [_mean([by_name[name][severity - 1] for name in COMMON]) for severity in SEVERITIES]
+    return CorruptionsResult(
+        source=None if folder is None else str(folder),
+        temperature_from="validation" if validation else "halves",
+        severity={str(severity): values for severity, values in enumerate([score(q), *means])},
+        corruptions=by_name,
+    )
+
+
+def _mean(rows: Sequence[CorruptedScores]) -> CorruptedScores:
+    return CorruptedScores(**{name: statistics.fmean(vars(row)[name] for row in rows) for name in SCORES})
