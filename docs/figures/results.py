@@ -326,7 +326,7 @@ def _mean_error(values: Sequence[float]) -> tuple[float, float]:
 def tables() -> dict[str, str]:
     """Return all short tables by name."""
     made = {name: table(short) for name, short in SHORT.items()}
-    return made | {name: ensembles(name, 16) for name in ("ensembles-resnet8",)}
+    return made | {name: ensembles(name, 16) for name in ("ensembles-resnet8", "ensembles-mlp")}
 
 
 def updated(text: str) -> str:
@@ -387,25 +387,21 @@ def lines_picture(name: str, panels: Mapping[str, str]) -> None:
 
 
 def ensembles_picture(name: str, sources: Mapping[str, str], members: int) -> None:
-    """Draw the NLL of the ensembles of so many members over the epochs in all. sources: title → full table.
-
-    The NLL is that at the optimal temperature, where the full table has it.
-    """
+    """Draw the calibrated NLL of ensembles of so many members over the epochs in all. sources: title → full table."""
     figure = Figure(figsize=(7, 3.1), layout="constrained")
     axes_row = figure.subplots(1, len(sources), squeeze=False)[0]
     for axes, (title, source) in zip(axes_row, sources.items(), strict=True):
         rows = [row for row in full(source) if int(row["members"]) == members]
-        score, kind_of_nll = ("calibrated_nll", "calibrated") if "calibrated_nll" in rows[0] else ("nll", "raw")
         for i, (label, kind) in enumerate(ENSEMBLES.items()):
             by_epochs: dict[float, list[float]] = {}
             for row in rows:
                 if row["kind"] == kind:
-                    by_epochs.setdefault(float(row["epochs_each"]) * members, []).append(float(row[score]))
+                    by_epochs.setdefault(float(row["epochs_each"]) * members, []).append(float(row["calibrated_nll"]))
             points = {x: _mean_error(values) for x, values in sorted(by_epochs.items())}
             axes.errorbar(list(points), [mean for mean, _ in points.values()], [e for _, e in points.values()],
                           label=label, capsize=2, marker=MARKS[i], color=(*OKABE_ITO, "#000000", "#8C6D1F")[i],
                           ls=LINES[i])  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel="epochs in all", ylabel=f"{kind_of_nll} NLL, nats", title=title)
+        axes.set(xscale="log", yscale="log", xlabel="epochs in all", ylabel="calibrated NLL, nats", title=title)
         ticks = sorted({float(row["epochs_each"]) * members for row in rows})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
