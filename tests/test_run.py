@@ -67,13 +67,17 @@ def test_what_a_run_leaves_behind(runs: Runs, tmp_path: Path, capsys: pytest.Cap
     bare = subprocess.run([sys.executable, "-c", BARE, run / "checkpoints/final.pt"], capture_output=True, cwd="/")
     assert json.loads(bare.stdout) == {k: list(v.shape) for k, v in network.state_dict().items()}
 
-    # metrics.csv and TensorBoard tell the same
+    # TensorBoard has the numbers of metrics.csv and result.json
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert [int(row["epoch"]) for row in rows] == list(range(1, 10))
     events = EventAccumulator(str(run), {"scalars": 0}).Reload()
     for column in set(rows[0]) - {"epoch", "phase"}:
         logged = {event.step: event.value for event in events.Scalars(column)}
         assert logged == {int(r["epoch"]): pytest.approx(float(r[column]), rel=1e-6) for r in rows if r[column]}
+    for split, scores in run_result["metrics"].items():
+        for name, value in scores.items():
+            (event,) = events.Scalars(f"final/{split}/{name}")
+            assert event.value == pytest.approx(value, rel=1e-6)
     assert OmegaConf.load(run / ".hydra/config.yaml") == compose(*TINY, "epochs=9", f"runs={tmp_path}")
     assert "epochs=9" in OmegaConf.load(run / ".hydra/overrides.yaml")
 
