@@ -19,6 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from distancing.colours import GREY, OKABE_ITO
+from distancing.ensemble.compare import chosen
+from distancing.ensemble.row import read_csv
 from distancing.report.figures import LINES, MARKS, STYLE
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +131,23 @@ ENSEMBLES = {
     "independent networks": "penalty=none phases=single",
     "bagging": "penalty=none phases=single bootstrap=True",
 }
+RIVALS = {
+    "one network": "penalty=none phases=single",
+    "SWA": "penalty=none phases=swa",
+    "plain hills": "penalty=gaussian phases=cycles",
+    "filter directions": "penalty=filter_direction phases=cycles",
+    "function space": "penalty=function_space phases=cycles",
+    "random jumps": "penalty=none phases=jumps",
+    "snapshots": "penalty=none phases=snapshot",
+    "one cosine": "penalty=none phases=cycles",
+    "FGE": "penalty=none phases=fge",
+    "SWAG": "penalty=none phases=swag",
+    "cSGHMC": "penalty=none phases=csgmcmc",
+    "independent networks": "penalty=none phases=independent",
+    "bagging": "penalty=none phases=single bootstrap=True",
+}
+IN_SHORT = ("one network", "plain hills", "filter directions", "random jumps", "snapshots", "FGE", "cSGHMC",
+            "independent networks")  # fmt: skip
 
 SHORT = {
     "push": Short(
@@ -266,11 +285,11 @@ def mean_sd(row: Row, metric: str) -> tuple[float, float]:
     return values[0], values[1]
 
 
-def number(mean: float, sd: float) -> str:
-    """Format mean ± standard deviation, to two digits of the latter and at most three decimals."""
+def number(mean: float, sd: float, most: int = 3) -> str:
+    """Format mean ± standard deviation, to two digits of the latter and at most so many decimals."""
     if math.isnan(mean):
         return "–"
-    decimals = 3 if not sd or math.isnan(sd) else min(3, max(0, 1 - math.floor(math.log10(sd))))
+    decimals = most if not sd or math.isnan(sd) else min(most, max(0, 1 - math.floor(math.log10(sd))))
     spread = "" if math.isnan(sd) else f" ± {sd:.{decimals}f}"
     return f"{mean:.{decimals}f}{spread}".replace("-", "−")
 
@@ -315,6 +334,36 @@ def ensembles(name: str, members: int) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def tuned(name: str, score: str) -> dict[int, dict[str, tuple[float, float]]]:
+    """Return epochs in all → kind of RIVALS → the mean and the standard error of its best trial's score."""
+    rows = chosen(read_csv(RESULTS / f"{name}.csv"))
+    return {
+        epochs: {
+            label: _mean_error([getattr(row, score) for row in rows if (row.epochs, row.kind) == (epochs, kind)])
+            for label, kind in RIVALS.items()
+        }
+        for epochs in sorted({row.epochs for row in rows})
+    }
+
+
+def rivals(name: str) -> str:
+    """Return the short table of ensembles whose settings were chosen on the validation images."""
+    nll, accuracy = tuned(name, "calibrated_nll"), tuned(name, "accuracy")
+    heads = [f"{epochs} epochs in all: {score}" for epochs in nll for score in ("calibrated NLL", "accuracy, %")]
+    lines = [["", *heads], ["---", *["---:"] * len(heads)]]
+    for label in IN_SHORT:
+        cells = [
+            text
+            for epochs in nll
+            for text in (
+                number(*nll[epochs][label], most=4),
+                number(*(100 * value for value in accuracy[epochs][label])),
+            )
+        ]
+        lines.append([label, *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def _mean_error(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and its standard error."""
     if not values:
@@ -326,7 +375,9 @@ def _mean_error(values: Sequence[float]) -> tuple[float, float]:
 def tables() -> dict[str, str]:
     """Return all short tables by name."""
     made = {name: table(short) for name, short in SHORT.items()}
-    return made | {name: ensembles(name, 16) for name in ("ensembles-resnet8", "ensembles-mlp")}
+    return made | {name: ensembles(name, 16) for name in ("ensembles-resnet8", "ensembles-mlp")} | {
+        "ensembles-whole-mnist": rivals("ensembles-whole-mnist")
+    }
 
 
 def updated(text: str) -> str:
@@ -409,6 +460,25 @@ def ensembles_picture(name: str, sources: Mapping[str, str], members: int) -> No
     save(figure, name)
 
 
+def rivals_picture(name: str, source: str) -> None:
+    """Draw the calibrated NLL of each kind of ensemble, for each number of epochs in all."""
+    by_epochs = tuned(source, "calibrated_nll")
+    figure = Figure(figsize=(7, 0.9 + 0.2 * len(RIVALS)), layout="constrained")
+    axes = figure.subplots()
+    for i, (epochs, values) in enumerate(by_epochs.items()):
+        means, errors = zip(*values.values(), strict=True)
+        axes.errorbar(means, [y + 0.1 * i for y in range(len(values))], xerr=errors, label=f"{epochs} epochs in all",
+                      marker=MARKS[i], color=OKABE_ITO[i], ls="", ms=4, lw=0.9, capsize=2)  # fmt: skip
+    axes.set_yticks(range(len(RIVALS)), list(RIVALS))
+    axes.invert_yaxis()
+    axes.grid(axis="y", color="#E8E8E8", lw=0.5)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlabel="calibrated NLL, nats")
+    axes.legend()
+    save(figure, name)
+
+
 def save(figure: Figure, name: str) -> None:
     figure.set_dpi(150)
     FigureCanvasAgg(figure).print_png(PICTURES / f"{name}.png")
@@ -453,6 +523,7 @@ def pictures() -> None:
         ensembles_picture(
             "results_ensembles", {"ResNet-8": "ensembles-resnet8", "perceptron": "ensembles-mlp"}, members=16
         )
+        rivals_picture("results_whole_mnist", "ensembles-whole-mnist")
 
 
 if __name__ == "__main__":
