@@ -150,6 +150,7 @@ COMMAND_LINES = {
     "+sweep=strength_sigmaa": "Could not find 'sweep/strength_sigmaa' Available options in 'sweep': checkpoints",
     "-m seed=0,1 hydra/launcher=local hydra.launcher.processes=0": "hydra.launcher.processes=0: input should be",
     "-m seed=0,1 hydra/launcher=slurm hydra.launcher.mem_gb=lots": "hydra.launcher.mem_gb='lots': input should",
+    "-m seed=0,1 hydra/launcher=slurm hydra.launcher.runs_in_a_row=0": "hydra.launcher.runs_in_a_row=0: input should",
     "-m seed=0,1 hydra/launcher=slurm": "hydra/launcher=slurm needs the command sbatch, which",
     "-m seed=0,1 hydra/launcher=local dataset=mnist dataset.root=/nowhere dataset.download=false": "can't read MNIST",
     "-m +hydra.sweeper.exclude.x.sead=1 seed=0,1": "hydra.sweeper.exclude.x: sead is not a setting of this sweep",

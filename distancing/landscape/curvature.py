@@ -1,7 +1,7 @@
 """The largest eigenvalue and the trace of the Hessian, computed from Hessian-vector products alone."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -48,8 +48,12 @@ def largest_eigenvalue(product: Product, start: Tensor, tolerance: float) -> Ite
         off_diagonal.append(beta)
 
 
-def trace_samples(product: Product, probes: Iterator[Tensor]) -> Iterator[float]:
-    """Yield zᵀHz for each probe z [P] of independent random signs: an unbiased estimate of the trace (Hutchinson
-    1990)."""
-    for z in probes:
-        yield float(z.dot(product(z)))
+def trace_samples(products: Iterable[Product], probes: Tensor) -> Tensor:
+    """Return zᵀHz for each probe z, as float64 [K]: unbiased estimates of the trace of H (Hutchinson 1990).
+
+    products: those of the terms that add up to H. probes [K, P]: independent random signs.
+    """
+    samples = torch.zeros(len(probes), dtype=torch.float64)
+    for product in products:
+        samples += torch.stack([z.dot(product(z)) for z in probes]).cpu()
+    return samples

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from distancing.data.batches import Data, Split
 from distancing.hills.theta import Theta
+from distancing.landscape.curvature import Product
 
 BATCH = 250  # images whose graph is in memory at a time
 
@@ -39,14 +40,26 @@ class Loss:
         return value, gradient
 
     def product(self, v: Tensor) -> Tensor:
-        """Return H v [P] by differentiating twice (Pearlmutter 1994)."""
-        total, named = torch.zeros_like(v), self.theta.named(v)
-        direction = [named[name] for name in self._parameters]
+        """Return H v [P]."""
+        return sum((product(v) for product in self.products()), torch.zeros_like(v))
+
+    def products(self) -> Iterator[Product]:
+        """Yield for each batch a function v [P] → H v [P]; the Hessians of all batches add up to H.
+
+        It differentiates the gradient (Pearlmutter 1994), which is computed once for all v.
+        """
+        parameters = list(self._parameters.values())
         for loss in self._batch_losses():
-            parameters = list(self._parameters.values())
             gradient = torch.autograd.grad(loss, parameters, create_graph=True)
-            total += self._flat(torch.autograd.grad(gradient, parameters, direction, materialize_grads=True))
-        return total
+
+            def product(v: Tensor, gradient: tuple[Tensor, ...] = gradient) -> Tensor:
+                named = self.theta.named(v)
+                # a scalar, because torch imports SymPy if it is given the gradient of a vector
+                pairs = zip(self._parameters, gradient, strict=True)
+                slope = torch.stack([(part * named[name]).sum() for name, part in pairs]).sum()
+                return self._flat(torch.autograd.grad(slope, parameters, retain_graph=True, materialize_grads=True))
+
+            yield product
 
     def _flat(self, tensors: tuple[Tensor, ...]) -> Tensor:
         return self.theta.flatten(dict(zip(self._parameters, tensors, strict=True)))

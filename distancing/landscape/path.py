@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distancing.landscape.subject import Subject
+from distancing.models.evaluation import batch_norms
 
 SPLITS = ("train", "test")
 Pairs = Literal["ends", "successive", "first", "all"]
@@ -76,7 +77,8 @@ def line(subject: Subject, i: int, j: int, points: int) -> Profile:
 
 def passes(subject: Subject, points: int) -> int:
     """Return the number of batches that one `profile` takes."""
-    return points * subject.count("train", *SPLITS)  # the first "train" recomputes the batch-norm statistics
+    refreshed = ["train"] if batch_norms(subject.network) else []  # whose batches give the batch-norm statistics
+    return points * subject.count(*refreshed, *SPLITS)
 
 
 def height(losses: Tensor, t: Tensor) -> tuple[float, float]:

@@ -72,7 +72,7 @@ class Sharpness(Analysis):
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:
         """Return the values CHECKPOINT/MEASURE. Raise LandscapeError if a checkpoint's loss is not finite."""
         passes = 2 + len(self.radii) * (self.directions + 2 * (self.starts + 1) + self.ascent_steps + 1)
-        passes += 2 * (self.eigenvalue_steps + self.probes)
+        passes += 2 * (self.eigenvalue_steps + 1)  # a trace takes one
         loss = Loss(subject.network, subject.theta, subject.data, subject.data.train, lambda: next(ticks, None))
         total = len(subject.parameters) * passes * loss.batches
         ticks = iter(track(range(total), "sharpness", total))
@@ -91,12 +91,14 @@ class Sharpness(Analysis):
         theta, generator = loss.theta, torch.Generator().manual_seed(self.seed)
         scale = units.scale(theta, self.unit)
         rows = self._rises(loss, name, scale, generator)
-        for suffix, product in (("", loss.product), ("_relative", relative(loss.product, scale))):
+        for suffix, unit in (("", torch.ones_like(scale)), ("_relative", scale)):
             start = units.random_step(theta, "element", generator)
+            product = relative(loss.product, unit)
             *_, largest = islice(largest_eigenvalue(product, start, self.tolerance), self.eigenvalue_steps)
-            probes = (units.random_step(theta, "element", generator).sign() for _ in range(self.probes))
+            probes = torch.stack([units.random_step(theta, "element", generator).sign() for _ in range(self.probes)])
+            samples = trace_samples((relative(term, unit) for term in loss.products()), probes)
             rows.append(_row(f"hessian_max{suffix}", *largest))
-            rows.append(_row(f"hessian_trace{suffix}", *_mean_and_error(list(trace_samples(product, probes)))))
+            rows.append(_row(f"hessian_trace{suffix}", *_mean_and_error(samples.tolist())))
         return rows
 
     def _rises(self, loss: Loss, name: str, scale: Tensor, generator: torch.Generator) -> list[Row]:

@@ -78,7 +78,8 @@ class Valley(Analysis):
             for step, (images, labels) in enumerate(track(batches, "valley: training", steps)):
                 t = float(torch.rand((), generator=generator))
                 subject.theta.vector.copy_(bezier(a, bend, b)(t))
-                network.train(len(labels) > 1)  # batch norm can't normalise a single image
+                if network.training != (len(labels) > 1):  # batch norm can't normalise a single image
+                    network.train(len(labels) > 1)
                 with subject.autocast:
                     logits = network(images)
                 F.cross_entropy(logits.float(), labels).backward()

@@ -45,12 +45,19 @@ def refresh_batch_norm(network: nn.Module, data: Data, autocast: torch.autocast)
     refresh_from(network, map(data.normalise, data.train.images.split(BATCH)), autocast)
 
 
+def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Return the batch norms of a network."""
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
 def refresh_from(network: nn.Module, batches: Iterable[Tensor], autocast: torch.autocast) -> None:
     """Set the running statistics of all batch norms to the mean over these normalised batches [B, C, H, W].
 
     torch.optim.swa_utils.update_bn would also switch dropout on.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = batch_norms(network)
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
