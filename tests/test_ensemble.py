@@ -637,7 +637,7 @@ def test_a_run_evaluates_its_ensemble(corrupted: Path, tmp_path: Path, monkeypat
     (["evaluate.corruptions=missing"], "evaluate.corruptions=missing: can't read missing/labels.npy"),
     (["evaluate.corruptions=auto"], "evaluate.corruptions: images of 1×8×8 (channels, height, width) can't be corr"),
     (["evaluate.corruptions=auto", "phases=single"], "evaluate needs an ensemble, but these phases store one network"),
-    (["+evaluate.odd=1"], "evaluate.odd is not a setting; allowed here: ood, corruptions"),
+    (["evaluate.odd=1"], "evaluate.odd is not a setting; allowed here: ood, corruptions"),
 ])  # fmt: skip
 def test_an_evaluation_is_refused_before_the_training(
     overrides: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -23,8 +23,9 @@ Options = Callable[[str], Sequence[str]]  # a config group → its choices
 # Hydra refuses a key that is in no YAML, with a message about structs. Within these groups it accepts any key, so that
 # `config.check` can list the allowed ones, and phases can be added on the command line.
 GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "analysis")
+OPEN = (*GROUPS, "evaluate")
 ConfigStore.instance().store(
-    name="open_groups", node=DictConfig({group: DictConfig({}, flags={"struct": False}) for group in GROUPS})
+    name="open_groups", node=DictConfig({group: DictConfig({}, flags={"struct": False}) for group in OPEN})
 )
 # Hydra copies the store, which has one instance and never changes, for each group that it looks up: 0.5 s of --help
 ConfigStore.__deepcopy__ = lambda store, _: store  # type: ignore[attr-defined]

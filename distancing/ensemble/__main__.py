@@ -102,16 +102,14 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
     """Return the scores of all ensembles in the sweeps and CSV files. Print them and write the requested files."""
     rows = _rows(args, device)
     best = compare.chosen(rows) if args.choose else rows
-    tables = {
-        f"ensembles, on the test images{side_by_side.temperatures(best)}": side_by_side.comparison(
-            best, args.baseline, args.independent
-        )
-    }
+    found_on = show.temperatures({row.temperature_from for row in best})
+    title = f"ensembles, on the test images; {found_on}".rstrip("; ")
+    tables = {title: side_by_side.comparison(best, args.baseline, args.independent)}
     if args.choose:
         tables["all trials"] = side_by_side.trials(rows, best)
     for title, table in tables.items():
         console.print(side_by_side.terminal(title, table))
-    records = side_by_side.records(rows, args.independent)
+    records = side_by_side.records(rows, best, args.independent)
     if args.csv:
         write_csv(records, args.csv)
     if args.markdown:

@@ -1,7 +1,7 @@
 """An ensemble's scores as tables and figures. matplotlib is imported with the first figure, since it is slow."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,11 +64,17 @@ def table(result: EnsembleResult) -> RenderableType:
     return Group(rows, _calibration(result), errors)
 
 
+def temperatures(sources: Collection[str | None]) -> str:
+    """Return in words on which images temperatures were found; "" if none is known. sources: `temperature_from`."""
+    names = {"validation": "the validation images", "halves": "halves of the test images"}
+    known = [names[source] for source in names if source in sources]
+    return f"temperatures from {' or '.join(known)}" if known else ""
+
+
 def _calibration(result: EnsembleResult) -> Table:
     """Return the table of the scores at the optimal temperature, and of the confidence, on the test images."""
     test = result.splits["test"]
-    images = "validation images" if test.temperature_from == "validation" else "halves of the test images"
-    table = Table(title=f"confidence on the test images; temperatures from the {images}", title_justify="left")
+    table = Table(title=f"confidence on the test images; {temperatures([test.temperature_from])}", title_justify="left")
     table.add_column("")
     for label in CALIBRATION.values():
         table.add_column(label, justify="right")
@@ -107,8 +113,7 @@ def shift_tables(result: EnsembleResult) -> list[Table]:
 
 def corruptions_table(result: CorruptionsResult) -> Table:
     """Return a table of the scores under corruptions: the means over the 15, by severity."""
-    images = "the validation images" if result.temperature_from == "validation" else "halves of the test images"
-    table = Table(title=f"corruptions, mean over 15; temperatures from {images}", title_justify="left")
+    table = Table(title=f"corruptions, mean over 15; {temperatures([result.temperature_from])}", title_justify="left")
     for column in ("severity", *CORRUPTED.values()):
         table.add_column(column, justify="right")
     for severity, scores in result.severity.items():

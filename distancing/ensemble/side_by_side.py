@@ -39,15 +39,16 @@ DRAWN = {
 }
 
 
-def records(rows: Sequence[Row], independent: str | None = None) -> list[dict[str, Any]]:
+def records(rows: Sequence[Row], best: Sequence[Row], independent: str | None = None) -> list[dict[str, Any]]:
     """Return the fields of the rows, for a CSV or JSON file.
 
     independent: as in `cells`. It adds `deep_ensemble_equivalent`, that of each ensemble by itself: a number, or text
-    such as "< 1" beyond the measured numbers. It is None for the independent networks.
+    such as "< 1" beyond the measured numbers. It is None for the independent networks. best: the rows whose independent
+    networks are the yardstick.
     """
     fields = [dataclasses.asdict(row) for row in rows]
     if independent:
-        yardstick, own = _independent(grouped(rows), independent)
+        yardstick, own = _independent(grouped(best), independent)
         for row, record in zip(rows, fields, strict=True):
             nll = None if _key(row) in own else row.calibrated_nll
             record["deep_ensemble_equivalent"] = None if nll is None else yardstick.bounded(yardstick.of(nll))
@@ -69,13 +70,6 @@ def _key(row: Row) -> Key:
 def present(rows: Sequence[Row]) -> list[str]:
     """Return the names of the scores that at least one row has."""
     return [name for name in SCORES if any(getattr(row, name) is not None for row in rows)]
-
-
-def temperatures(rows: Sequence[Row]) -> str:
-    """Return, for a title, the images on which the temperatures were found; "" for rows of older versions."""
-    names = {"validation": "the validation images", "halves": "halves of the test images"}
-    found_on = [names[name] for name in names if any(row.temperature_from == name for row in rows)]
-    return f"; temperatures from {' or '.join(found_on)}" if found_on else ""
 
 
 def header(rows: Sequence[Row], baseline: str | None, independent: str | None = None) -> list[str]:
