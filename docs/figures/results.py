@@ -352,14 +352,10 @@ def rivals(name: str) -> str:
     heads = [f"{epochs} epochs in all: {score}" for epochs in nll for score in ("calibrated NLL", "accuracy, %")]
     lines = [["", *heads], ["---", *["---:"] * len(heads)]]
     for label in IN_SHORT:
-        cells = [
-            text
-            for epochs in nll
-            for text in (
-                number(*nll[epochs][label], most=4),
-                number(*(100 * value for value in accuracy[epochs][label])),
-            )
-        ]
+        cells = []
+        for epochs in nll:
+            mean, error = accuracy[epochs][label]
+            cells += [number(*nll[epochs][label], most=4), number(100 * mean, 100 * error)]
         lines.append([label, *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -375,9 +371,8 @@ def _mean_error(values: Sequence[float]) -> tuple[float, float]:
 def tables() -> dict[str, str]:
     """Return all short tables by name."""
     made = {name: table(short) for name, short in SHORT.items()}
-    return made | {name: ensembles(name, 16) for name in ("ensembles-resnet8", "ensembles-mlp")} | {
-        "ensembles-whole-mnist": rivals("ensembles-whole-mnist")
-    }
+    made |= {name: ensembles(name, 16) for name in ("ensembles-resnet8", "ensembles-mlp")}
+    return made | {"ensembles-whole-mnist": rivals("ensembles-whole-mnist")}
 
 
 def updated(text: str) -> str:
