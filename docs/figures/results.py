@@ -435,7 +435,7 @@ def lines_picture(name: str, panels: Mapping[str, str]) -> None:
 def ensembles_picture(name: str, sources: Mapping[str, str], members: int) -> None:
     """Draw the calibrated NLL of ensembles of so many members over the epochs in all. sources: title → full table."""
     figure = Figure(figsize=(7, 3.1), layout="constrained")
-    axes_row = figure.subplots(1, len(sources), squeeze=False)[0]
+    axes_row = figure.subplots(1, len(sources), squeeze=False, sharey=True)[0]
     for axes, (title, source) in zip(axes_row, sources.items(), strict=True):
         rows = [row for row in full(source) if int(row["members"]) == members]
         for i, (label, kind) in enumerate(ENSEMBLES.items()):
@@ -447,10 +447,12 @@ def ensembles_picture(name: str, sources: Mapping[str, str], members: int) -> No
             axes.errorbar(list(points), [mean for mean, _ in points.values()], [e for _, e in points.values()],
                           label=label, capsize=2, marker=MARKS[i], color=(*OKABE_ITO, "#000000", "#8C6D1F")[i],
                           ls=LINES[i])  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel="epochs in all", ylabel="calibrated NLL, nats", title=title)
+        axes.set(xscale="log", yscale="log", xlabel="epochs in all", title=title)
         ticks = sorted({float(row["epochs_each"]) * members for row in rows})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_yticks(nats := [0.03, 0.05, 0.1, 0.2, 0.4], [f"{nll:g}" for nll in nats])
         axes.minorticks_off()
+    axes_row[0].set(ylabel="calibrated NLL, nats")
     figure.legend(*axes_row[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save(figure, name)
 
