@@ -192,10 +192,8 @@ def test_a_failing_run_fails_alone_and_is_retried(user: User) -> None:
 
 def test_runs_in_a_row(user: User) -> None:
     """Each is told apart; one that fails stops no other; what has not ended when time is up ends with the same bits."""
-    settings = ["hydra.launcher.runs_per_job=2", "hydra.launcher.runs_in_a_row=2", "hydra.launcher.timeout_min=60",
-                "hydra.launcher.signal_delay_s=90"]  # fmt: skip
     drain(user.cluster, "DRAIN")
-    runs, said = user.sweep(*settings, *LONG, "seed=range(4)")
+    runs, said = user.sweep("hydra.launcher.runs_per_job=2", "hydra.launcher.runs_in_a_row=2", *LONG, "seed=range(4)")
     assert re.search(r"^job \d+$", said, re.MULTILINE)
     (runs[0] / "checkpoints").write_text("in the way")
     drain(user.cluster, "RESUME")
@@ -203,11 +201,10 @@ def test_runs_in_a_row(user: User) -> None:
         user.cluster.wait_for(begun(run), 150, f"{run} to begin")
     job = user.job(runs[0])
     assert user.states() == ["failed", "running", "running", "queued"]
-    user.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=2")
-    user.cluster.wait_for(lambda: user.cluster.state(job) == "PENDING", 150, what="the end of the job's time")
+    user.cluster.run("scancel", "--signal=USR2", job)  # as before the end of its time
+    user.cluster.wait_for(lambda: user.cluster.state(job) == "PENDING", 150, what="the job to be requeued")
     assert user.states()[0] == "failed"
     assert "resumes after epoch" in user.look("status", "it")
-    user.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     user.cluster.wait_for(lambda: user.cluster.state(job) == "FAILED", 200, "the job to end")
     assert user.states() == ["failed", "finished", "finished", "finished"]
     resumed = [run for run in runs[1:] if "resumes after epoch" in user.look("logs", str(run))]
