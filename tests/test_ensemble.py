@@ -459,6 +459,7 @@ def corrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_corrupted_images(runs: dict[str, Path], corrupted: Path, tmp_path: Path) -> None:
     """Compared with loops in float64. The temperature is SciPy's for the images of validation, without corruptions."""
     numbers, weights = tmp_path / "numbers.json", [1.0, 2, 3, 1]
@@ -553,6 +554,7 @@ def test_refused_corruptions(runs: dict[str, Path], corrupted: Path, tmp_path: P
     assert "--corruptions judges one ensemble: leave out --compare" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_made_corruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image's corruption depends on its number alone, and the strengths are those of the paper's code."""
     pytest.importorskip("imagecorruptions")
@@ -580,6 +582,7 @@ def test_made_corruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         corruptions.source("auto", dataset)
 
 
+@pytest.mark.slow
 def test_cifar_10_c_is_found_beside_cifar_10(real_data: Path, tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").symlink_to(real_data / "cifar-10-batches-py")
     folder, dataset = tmp_path / "CIFAR-10-C", CIFAR10(root=str(tmp_path), download=False)
