@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -577,8 +578,10 @@ def test_made_corruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert np.abs(corruptions.made("contrast", 1, clean) - contrast).max() <= 1
     dataset = CIFAR10(root=str(tmp_path))
     assert corruptions.source("auto", dataset) is None
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(EnsembleError, match=r"pip install 'distancing\[corruptions\]', or give a folder"):
+    monkeypatch.setitem(sys.modules, "imagecorruptions", None)  # an import fails
+    with pytest.raises(
+        EnsembleError, match=r"imagecorruptions.*: pip install 'distancing\[corruptions\]', or give a folder"
+    ):
         corruptions.source("auto", dataset)
 
 

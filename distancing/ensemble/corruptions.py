@@ -7,7 +7,7 @@ which are harsher on small images than those of CIFAR-10-C.
 """
 
 import dataclasses
-import importlib.util
+import importlib
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from distancing.data.batches import Split
 from distancing.data.datasets import CIFAR10, CIFAR100, Dataset
 from distancing.ensemble import scores
 from distancing.ensemble.calibration import scores_at, temperatures
-from distancing.errors import EnsembleError
+from distancing.errors import EnsembleError, first_line
 from distancing.runs.ensemble import CorruptedScores, CorruptionsResult
 from distancing.stored import Checkpoint, evaluation_images
 
@@ -56,7 +56,7 @@ def source(choice: str, dataset: Dataset, option: str = "--corruptions") -> Path
 
 
 def _check_made(dataset: Dataset, option: str) -> None:
-    """Raise EnsembleError unless imagecorruptions is installed and takes the images of the data set."""
+    """Raise EnsembleError unless imagecorruptions can be imported and takes the images of the data set."""
     channels, *size = dataset.image_shape
     files = "give a folder with files like those of CIFAR-10-C"
     if channels != 3 or min(size) < SMALLEST:
@@ -65,10 +65,12 @@ def _check_made(dataset: Dataset, option: str) -> None:
             f"{option}: images of {shape} (channels, height, width) can't be corrupted here, which needs 3 channels "
             f"and {SMALLEST}×{SMALLEST} pixels or more: {files}"
         )
-    if importlib.util.find_spec("imagecorruptions") is None:
+    try:
+        importlib.import_module("imagecorruptions")
+    except ImportError as error:  # also of a library of the system, such as libGL.so.1, which OpenCV needs
         raise EnsembleError(
-            f"{option}: imagecorruptions is not installed: pip install 'distancing[corruptions]', or {files}"
-        )
+            f"{option}: {first_line(error)}: pip install 'distancing[corruptions]', or {files}"
+        ) from error
 
 
 def _check_files(folder: Path, dataset: Dataset, option: str) -> None:
