@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import socket
 import statistics
 from collections.abc import Mapping
@@ -12,13 +11,13 @@ from typing import Any, Literal
 
 from distancing.errors import StorageError
 from distancing.process import crash
+from distancing.process.signals import SIGNALS
 from distancing.runs import Listed, RunDirectory, metrics_file
 from distancing.sweep.job import AGAIN
 
 State = Literal["finished", "diverged", "running", "queued", "failed", "killed", "cancelled", "stopped", "waiting"]
 ACTIVE: tuple[State, ...] = ("running", "queued")
 ENDED: tuple[State, ...] = ("finished", "diverged")
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # on which a run saves its state and stops
 TAIL = 8192  # bytes of metrics.csv: enough for some rows
 LOG_TAIL = 65536  # bytes of a log: enough for the stacks of all threads
 
@@ -93,7 +92,7 @@ def _gone(directory: RunDirectory, job: Mapping[str, Any], epoch: int, why: str 
     """Return the status of a run without result, error file or process. why: how its job ended, if Slurm knows."""
     log, code = _last_words(directory, job)
     death = crash.death(log, code)
-    if job.get("stopped") or (death and death.by in STOP_SIGNALS):
+    if job.get("stopped") or (death and death.by in SIGNALS):
         return Status("stopped", epoch)
     if death:
         return Status("killed", epoch, note=str(death), log=death.log, advice=death.advice)
@@ -116,7 +115,7 @@ def _after_result(directory: RunDirectory) -> str:
     if max(later, default=0) < written:
         return ""  # the result is that of a process after the one that a launcher started
     death = crash.death(*_last_words(directory, job))
-    return f"but its process was then killed {death}" if death and death.by not in STOP_SIGNALS else ""
+    return f"but its process was then killed {death}" if death and death.by not in SIGNALS else ""
 
 
 def _last_words(directory: RunDirectory, job: Mapping[str, Any]) -> tuple[str, int | None]:
