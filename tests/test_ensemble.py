@@ -284,7 +284,7 @@ def test_the_trial_of_each_kind_is_chosen_on_the_validation_images(
 
 
 def test_the_deep_ensemble_equivalent_in_files(tmp_path: Path) -> None:
-    """Of each ensemble by itself, in CSV and JSON, which keep all other columns when they are read again."""
+    """CSV and JSON have that of each ensemble by itself; all other columns are kept when the files are read again."""
     row = scored_rows()[0] | {"temperature_from": "halves", "aurc": 0.25}
     alone = [row | {"kind": "alone", "members": k, "calibrated_nll": nll} for k, nll in ((1, 0.8), (2, 0.6), (4, 0.2))]
     others = [row | {"members": 2, "calibrated_nll": nll} for nll in (0.9, 0.4, 0.1)]

@@ -39,7 +39,7 @@ def _threads(value: object) -> object:
 
 @component
 class Evaluation:
-    """What the ensemble of a run is judged on at its end, beyond its data set.
+    """Other images on which the ensemble of a run is judged at its end.
 
     ood: other data sets, whose images it should tell from the test images: choices of `dataset`, .npz files or folders
         of images.
@@ -62,7 +62,7 @@ class Config:
     penalty: the hills; null for none.
     phases: the phases of the run by name, in their order.
     analysis: the analyses at the end of the run, by name.
-    evaluate: what the ensemble is judged on at the end of the run, beyond its data set.
+    evaluate: other images on which the ensemble is judged at the end of the run.
     seed: the seed of the initial parameters, the order of the images and their augmentation.
     epochs (epochs): the length of the run, which its phases share.
     batch_size (images): the size of a batch.
