@@ -2,10 +2,11 @@
 
 correct   the gradient against float64; captured steps and a resumed run against plain, uninterrupted steps, whose
           difference should be 0; the test accuracy of bf16 beside fp32's over three seeds of a short run on digits
-speed     images/s of each network with `speed=fast`, against a bare loop that is captured and compiled as well, and
-          against a tutorial's script; seconds for an epoch of CIFAR-10, and minutes for 900
+speed     images/s of each network with `speed=fast`, against a bare loop that is captured and compiled as well, against
+          this loop with kernels that are chosen for speed alone, and against a tutorial's script; seconds for an epoch
+          of CIFAR-10, and minutes for 900
 hills     what K hills add to a step of ResNet-20
-together  how many images/s N processes train at a time on this device
+together  how many images/s N processes train at a time on this device, with `speed=fast compile=false`
 
 `--tiny` checks this file on any device. Its times mean nothing. Random images stand for CIFAR-10: an epoch's
 time depends on their number and size alone.
@@ -18,7 +19,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -137,9 +138,15 @@ def epoch_of(trainer: Trainer) -> None:
 
 
 class Optimal:
-    """The bare loop with the settings of `speed=fast`: bf16, compiled, and captured as one CUDA graph."""
+    """The bare loop with the settings of `speed=fast`: bf16, compiled, and captured as one CUDA graph.
 
-    def __init__(self, config: Config, trainer: Trainer) -> None:
+    any_kernels: let cuDNN try its kernels and take the fastest, even if its sums depend on chance.
+    """
+
+    def __init__(self, config: Config, trainer: Trainer, any_kernels: bool = False) -> None:
+        if any_kernels:
+            torch.use_deterministic_algorithms(False)
+            torch.backends.cudnn.benchmark = True
         self.bare = Bare(config, trainer.data, trainer.device)
         self.network = torch.compile(self.bare.network, dynamic=False) if config.compile else self.bare.network
         self.autocast, self.steps = config.autocast(trainer.device), trainer.steps
@@ -175,23 +182,30 @@ class Optimal:
             self.replay()
 
 
+def ways(config: Config, trainer: Trainer) -> dict[str, Callable[[], Callable[[], None]]]:
+    """Return what makes the epoch of each way to train."""
+    return {
+        "epoch": lambda: partial(epoch_of, trainer),
+        "optimal": lambda: Optimal(config, trainer).epoch,
+        "any kernels": lambda: Optimal(config, trainer, any_kernels=True).epoch,
+        "script": lambda: Script(config, trainer.data, trainer.device).epoch,
+    }
+
+
 def speed(device: Any, tiny: bool, steps: int, least: float) -> Iterator[Row]:
     for name, (model, _, _) in NETWORKS.items():
         config = fast(config_of(model, device), tiny)
         use_precision(config, config.torch_device)
         trainer = Trainer(config, random_data(steps * BATCH, config.torch_device), config.torch_device)
-        ways: dict[str, Callable[[], None]] = {
-            "epoch": partial(epoch_of, trainer),
-            "optimal": Optimal(config, trainer).epoch,
-            "script": Script(config, trainer.data, trainer.device).epoch,
-        }
         rates = {}
-        for way, epoch in ways.items():
+        for way, make in ways(config, trainer).items():
             reproducible()
+            epoch = make()
             epoch()  # compiles and captures
             rates[way] = steps * BATCH / seconds(epoch, trainer.device, least)
             yield "speed", f"{name}, {way}", rates[way], "images/s"
         yield "speed", f"{name}, share of optimal (aim 0.95)", rates["epoch"] / rates["optimal"], ""
+        yield "speed", f"{name}, share of any kernels", rates["epoch"] / rates["any kernels"], ""
         yield "speed", f"{name}, times the script (aim 5)", rates["epoch"] / rates["script"], ""
         epoch_seconds = CIFAR_STEPS * BATCH / rates["epoch"]
         yield "speed", f"{name}, an epoch of CIFAR-10", epoch_seconds, "s"
@@ -219,7 +233,7 @@ def hills(device: Any, tiny: bool, steps: int, least: float) -> Iterator[Row]:
 def _train_for(device: Any, tiny: bool, steps: int, least: float, barrier: Any, results: Any) -> None:
     """Train in a process of its own, beside the others from `barrier` on; put the images/s into `results`."""
     reproducible()
-    config = fast(config_of(NETWORKS["resnet20"][0], device), tiny)
+    config = replace(fast(config_of(NETWORKS["resnet20"][0], device), tiny), compile=False)
     use_precision(config, config.torch_device)
     trainer = Trainer(config, random_data(steps * BATCH, config.torch_device), config.torch_device)
     epoch_of(trainer)
@@ -227,9 +241,9 @@ def _train_for(device: Any, tiny: bool, steps: int, least: float, barrier: Any, 
     results.put(steps * BATCH / seconds(partial(epoch_of, trainer), trainer.device, least))
 
 
-def together(device: Any, tiny: bool, steps: int, least: float) -> Iterator[Row]:
+def together(device: Any, tiny: bool, steps: int, least: float, numbers: Sequence[int]) -> Iterator[Row]:
     context, alone = multiprocessing.get_context("spawn"), 0.0
-    for number in (1, 2) if tiny else (1, 4, 8, 16):
+    for number in (1, 2) if tiny else numbers:
         barrier, results = context.Barrier(number), context.Queue()
         arguments = device, tiny, steps, least, barrier, results
         processes = [context.Process(target=_train_for, args=arguments) for _ in range(number)]
@@ -240,27 +254,37 @@ def together(device: Any, tiny: bool, steps: int, least: float) -> Iterator[Row]
             process.join()
         alone = alone or rate
         yield "together", f"{number} at a time", rate, "images/s"
-        yield "together", f"{number} at a time, times one alone", rate / alone, ""
+        yield "together", f"{number} at a time, times {numbers[0]}", rate / alone, ""
+
+
+PARTS = ("correct", "speed", "hills", "together")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a few steps of each: checks this file")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="the parts to measure")
+    parser.add_argument("--processes", nargs="+", type=int, default=(1, 4, 8, 16), help="of `together`")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="the file to write")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this machine has no CUDA device; --device cpu --tiny checks this file")
     reproducible()
     device, tiny = arguments.device, arguments.tiny
-    steps, least = (2, 0.0) if tiny else (98, 4.0)
+    steps, least = (2, 0.0) if tiny else (98, 2.0)
     if tiny:
         del NETWORKS["resnet18"], NETWORKS["mobilenetv2"]
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     rows: list[Row] = []
     console = Console(highlight=False, width=110)
-    timed = (part(device, tiny, steps, least) for part in (speed, hills, together))
-    for row in itertools.chain(correctness(device, tiny), *timed):
+    parts = {
+        "correct": lambda: correctness(device, tiny),
+        "speed": lambda: speed(device, tiny, steps, least),
+        "hills": lambda: hills(device, tiny, steps, least),
+        "together": lambda: together(device, tiny, steps, least, arguments.processes),
+    }
+    for row in itertools.chain.from_iterable(parts[part]() for part in arguments.only):
         rows.append(row)
         console.print(f"{row[0]}: {row[1]} {row[2]:.6g} {row[3]}", style="dim")
     shown = Table("", "", "value", "unit", title=f"{name}, PyTorch {torch.__version__}")

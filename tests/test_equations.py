@@ -1,5 +1,6 @@
 """The thesis's equations against float64 references that share no code with the project."""
 
+import copy
 import math
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch.nn import functional as F
 
 from distancing.component import component
 from distancing.hills import distances
+from distancing.hills.alignment import ALIGNMENT, align
 from distancing.hills.distances import Distance, Elementwise, Euclidean
 from distancing.hills.kernels import Gaussian, Kernel
 from distancing.hills.penalty import Penalty
 from distancing.hills.theta import Theta
+from distancing.models import ResNet
 
 DISTANCES = {"euclidean": Euclidean, "elementwise": Elementwise}
 
@@ -150,3 +153,25 @@ def test_flat_parameters_train_as_separate_ones_do(memory_format: torch.memory_f
         assert a.stride() == b.stride()
         assert theta.named(theta.vector)[name].data_ptr() == a.data_ptr()
     torch.testing.assert_close(theta.flatten(plain.state_dict()), theta.vector, rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_on_a_gpu_computes_with_aligned_parameters() -> None:
+    """Copies begin at multiples of 32 bytes, leave the network's numbers as they are, and are gone after the pass."""
+    torch.manual_seed(0)
+    plain = ResNet(depth=8, width=3).build((1, 8, 8), 10)
+    network, images, offsets = copy.deepcopy(plain), torch.randn(4, 1, 8, 8), []
+    Theta(network)
+    assert sum(p.data_ptr() % ALIGNMENT != 0 for p in network.parameters()) > 20
+    align(network)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+            module.register_forward_pre_hook(lambda own, _: offsets.append(own.weight.data_ptr() % ALIGNMENT))
+    loss, expected = network(images).square().sum(), plain(images).square().sum()
+    assert offsets
+    assert not any(offsets)
+    assert loss == expected
+    loss.backward()
+    expected.backward()
+    for (name, p), q in zip(network.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=0, atol=0)
+        assert getattr(network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) is p

@@ -145,6 +145,7 @@ def test_a_wrong_kernel_is_refused(
 def test_a_gradient_that_is_off_for_one_batch_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both gradients are right if an input of a ReLU is 0 up to rounding, so one batch does not decide."""
     config, data = config_of("model.width=16")
+    torch.manual_seed(0)
     network = config.build_network(CPU)
     network.get_submodule("layer3.0.conv2").__class__ = WrongConv2d
     monkeypatch.setattr(WrongConvolution, "factors", itertools.chain([1.01, 1.01], itertools.repeat(1.0)))

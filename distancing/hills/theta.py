@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distancing.hills.alignment import align
+
 
 class Layout:
     """The order of named parameters in one vector [P].
@@ -92,6 +94,8 @@ class Theta(Layout):
         for parameter, value in zip(self.parameters, self.named(self._vector).values(), strict=True):
             value.copy_(parameter.detach())
             parameter.data = value
+        if self._vector.is_cuda:
+            align(module)
 
     @property
     def vector(self) -> Tensor:
