@@ -57,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder = tmp_path_factory.mktemp(name)
         width = [] if "model=mlp" in overrides else ["model.width=2"]
         tiny = [override for override in TINY if not override.startswith("model.width")]
-        assert start(*tiny, *width, "epochs=8", "optimizer.lr=0.1", *overrides, f"runs={folder}") == 0
+        assert start(*tiny, *width, "epochs=8", "optimizer.lr=0.1", "device=cpu", *overrides, f"runs={folder}") == 0
         runs[name] = only_run(folder)
     return runs
 

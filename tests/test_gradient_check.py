@@ -87,7 +87,7 @@ def test_layers_that_are_not_safe_in_channels_last() -> None:
 
 
 def test_a_layout_that_is_not_safe_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert start(*TINY, "speed=default", f"runs={tmp_path}") == 0
+    assert start(*TINY, "speed=default", "device=cpu", f"runs={tmp_path}") == 0
     assert (
         "contiguous layout, because oneDNN computes wrong gradients of layer2.0.downsample.0" in capsys.readouterr().out
     )
