@@ -59,28 +59,32 @@ class Checkpoint:
         own. refresh: recompute the batch norms' statistics first.
         """
         data = evaluation_images(self.config, device) if self.config.dataset.folds else common
-        network, autocast = self.network(device), self.config.autocast(device)
+        network, autocast = self.network(device), self.config.autocast_of_stored(device)
         if refresh:
             refresh_batch_norm(network, data, autocast)
         return lambda split: predict(network, data, split, autocast)
 
-    def logits(self, data: Data, device: torch.device, refresh: bool = False) -> dict[str, Tensor]:
+    def logits(
+        self, data: Data, device: torch.device, refresh: bool = False, training: bool = True
+    ) -> dict[str, Tensor]:
         """Return the logits of each split, float32 [N, C] on the CPU. They are computed once and stored in the run.
 
         refresh: recompute the batch norms' statistics first. These logits are not stored.
+        training: include the training images, which are most of the work.
         """
         directory, name = RunDirectory(self.file.parent.parent), self.file.stem
         known = {} if refresh else directory.load_logits(name)
-        missing = {name: split for name, split in data.splits.items() if split.fingerprint not in known}
+        splits = {name: split for name, split in data.splits.items() if training or name != "train"}
+        missing = {name: split for name, split in splits.items() if split.fingerprint not in known}
         if missing:
-            network, autocast = self.network(device), self.config.autocast(device)
+            network, autocast = self.network(device), self.config.autocast_of_stored(device)
             if refresh:
                 refresh_batch_norm(network, data, autocast)
             known |= {split.fingerprint: predict(network, data, split, autocast) for split in missing.values()}
         if missing and not refresh:
             with contextlib.suppress(OSError):  # the folder may be read-only
                 directory.save_logits(name, known)
-        return {name: known[split.fingerprint] for name, split in data.splits.items()}
+        return {name: known[split.fingerprint] for name, split in splits.items()}
 
 
 def evaluation_images(config: Config, device: torch.device) -> Data:

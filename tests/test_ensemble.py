@@ -167,6 +167,20 @@ def test_logits_are_computed_once(runs: dict[str, Path], tmp_path: Path, monkeyp
     assert refreshed.splits["test"].members != before.splits["test"].members
 
 
+def test_stored_networks_compute_in_fp32_on_a_cpu(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Also those of a run in bf16, which may come from a GPU. Training images are left out if nobody needs them."""
+    run = shutil.copytree(runs["cycles"], tmp_path / runs["cycles"].name)
+    member = find_checkpoints([run])[0]
+    data = evaluation_images(member.config, CPU)
+    expected = member.logits(data, CPU)
+    shutil.rmtree(run / "checkpoints/logits")
+    in_bf16 = dataclasses.replace(member, config=dataclasses.replace(member.config, precision="bf16"))
+    logits = in_bf16.logits(data, CPU, training=False)
+    assert logits.keys() == data.splits.keys() - {"train"}
+    assert all(logits[split].equal(expected[split]) for split in logits)
+    assert len(torch.load(run / "checkpoints/logits/descend.pt")) == len(logits)
+
+
 def test_refused_arguments(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(runs["seed"], tmp_path / runs["seed"].name)
     broken = tmp_path / runs["seed"].name / "checkpoints/final.pt"

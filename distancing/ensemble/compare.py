@@ -148,7 +148,7 @@ def compare(
 
 def _row(ensemble: Ensemble, device: torch.device, weights: Weights, split: str) -> Row:
     members = find_checkpoints(ensemble.files)
-    splits = scored(members, device, weights).splits
+    splits = scored(members, device, weights, training=split == "train").splits
     configs = [member.config for member in members]
     judged, validation = splits[split], splits.get("validation")
     return Row(

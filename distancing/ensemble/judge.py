@@ -51,14 +51,16 @@ def scored(
     weights: Weights = "equal",
     refresh: bool = False,
     common: Data | None = None,
+    training: bool = True,
 ) -> EnsembleResult:
     """Return the scores on each split.
 
     The temperatures for the test images are found on the validation images, if there are any. Those for the validation
     images, and otherwise those for the test images, are found on halves of the same images (`calibration.calibrated`).
 
-    refresh: recompute each member's batch-norm statistics. common: as in `judge`. Raises EnsembleError for weights that
-    do not fit, DatasetError for images that can't be read, StorageError for a damaged checkpoint.
+    refresh: recompute each member's batch-norm statistics. common: as in `judge`. training: score the training images,
+    too. Raises EnsembleError for weights that do not fit, DatasetError for images that can't be read, StorageError for
+    a damaged checkpoint.
     """
     same_run, common = common is not None, common or evaluation_images(members[0].config, device)
     logits: list[dict[str, Tensor]] = []
@@ -67,8 +69,8 @@ def scored(
         if member.config.dataset.folds and not same_run:  # a member of a fold normalises by its own training images
             own = evaluation_images(member.config, device)
             data = dataclasses.replace(common, mean=own.mean, std=own.std)
-        logits.append(member.logits(data, device, refresh))
-    labels = {name: split.labels.cpu() for name, split in common.splits.items()}
+        logits.append(member.logits(data, device, refresh, training))
+    labels = {name: split.labels.cpu() for name, split in common.splits.items() if name in logits[0]}
     p = {name: scores.probabilities(torch.stack([splits[name] for splits in logits])) for name in labels}
     w = _weights(weights, p, labels, len(members))
     validation = (p["validation"], labels["validation"]) if "validation" in p else None
@@ -157,7 +159,7 @@ def _parameter_average(
     network = member.network(device)
     state = network.state_dict()
     network.load_state_dict(state | {name: value.to(state[name].dtype) for name, value in mean.items()})
-    autocast = member.config.autocast(device)
+    autocast = member.config.autocast_of_stored(device)
     refresh_batch_norm(network, data, autocast)
     predictions = {
         name: (scores.probabilities(predict(network, data, split, autocast)), split.labels.cpu())

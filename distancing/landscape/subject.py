@@ -60,7 +60,7 @@ class Subject:
         self.theta = Theta(self.network.eval())
         self.parameters = torch.stack([checkpoint.parameters(self.theta) for checkpoint in checkpoints])
         self.start = first.initial_parameters(self.theta)
-        self.autocast = first.config.autocast(device)
+        self.autocast = first.config.autocast_of_stored(device)
         self.data = shortened(evaluation_images(first.config, device), images)
         folders = {checkpoint.file.parent.parent for checkpoint in checkpoints}
         self.run = RunDirectory(folders.pop()) if len(folders) == 1 else None

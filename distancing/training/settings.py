@@ -208,6 +208,13 @@ class Config:
         """Return the context in which the network computes, in bf16 if `precision` says so."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    def autocast_of_stored(self, device: torch.device) -> torch.autocast:
+        """Return the context in which stored networks compute: that of training, but fp32 on a CPU.
+
+        Runs are often trained on a GPU and analysed on a CPU, where bf16 can take 30 times as long as fp32.
+        """
+        return self.autocast(device) if device.type != "cpu" else torch.autocast("cpu", enabled=False)
+
     def operations(self) -> float:
         """Return the floating-point operations of a forward pass of one batch, or infinity without enough memory."""
         try:
