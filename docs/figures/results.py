@@ -26,6 +26,7 @@ from distancing.report.figures import LINES, MARKS, STYLE
 ROOT = Path(__file__).parents[2]
 PAGE, RESULTS, PICTURES = ROOT / "RESULTS.md", ROOT / "results", ROOT / "docs"
 TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n\n)((?:\|[^\n]*\n)*)")
+EIGHT = (*OKABE_ITO, "#000000", "#8C6D1F")  # colours
 Row = Mapping[str, str]
 Settings = Mapping[str, str]  # column of a full table → its value; a key without dots may be the end of one with dots
 
@@ -254,6 +255,22 @@ SHORT = {
             Column("accuracy, %", "test.accuracy", {"penalty": "gaussian"}),
         ],
     ),
+    "whole_cifar10": Short(
+        "whole_cifar10",
+        {
+            "plain hills, 1 nat": hill("gaussian", 1),
+            "filter directions, 10 nats": hill("filter_direction", 10),
+            "random jumps, length 5": {"phases": "jumps"},
+            "snapshots": {"phases": "snapshot"},
+            "independent networks": {"phases": "independent"},
+        },
+        [
+            Column("barrier, nats", BARRIER),
+            Column("units matched", "barrier.test_height_matched_max"),
+            Column("distance", "distance"),
+            Column("last member's accuracy, %", "test.accuracy"),
+        ],
+    ),
 }
 
 
@@ -337,13 +354,12 @@ def ensembles(name: str, members: int) -> str:
 def tuned(name: str, score: str) -> dict[int, dict[str, tuple[float, float]]]:
     """Return epochs in all → kind of RIVALS → the mean and the standard error of its best trial's score."""
     rows = chosen(read_csv(RESULTS / f"{name}.csv"))
-    return {
-        epochs: {
-            label: _mean_error([getattr(row, score) for row in rows if (row.epochs, row.kind) == (epochs, kind)])
-            for label, kind in RIVALS.items()
-        }
-        for epochs in sorted({row.epochs for row in rows})
-    }
+    found: dict[int, dict[str, tuple[float, float]]] = {}
+    for epochs in sorted({row.epochs for row in rows}):
+        for label, kind in RIVALS.items():
+            if scores := [getattr(row, score) for row in rows if (row.epochs, row.kind) == (epochs, kind)]:
+                found.setdefault(epochs, {})[label] = _mean_error(scores)
+    return found
 
 
 def rivals(name: str) -> str:
@@ -352,6 +368,8 @@ def rivals(name: str) -> str:
     heads = [f"{epochs} epochs in all: {score}" for epochs in nll for score in ("calibrated NLL", "accuracy, %")]
     lines = [["", *heads], ["---", *["---:"] * len(heads)]]
     for label in IN_SHORT:
+        if not any(label in by_label for by_label in nll.values()):
+            continue
         cells = []
         for epochs in nll:
             mean, error = accuracy[epochs][label]
@@ -372,7 +390,7 @@ def tables() -> dict[str, str]:
     """Return all short tables by name."""
     made = {name: table(short) for name, short in SHORT.items()}
     made |= {name: ensembles(name, 16) for name in ("ensembles-resnet8", "ensembles-mlp")}
-    return made | {"ensembles-whole-mnist": rivals("ensembles-whole-mnist")}
+    return made | {name: rivals(name) for name in ("ensembles-whole-mnist", "ensembles-whole-cifar10")}
 
 
 def updated(text: str) -> str:
@@ -445,7 +463,7 @@ def ensembles_picture(name: str, sources: Mapping[str, str], members: int) -> No
                     by_epochs.setdefault(float(row["epochs_each"]) * members, []).append(float(row["calibrated_nll"]))
             points = {x: _mean_error(values) for x, values in sorted(by_epochs.items())}
             axes.errorbar(list(points), [mean for mean, _ in points.values()], [e for _, e in points.values()],
-                          label=label, capsize=2, marker=MARKS[i], color=(*OKABE_ITO, "#000000", "#8C6D1F")[i],
+                          label=label, capsize=2, marker=MARKS[i], color=EIGHT[i],
                           ls=LINES[i])  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel="epochs in all", title=title)
         ticks = sorted({float(row["epochs_each"]) * members for row in rows})
@@ -457,22 +475,24 @@ def ensembles_picture(name: str, sources: Mapping[str, str], members: int) -> No
     save(figure, name)
 
 
-def rivals_picture(name: str, source: str) -> None:
-    """Draw the calibrated NLL of each kind of ensemble, for each number of epochs in all."""
-    by_epochs = tuned(source, "calibrated_nll")
-    figure = Figure(figsize=(7, 0.9 + 0.2 * len(RIVALS)), layout="constrained")
-    axes = figure.subplots()
-    for i, (epochs, values) in enumerate(by_epochs.items()):
-        means, errors = zip(*values.values(), strict=True)
-        axes.errorbar(means, [y + 0.1 * i for y in range(len(values))], xerr=errors, label=f"{epochs} epochs in all",
-                      marker=MARKS[i], color=OKABE_ITO[i], ls="", ms=4, lw=0.9, capsize=2)  # fmt: skip
-    axes.set_yticks(range(len(RIVALS)), list(RIVALS))
-    axes.invert_yaxis()
-    axes.grid(axis="y", color="#E8E8E8", lw=0.5)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="y", length=0)
-    axes.set(xlabel="calibrated NLL, nats")
-    axes.legend()
+def budgets_picture(name: str, sources: Mapping[str, str]) -> None:
+    """Draw the calibrated NLL of each kind of ensemble against the epochs in all, a panel for each data set."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    panels = figure.subplots(1, len(sources), squeeze=False)[0]
+    for axes, (title, source) in zip(panels, sources.items(), strict=True):
+        by_epochs = tuned(source, "calibrated_nll")
+        for i, label in enumerate(IN_SHORT):
+            points = [(epochs, *values[label]) for epochs, values in by_epochs.items() if label in values]
+            if points:
+                x, means, errors = zip(*points, strict=True)
+                beside = [value * 1.03 ** (i - len(IN_SHORT) / 2) for value in x]  # so that no point hides another
+                axes.errorbar(beside, means, yerr=errors, label=label, marker=MARKS[i], color=EIGHT[i],
+                              ls=LINES[i], ms=4, lw=0.9, capsize=2)  # fmt: skip
+        axes.set(title=title, xscale="log", xlabel="epochs in all")
+        axes.set_xticks(list(by_epochs), [str(epochs) for epochs in by_epochs])
+        axes.minorticks_off()
+    panels[0].set_ylabel("calibrated NLL, nats")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save(figure, name)
 
 
@@ -520,7 +540,7 @@ def pictures() -> None:
         ensembles_picture(
             "results_ensembles", {"ResNet-8": "ensembles-resnet8", "perceptron": "ensembles-mlp"}, members=16
         )
-        rivals_picture("results_whole_mnist", "ensembles-whole-mnist")
+        budgets_picture("results_whole", {"MNIST": "ensembles-whole-mnist", "CIFAR-10": "ensembles-whole-cifar10"})
 
 
 if __name__ == "__main__":
