@@ -365,16 +365,14 @@ def tuned(name: str, score: str) -> dict[int, dict[str, tuple[float, float]]]:
 def rivals(name: str) -> str:
     """Return the short table of ensembles whose settings were chosen on the validation images."""
     nll, accuracy = tuned(name, "calibrated_nll"), tuned(name, "accuracy")
-    heads = [f"{epochs} epochs in all: {score}" for epochs in nll for score in ("calibrated NLL", "accuracy, %")]
+    heads = [*(f"{epochs} epochs in all: calibrated NLL" for epochs in nll), f"{max(nll)} epochs: accuracy, %"]
     lines = [["", *heads], ["---", *["---:"] * len(heads)]]
     for label in IN_SHORT:
         if not any(label in by_label for by_label in nll.values()):
             continue
-        cells = []
-        for epochs in nll:
-            mean, error = accuracy[epochs][label]
-            cells += [number(*nll[epochs][label], most=4), number(100 * mean, 100 * error)]
-        lines.append([label, *cells])
+        mean, error = accuracy[max(nll)][label]
+        cells = [number(*by_label[label], most=4) for by_label in nll.values()]
+        lines.append([label, *cells, number(100 * mean, 100 * error)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
