@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from distancing.config.checks import read_config
 from distancing.data.batches import Data, Split
+from distancing.data.datasets import Dataset, Torchvision
 from distancing.errors import EnsembleError, StorageError, first_line
 from distancing.hills.theta import Theta
 from distancing.models.evaluation import predict, refresh_batch_norm
@@ -92,13 +94,22 @@ def evaluation_images(config: Config, device: torch.device) -> Data:
 
     Training and validation images differ from fold to fold. With folds, both together are therefore the training split.
     """
-    whole = dataclasses.replace(config.dataset, augment=False, bootstrap=False, fold=None, folds=None).load(
-        device, config.memory_format(device)
+    dataset, memory_format = _on_this_machine(config.dataset), config.memory_format(device)
+    whole = dataclasses.replace(dataset, augment=False, bootstrap=False, fold=None, folds=None).load(
+        device, memory_format
     )
-    if not config.dataset.folds:
+    if not dataset.folds:
         return whole
-    own = dataclasses.replace(config.dataset, augment=False, bootstrap=False).load(device, config.memory_format(device))
+    own = dataclasses.replace(dataset, augment=False, bootstrap=False).load(device, memory_format)
     return dataclasses.replace(whole, mean=own.mean, std=own.std)
+
+
+def _on_this_machine(dataset: Dataset) -> Dataset:
+    """Return the data set, whose images are in $DISTANCING_DATA if their folder is on the machine of the run."""
+    here = os.environ.get("DISTANCING_DATA")
+    if here and isinstance(dataset, Torchvision) and not Path(dataset.root).is_dir():
+        return dataclasses.replace(dataset, root=here)
+    return dataset
 
 
 def find_checkpoints(paths: Sequence[str | Path]) -> list[Checkpoint]:

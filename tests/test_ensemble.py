@@ -26,13 +26,13 @@ from torchmetrics.functional.classification import (
 )
 
 from distancing.config.checks import read_config
-from distancing.data.datasets import CIFAR10, Digits
+from distancing.data.datasets import CIFAR10, MNIST, Digits
 from distancing.ensemble import corruptions, off_data, side_by_side
 from distancing.ensemble.__main__ import main as cli
 from distancing.ensemble.calibration import calibrated
 from distancing.ensemble.judge import judge
 from distancing.ensemble.row import Row, read_csv, write_csv
-from distancing.errors import EnsembleError
+from distancing.errors import DatasetError, EnsembleError
 from distancing.experiment.main import main
 from distancing.models.evaluation import refresh_batch_norm
 from distancing.runs import find_sweep, load
@@ -179,6 +179,23 @@ def test_stored_networks_compute_in_fp32_on_a_cpu(runs: dict[str, Path], tmp_pat
     assert logits.keys() == data.splits.keys() - {"train"}
     assert all(logits[split].equal(expected[split]) for split in logits)
     assert len(torch.load(run / "checkpoints/logits/descend.pt")) == len(logits)
+
+
+def test_a_run_from_another_machine_finds_its_images(
+    runs: dict[str, Path], real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is not here, but $DISTANCING_DATA is. A folder that is here comes first."""
+    config = find_checkpoints([runs["cycles"]])[0].config
+    dataset = MNIST(train_images=100, root=str(tmp_path / "elsewhere"), download=False)
+    config = dataclasses.replace(config, dataset=dataset)
+    monkeypatch.delenv("DISTANCING_DATA", raising=False)
+    with pytest.raises(DatasetError, match="elsewhere: can't read MNIST"):
+        evaluation_images(config, CPU)
+    monkeypatch.setenv("DISTANCING_DATA", str(real_data))
+    assert len(evaluation_images(config, CPU).train) == 100
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(DatasetError, match="elsewhere: can't read MNIST"):
+        evaluation_images(config, CPU)
 
 
 def test_refused_arguments(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
