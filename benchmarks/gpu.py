@@ -284,15 +284,16 @@ def main() -> None:
         "hills": lambda: hills(device, tiny, steps, least),
         "together": lambda: together(device, tiny, steps, least, arguments.processes),
     }
+    machine = {"device": name, "torch": torch.__version__, "tiny": tiny}
     for row in itertools.chain.from_iterable(parts[part]() for part in arguments.only):
         rows.append(row)
         console.print(f"{row[0]}: {row[1]} {row[2]:.6g} {row[3]}", style="dim")
+        # after each row, so that a call that is cut off loses none
+        arguments.json.write_text(json.dumps({**machine, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
     shown = Table("", "", "value", "unit", title=f"{name}, PyTorch {torch.__version__}")
     for group, what, value, unit in rows:
         shown.add_row(group, what, f"{value:.6g}", unit)
     console.print(shown)
-    machine = {"device": name, "torch": torch.__version__, "tiny": tiny}
-    arguments.json.write_text(json.dumps({**machine, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
