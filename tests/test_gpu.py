@@ -1,4 +1,4 @@
-"""What only an NVIDIA GPU can show: captured CUDA graphs, cuDNN's kernels, several runs on one device."""
+"""These tests need an NVIDIA GPU: they capture CUDA graphs, and call cuDNN with parameters that begin anywhere."""
 
 from pathlib import Path
 

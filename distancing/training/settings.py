@@ -211,7 +211,7 @@ class Config:
     def autocast_of_stored(self, device: torch.device) -> torch.autocast:
         """Return the context in which stored networks compute: that of training, but fp32 on a CPU.
 
-        Runs are often trained on a GPU and analysed on a CPU, where bf16 can take seven times as long as fp32.
+        Runs are often trained on a GPU and analysed on a CPU, which may emulate bf16 slowly.
         """
         return self.autocast(device) if device.type != "cpu" else torch.autocast("cpu", enabled=False)
 
