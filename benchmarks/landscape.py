@@ -28,10 +28,12 @@ import torch
 from distancing.landscape import barrier, outputs, sharpness, subject, valley
 from distancing.stored import find_checkpoints
 torch.set_num_threads(1)
-checkpoints, seconds = find_checkpoints([Path(sys.argv[1])]), {}
+checkpoints, seconds, subjects = find_checkpoints([Path(sys.argv[1])]), {}, {}
 for analysis in (barrier.Barrier(), valley.Valley(), sharpness.Sharpness()):
     name, begun = type(analysis).__name__.lower(), time.process_time()
-    findings = analysis(subject.Subject(checkpoints, torch.device("cpu"), analysis.images), lambda items, *_: items)
+    if analysis.images not in subjects:  # as in a run, analyses of the same images share it
+        subjects[analysis.images] = subject.Subject(checkpoints, torch.device("cpu"), analysis.images)
+    findings = analysis(subjects[analysis.images], lambda items, *_: items)
     seconds[name] = time.process_time() - begun
     begun = time.process_time()
     with tempfile.TemporaryDirectory() as folder:

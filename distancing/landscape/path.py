@@ -69,10 +69,14 @@ def profile(subject: Subject, path: Path, points: int) -> Profile:
 
 
 def line(subject: Subject, i: int, j: int, points: int) -> Profile:
-    """Return the profile of the straight line from checkpoint i to checkpoint j."""
-    path = profile(subject, lerp(subject.parameters[i], subject.parameters[j]), points)
-    ends = subject.stored_losses(i), subject.stored_losses(j)
-    return dataclasses.replace(path, stored={split: (ends[0][split], ends[1][split]) for split in SPLITS})
+    """Return the profile of the straight line from checkpoint i to checkpoint j, which is computed once."""
+    if (i, j, points) not in subject.lines:
+        path = profile(subject, lerp(subject.parameters[i], subject.parameters[j]), points)
+        ends = subject.stored_losses(i), subject.stored_losses(j)
+        stored = {split: (ends[0][split], ends[1][split]) for split in SPLITS}
+        subject.lines[i, j, points] = dataclasses.replace(path, stored=stored)
+    known: Profile = subject.lines[i, j, points]
+    return known
 
 
 def passes(subject: Subject, points: int) -> int:

@@ -21,11 +21,10 @@ from distancing.component.analysis import Analysis
 from distancing.errors import LandscapeError
 from distancing.hills.distances import Euclidean
 from distancing.landscape.marks import mark, short
+from distancing.landscape.path import SPLITS, passes
 from distancing.landscape.subject import Findings, Subject, Track
-from distancing.models.evaluation import BATCH
 
 COLLINEAR = 1e-4  # three checkpoints that are nearer to one line than this share of the longer side span no plane
-SPLITS = "train", "test"
 TINY = 1e-12  # smaller losses are drawn as this, on the logarithmic scale
 
 
@@ -68,7 +67,7 @@ class Plane(Analysis):
         for start, end in zip(triangle, np.roll(triangle, -1, 0), strict=True):
             points += [("edge", start + t * (end - start)) for t in np.linspace(0, 1, self.points, endpoint=False)]
         points.append(("centre", triangle.mean(0)))
-        batches = sum(-(-len(subject.data.splits[split]) // BATCH) for split in ("train", *SPLITS))
+        batches = passes(subject, 1)
         rows: list[dict[str, float | str]] = []
         for part, (x_, y_) in track(points, f"plane: {len(points)} points × {batches} batches", len(points)):
             row: dict[str, float | str] = {"part": part, "x": float(x_), "y": float(y_)}

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from distancing.data.batches import Data, Split
 from distancing.errors import LandscapeError
 from distancing.hills.theta import Theta
-from distancing.models.evaluation import evaluating, refresh_from
+from distancing.models.evaluation import batch_size, evaluating, refresh_from
 from distancing.runs import RunDirectory
 from distancing.stored import Checkpoint, evaluation_images
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 T = TypeVar("T")
-BATCH = 128  # images: on a CPU their activations fit its caches, which is twice as fast as thousands at a time
 Track = Callable[[Iterable[T], str, int], Iterable[T]]  # (items, description, total) → the items, with a progress bar
 
 
@@ -42,7 +41,8 @@ class Subject:
 
     names [M] and parameters [M, P]: of the checkpoints. start [P]: θ_0 of the first checkpoint's run.
     network: its parameters are the views of `theta`. data: at most `images` images of each split.
-    run: the run's directory if all checkpoints are of one run, else None.
+    run: the run's directory if all checkpoints are of one run, else None. lines: the profiles of
+    `path.line`, which analyses share.
 
     Raises LandscapeError if the architectures differ, or if the network has dropout.
     """
@@ -64,6 +64,7 @@ class Subject:
         self.data = shortened(evaluation_images(first.config, device), images)
         folders = {checkpoint.file.parent.parent for checkpoint in checkpoints}
         self.run = RunDirectory(folders.pop()) if len(folders) == 1 else None
+        self.lines: dict[tuple[int, int, int], Any] = {}
         self._tick: Callable[[], None] = lambda: None
 
     @contextmanager
@@ -112,7 +113,8 @@ class Subject:
 
     def count(self, *splits: str) -> int:
         """Return the number of batches of these splits together."""
-        return sum(math.ceil(len(self.data.splits[split]) / BATCH) for split in splits)
+        images = (self.data.splits[split].images for split in splits)
+        return sum(math.ceil(len(of_split) / batch_size(of_split)) for of_split in images)
 
     @contextmanager
     def progress(self, track: Track[Any], description: str, batches: int) -> Iterator[None]:
