@@ -379,3 +379,17 @@ def test_the_same_bits_whatever_happens(user: User) -> None:
         assert outcome(run) == expected
         assert says.get(happening, "resumes after epoch") in user.look("logs", str(run))
         assert "Restarts=0" not in user.cluster.run("scontrol", "show", "job", user.job(run))
+
+
+def test_several_runs_of_a_job_whose_node_is_lost(user: User) -> None:
+    """The processes on the lost node live on, begin the third run, and hold directories that the new job wants."""
+    several = [f"hydra.launcher.{each}" for each in ("runs_per_job=2", "runs_in_a_row=2", "exclude='node2,node3'")]
+    runs, _ = user.sweep(*several, *LONG, "seed=range(3)")
+    for run in runs[:2]:
+        user.cluster.wait_for(begun(run), 150, f"{run} to begin")
+    node_lost(user, runs[0])
+    user.wait(*runs)
+    assert "Restarts=0" not in user.cluster.run("scontrol", "show", "job", user.job(runs[0]))
+    assert user.states() == ["finished"] * 3
+    assert start(*LONG, "seed=1", "runs=alone") == 0
+    assert outcome(runs[1]) == outcome(Path("alone") / runs[1].name)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from distancing.ensemble import compare, show, side_by_side
+from distancing.data.datasets import Dataset
+from distancing.ensemble import compare, corruptions, show, side_by_side
 from distancing.ensemble.judge import Weights, judge
 from distancing.ensemble.row import Row, read_csv, write_csv
 from distancing.ensemble.shift import Shift
@@ -20,7 +21,8 @@ from distancing.process.command import command
 from distancing.runs import find_sweep
 from distancing.runs.ensemble import EnsembleResult
 from distancing.runs.files import with_nulls
-from distancing.stored import find_checkpoints
+from distancing.runs.tracking import tracking
+from distancing.stored import check_same_data, find_checkpoints
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -38,6 +40,10 @@ def argument_parser() -> argparse.ArgumentParser:
         "--corruptions", nargs="?", const="auto", metavar="FOLDER",
         help="corrupt the test images: with the files in FOLDER, or else with CIFAR-10-C in the folder of the data "
         "set, or else by imagecorruptions",
+    )  # fmt: skip
+    parser.add_argument(
+        "--make-corruptions", action="store_true",
+        help="first make the files that the FOLDER of --corruptions lacks, with imagecorruptions",
     )  # fmt: skip
     parser.add_argument("--compare", action="store_true", help="compare the kinds of ensembles in sweeps or CSV files")
     parser.add_argument("--members", metavar="K[,K]", default="", help="with --compare: the first K networks of each")
@@ -67,9 +73,6 @@ def argument_parser() -> argparse.ArgumentParser:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     args = argument_parser().parse_args(arguments)
-    for option in ("ood", "corruptions"):
-        if args.compare and getattr(args, option):
-            raise EnsembleError(f"--{option} judges one ensemble: leave out --compare")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     threads.use()
     device = torch.device(args.device)
@@ -84,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> EnsembleResult:
     """Return the scores of one ensemble. Print them and, with --picture, draw them."""
     members = find_checkpoints(args.paths)
-    ood = args.ood.split(",") if args.ood else []
-    shift = Shift.checked(ood, args.corruptions, members[0].config.dataset, "--")  # refused before the work
+    shift = _shift(args, members[0].config.dataset)
     result = judge(members, device, _weights(args.weights), args.refresh_batch_norm)
     console.print(show.table(result))
     result, figures = shift.judge(members, device, result, args.refresh_batch_norm)
@@ -94,14 +96,45 @@ def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> 
     if args.picture:
         show.write_picture(show.picture(result), args.picture)
         for name, figure in figures.items():
-            show.write_picture(figure, args.picture.with_stem(f"{args.picture.stem}-{name}"))
+            show.write_picture(figure(), args.picture.with_stem(f"{args.picture.stem}-{name}"))
     return result
 
 
+def _shift(args: argparse.Namespace, dataset: Dataset) -> Shift:
+    """Return the images beyond the test images. Raise EnsembleError or DatasetError before any scores are computed."""
+    if args.make_corruptions:
+        if args.corruptions in (None, "auto"):
+            raise EnsembleError("--make-corruptions needs a folder: add --corruptions FOLDER")
+        with tracking(Console(stderr=True)) as track:
+            corruptions.make(Path(args.corruptions), dataset, track)
+    return Shift.checked(args.ood.split(",") if args.ood else [], args.corruptions, dataset, "--")
+
+
 def _compare(args: argparse.Namespace, device: torch.device, console: Console) -> list[dict[str, Any]]:
-    """Return the scores of all ensembles in the sweeps and CSV files. Print them and write the requested files."""
-    rows = _rows(args, device)
+    """Return the scores of all ensembles in the sweeps and CSV files. Print them and write the requested files.
+
+    The trials that --choose leaves out are not judged beyond the test images.
+    """
+    known, ensembles = _sources(args)
+    shift = None
+    if args.ood or args.corruptions or args.make_corruptions:
+        if not ensembles:
+            raise EnsembleError("--ood and --corruptions need networks, which a CSV file does not have: name the sweep")
+        firsts = [find_checkpoints(ensemble.files[:1])[0] for ensemble in ensembles]
+        check_same_data(firsts)
+        shift = _shift(args, firsts[0].config.dataset)
+        if shift.corrupted and shift.folder is None:
+            raise EnsembleError(
+                "--corruptions: ensembles are compared on stored images: add --corruptions FOLDER --make-corruptions"
+            )
+    weights = _weights(args.weights)
+    computed = compare.compare(ensembles, device, weights)
+    rows = [*known, *computed]
     best = compare.chosen(rows) if args.choose else rows
+    if shift:
+        of = dict(zip(computed, ensembles, strict=True))
+        judged = {row: compare.beyond(row, of[row], shift, device, weights) for row in best if row in of}
+        rows, best = ([judged.get(row, row) for row in group] for group in (rows, best))
     found_on = show.temperatures({row.temperature_from for row in best})
     title = f"ensembles, on the test images; {found_on}".rstrip("; ")
     tables = {title: side_by_side.comparison(best, args.baseline, args.independent)}
@@ -119,8 +152,8 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
     return records
 
 
-def _rows(args: argparse.Namespace, device: torch.device) -> list[Row]:
-    """Return the rows of the CSV files, and those of the sweeps' ensembles. Raise EnsembleError if there are none."""
+def _sources(args: argparse.Namespace) -> tuple[list[Row], list[compare.Ensemble]]:
+    """Return the rows of the CSV files, and the sweeps' ensembles. Raise EnsembleError if there are none."""
     files = [Path(path) for path in args.paths if path.endswith(".csv")]
     sizes = _sizes(args.members)
     rows = [row for file in files for row in read_csv(file) if not sizes or row.members in sizes]
@@ -132,7 +165,7 @@ def _rows(args: argparse.Namespace, device: torch.device) -> list[Row]:
     for option in ("baseline", "independent"):
         if name := getattr(args, option):
             side_by_side.kind_named(kinds, name, option)  # before the long work
-    return [*rows, *compare.compare(ensembles, device, _weights(args.weights))]
+    return rows, ensembles
 
 
 def _sizes(text: str) -> list[int]:

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from distancing.ensemble.corruptions import SEVERITIES
 from distancing.ensemble.judge import Weights, scored
 from distancing.ensemble.row import Row
+from distancing.ensemble.shift import Shift
 from distancing.errors import EnsembleError
 from distancing.models import Model
 from distancing.runs import Listed, RunDirectory
@@ -161,6 +163,20 @@ def _row(ensemble: Ensemble, device: torch.device, weights: Weights, split: str)
         **_fields_of_row(judged.ensemble),
         correlation=judged.correlation,
     )
+
+
+def beyond(row: Row, ensemble: Ensemble, shift: Shift, device: torch.device, weights: Weights = "equal") -> Row:
+    """Return the ensemble's row with its scores on other data sets and under corruptions."""
+    members = find_checkpoints(ensemble.files)
+    result, _ = shift.judge(members, device, scored(members, device, weights, training=False))
+    found: dict[str, Any] = {}
+    if result.ood:
+        found["ood_auroc"] = statistics.fmean(of_set.entropy.auroc for of_set in result.ood.values())
+    if result.corruptions:
+        severities = [result.corruptions.severity[str(severity)] for severity in SEVERITIES]
+        for name in ("error", "calibrated_nll", "calibrated_ece"):
+            found[f"corrupted_{name}"] = statistics.fmean(getattr(scores, name) for scores in severities)
+    return dataclasses.replace(row, **found)
 
 
 def _fields_of_row(source: Ensemble | Scores) -> dict[str, Any]:

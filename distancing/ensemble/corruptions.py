@@ -2,14 +2,15 @@
 
 The images are those of CIFAR-10-C's files, or of files in the same layout: NAME.npy has the corrupted test images of
 severity 1, then those of severity 2, …, 5, in the order of the test images, uint8 [5N, H, W, C]; labels.npy has the
-labels [5N]. Without files, imagecorruptions makes them from the test images. Its strengths are those of ImageNet-C,
-which are harsher on small images than those of CIFAR-10-C.
+labels [5N]. Without files, imagecorruptions makes them from the test images; `make` stores them. Its strengths are
+those of ImageNet-C, which are harsher on small images than those of CIFAR-10-C.
 """
 
 import dataclasses
 import importlib
+import io
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from distancing.data.datasets import CIFAR10, CIFAR100, Dataset
 from distancing.ensemble import scores
 from distancing.ensemble.calibration import scores_at, temperatures
 from distancing.errors import EnsembleError, first_line
+from distancing.runs import write
 from distancing.runs.ensemble import CorruptedScores, CorruptionsResult
 from distancing.stored import Checkpoint, evaluation_images
 
@@ -53,6 +55,27 @@ def source(choice: str, dataset: Dataset, option: str = "--corruptions") -> Path
             return None
     _check_files(folder, dataset, f"{option}={choice}")
     return folder
+
+
+def make(folder: Path, dataset: Dataset, track: Callable[..., Iterable[str]]) -> None:
+    """Make the files that the folder lacks. Raise EnsembleError if images can't be made.
+
+    track: (names, description, total) → the names, with a progress bar.
+    """
+    missing = [name for name in (*COMMON, *FURTHER) if not (folder / f"{name}.npy").exists()]
+    if missing:
+        _check_made(dataset, f"--make-corruptions {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    _, (clean, labels) = dataset.read()
+    for name in track(missing, "corruptions", len(missing)):
+        _save(folder / f"{name}.npy", np.concatenate([made(name, severity, clean) for severity in SEVERITIES]))
+    _save(folder / "labels.npy", np.tile(labels, len(SEVERITIES)))
+
+
+def _save(file: Path, array: NDArray[Any]) -> None:
+    content = io.BytesIO()
+    np.save(content, array)
+    write(file, content.getvalue())
 
 
 def _check_made(dataset: Dataset, option: str) -> None:

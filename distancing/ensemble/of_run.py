@@ -61,6 +61,6 @@ def evaluate_run(evaluation: Evaluation, config: Config, directory: RunDirectory
         "corruptions": show.corruptions_scalars(ensemble.corruptions) if ensemble.corruptions else {},
     }
     for name, figure in figures.items():
-        add_to_events(directory, name, scalars[name], {f"ensemble/{name}": show.pixels(figure)})
+        add_to_events(directory, name, scalars[name], {f"ensemble/{name}": show.pixels(figure())})
     directory.write_result({**content, "ensemble": ensemble.to_dict()})
     return ensemble

@@ -31,6 +31,9 @@ class Row:
     temperature_from: the images on which the temperature for the test images was found (`SplitResult`).
     member_accuracy: the mean accuracy of the members.
     correlation: c/v of (1.14).
+    ood_auroc: the area under the ROC curve of the entropy, mean over the other data sets of --ood (`Detection`).
+    corrupted_error, corrupted_calibrated_nll, corrupted_calibrated_ece: means over the 15 corruptions and the five
+        severities (`CorruptedScores`).
 
     The other scores are those of `Scores`.
     """
@@ -59,6 +62,10 @@ class Row:
     aurc: float | None = None
     coverage80_accuracy: float | None = None
     correlation: float | None = None
+    ood_auroc: float | None = None
+    corrupted_error: float | None = None
+    corrupted_calibrated_nll: float | None = None
+    corrupted_calibrated_ece: float | None = None
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -1,7 +1,8 @@
 """An ensemble beyond the test images: on other data sets, and under corruptions."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,16 +42,16 @@ class Shift:
 
     def judge(
         self, members: Sequence[Checkpoint], device: torch.device, result: EnsembleResult, refresh: bool = False
-    ) -> tuple[EnsembleResult, dict[str, "Figure"]]:
-        """Return the result with `ood` and `corruptions`, and a figure of each that was asked for, by these names."""
-        figures = {}
+    ) -> tuple[EnsembleResult, dict[str, Callable[[], "Figure"]]]:
+        """Return the result with `ood` and `corruptions`, and what draws each that was asked for, by these names."""
+        figures: dict[str, Callable[[], Figure]] = {}
         if self.ood:
             test, others = off_data.uncertainties_of(members, self.ood, device, result.weights, refresh)
             ood = {name: off_data.detection(test, values) for name, values in others.items()}
             result = dataclasses.replace(result, ood={**(result.ood or {}), **ood})
-            figures["ood"] = show.ood_picture(test, others)
+            figures["ood"] = partial(show.ood_picture, test, others)
         if self.corrupted:
             found = corruptions.judge_corruptions(members, self.folder, device, result.weights, refresh)
             result = dataclasses.replace(result, corruptions=found)
-            figures["corruptions"] = show.corruptions_picture(found)
+            figures["corruptions"] = partial(show.corruptions_picture, found)
         return result, figures

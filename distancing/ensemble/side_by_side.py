@@ -29,6 +29,10 @@ SCORES = {
     "calibrated_ece": "calibrated ECE",
     "aurc": "AURC",
     "correlation": "c/v",
+    "ood_auroc": "OOD AUROC",
+    "corrupted_error": "corrupted error",
+    "corrupted_calibrated_nll": "corrupted cal. NLL",
+    "corrupted_calibrated_ece": "corrupted cal. ECE",
 }
 TEXTS = ("kind", "trial")  # columns that are not numbers
 DRAWN = {
