@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import tables
 
-import results
 from distancing.ensemble.__main__ import main as ensemble
 from distancing.report.__main__ import main as report
 
@@ -42,14 +42,14 @@ def test_every_full_table_equals_the_output_of_its_command(monkeypatch: pytest.M
                 assert (tmp_path / "table.csv").read_text() == Path(words[-1]).read_text(), words[-1]
             else:
                 assert COMMANDS[words[2]](words[3:]) == 0
-    tables = {f"results/{path.name}" for path in (ROOT / "results").glob("*.csv")}
-    assert written == {table for table in tables if "ensembles" not in table}  # the ensembles' need their checkpoints
+    known = {f"results/{path.name}" for path in (ROOT / "results").glob("*.csv")}
+    assert written == {table for table in known if "ensembles" not in table}  # the ensembles' need their checkpoints
 
 
 def test_short_tables_pictures_and_links_are_current() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert results.updated(text) == text
-    assert {match[2] for match in results.TABLE.finditer(text)} <= set(results.tables())
+    assert tables.updated(text) == text
+    assert {match[2] for match in tables.TABLE.finditer(text)} <= set(tables.tables())
     named = set(re.findall(r"results/[\w.-]+", text))
     assert {f"results/{path.name}" for path in (ROOT / "results").iterdir()} <= named  # all files are used
     for path in re.findall(r"\]\(((?:docs|results)/[\w.-]+)\)", text):
@@ -57,5 +57,5 @@ def test_short_tables_pictures_and_links_are_current() -> None:
     number = re.search(r"(?<=\| )\d+\.\d+ ± ", text[text.index("<!-- table:") :])
     assert number is not None
     start = text.index("<!-- table:") + number.start()
-    assert results.updated(text[:start] + "9" + text[start:]) == text  # an edited number is corrected
-    assert all(table.count("\n") <= 10 and table.splitlines()[0].count("|") <= 7 for table in results.tables().values())
+    assert tables.updated(text[:start] + "9" + text[start:]) == text  # an edited number is corrected
+    assert all(table.count("\n") <= 10 and table.splitlines()[0].count("|") <= 7 for table in tables.tables().values())

@@ -1,0 +1,175 @@
+"""The pictures of RESULTS.md, drawn from the full tables in results/."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from selections import (
+    BARRIER,
+    CHECKPOINTS,
+    ENSEMBLES,
+    ESCAPES,
+    IMAGE_KINDS,
+    IN_SHORT,
+    INTERPLAY,
+    NETWORKS,
+    PENALTIES,
+    SHORT,
+    TIMES,
+    WIDTHS,
+    WITH_L2,
+    WITHOUT_L2,
+    Column,
+    Settings,
+)
+from tables import Row, full, mean_error, mean_sd, selected, tuned
+
+from distancing.colours import GREY, OKABE_ITO
+from distancing.report.figures import LINES, MARKS, STYLE
+
+PICTURES = Path(__file__).parents[1]
+EIGHT = (*OKABE_ITO, "#000000", "#8C6D1F")  # colours
+
+
+def dots(axes: Axes, rows: Sequence[Row], kinds: Mapping[str, Settings], metric: str, where: Settings) -> None:
+    """Draw a row for each kind: mean ± standard deviation of the metric."""
+    for y, (_, kind) in enumerate(kinds.items()):
+        row = selected(rows, {**kind, **where})
+        if row is not None:
+            mean, sd = mean_sd(row, metric)
+            control = kind.get("penalty") == "none" or "jump" in kind
+            axes.errorbar(mean, y, xerr=sd, marker="s" if control else "o", ms=4, lw=0.9, capsize=2,
+                          color=GREY if control else OKABE_ITO[0])  # fmt: skip
+    axes.set_yticks(range(len(kinds)), list(kinds))
+    axes.set_ylim(len(kinds) - 0.4, -0.6)
+    axes.grid(axis="y", color="#E8E8E8", lw=0.5)
+    axes.set_axisbelow(True)
+
+
+def dot_picture(
+    name: str, kinds: Mapping[str, Settings], panels: Sequence[tuple[str, Column]], width: float = 7.0
+) -> None:
+    """Draw one panel of dots beside the other. panels: (title, column), whose head is the label of the axis."""
+    figure = Figure(figsize=(width, 0.9 + 0.185 * len(kinds)), layout="constrained")
+    for i, (axes, (title, column)) in enumerate(
+        zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True)
+    ):
+        dots(axes, full(column.source), kinds, column.metric, column.where)
+        axes.set(xlabel=column.head, title=title)
+        axes.tick_params(axis="y", length=0, labelleft=not i)
+    save(figure, name)
+
+
+def lines_picture(name: str, panels: Mapping[str, str]) -> None:
+    """Draw the barrier over the number of hills, a line for each kind. panels: title → full table."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes_row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, source) in zip(axes_row, panels.items(), strict=True):
+        rows = full(source)
+        for i, (label, kind) in enumerate(CHECKPOINTS.items()):
+            points = [(n, row) for n in TIMES if (row := selected(rows, {**kind, "times": n}))]
+            values = [mean_sd(row, BARRIER) for _, row in points]
+            x = [TIMES.index(n) + 0.03 * (i - 3) for n, _ in points]
+            axes.errorbar(x, [mean for mean, _ in values], [sd for _, sd in values], label=label, capsize=2,
+                          color=GREY if not i else OKABE_ITO[(i - 1) % 3], marker=MARKS[i],
+                          ls="-" if i < 4 else "--")  # fmt: skip
+        axes.set_xticks(range(len(TIMES)), TIMES)
+        axes.set(xlabel="hills", ylabel="barrier to the first checkpoint, nats", title=title)
+    figure.legend(*axes_row[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    save(figure, name)
+
+
+def ensembles_picture(name: str, sources: Mapping[str, str], members: int) -> None:
+    """Draw the calibrated NLL of ensembles of so many members over the epochs in all. sources: title → full table."""
+    figure = Figure(figsize=(7, 3.1), layout="constrained")
+    axes_row = figure.subplots(1, len(sources), squeeze=False, sharey=True)[0]
+    for axes, (title, source) in zip(axes_row, sources.items(), strict=True):
+        rows = [row for row in full(source) if int(row["members"]) == members]
+        for i, (label, kind) in enumerate(ENSEMBLES.items()):
+            by_epochs: dict[float, list[float]] = {}
+            for row in rows:
+                if row["kind"] == kind:
+                    by_epochs.setdefault(float(row["epochs_each"]) * members, []).append(float(row["calibrated_nll"]))
+            points = {x: mean_error(values) for x, values in sorted(by_epochs.items())}
+            axes.errorbar(list(points), [mean for mean, _ in points.values()], [e for _, e in points.values()],
+                          label=label, capsize=2, marker=MARKS[i], color=EIGHT[i],
+                          ls=LINES[i])  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel="epochs in all", title=title)
+        ticks = sorted({float(row["epochs_each"]) * members for row in rows})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_yticks(nats := [0.03, 0.05, 0.1, 0.2, 0.4], [f"{nll:g}" for nll in nats])
+        axes.minorticks_off()
+    axes_row[0].set(ylabel="calibrated NLL, nats")
+    figure.legend(*axes_row[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    save(figure, name)
+
+
+def budgets_picture(name: str, sources: Mapping[str, str]) -> None:
+    """Draw the calibrated NLL of each kind of ensemble against the epochs in all, a panel for each data set."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    panels = figure.subplots(1, len(sources), squeeze=False)[0]
+    for axes, (title, source) in zip(panels, sources.items(), strict=True):
+        by_epochs = tuned(source, "calibrated_nll")
+        for i, label in enumerate(IN_SHORT):
+            points = [(epochs, *values[label]) for epochs, values in by_epochs.items() if label in values]
+            if points:
+                x, means, errors = zip(*points, strict=True)
+                beside = [value * 1.03 ** (i - len(IN_SHORT) / 2) for value in x]  # so that no point hides another
+                axes.errorbar(beside, means, yerr=errors, label=label, marker=MARKS[i], color=EIGHT[i],
+                              ls=LINES[i], ms=4, lw=0.9, capsize=2)  # fmt: skip
+        axes.set(title=title, xscale="log", xlabel="epochs in all")
+        axes.set_xticks(list(by_epochs), [str(epochs) for epochs in by_epochs])
+        axes.minorticks_off()
+    panels[0].set_ylabel("calibrated NLL, nats")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    save(figure, name)
+
+
+def save(figure: Figure, name: str) -> None:
+    figure.set_dpi(150)
+    FigureCanvasAgg(figure).print_png(PICTURES / f"{name}.png")
+
+
+def pictures() -> None:
+    """Draw all pictures into docs/."""
+    with matplotlib.rc_context(STYLE):
+        barrier = "barrier, nats"
+        dot_picture("results_basin", ESCAPES, [
+            ("with L2", Column(barrier, BARRIER, WITH_L2, "escape")),
+            ("without L2", Column(barrier, BARRIER, WITHOUT_L2, "escape")),
+        ])  # fmt: skip
+        dot_picture("results_images", IMAGE_KINDS, [
+            ("MNIST", Column(barrier, BARRIER, {"dataset": "mnist"}, "escape_images")),
+            ("CIFAR-10", Column(barrier, BARRIER, {"dataset": "cifar10"}, "escape_images")),
+        ])  # fmt: skip
+        dot_picture("results_mlp", ESCAPES, [
+            ("", Column(barrier, BARRIER, {}, "escape-mlp")),
+            ("", Column("test accuracy, %", "test.accuracy", {}, "escape-mlp")),
+        ])  # fmt: skip
+        dot_picture("results_sharpness", ESCAPES, [
+            ("", Column("mean rise of the loss, nats", "sharpness.settle-1/rise_random_0.1", WITH_L2, "escape")),
+            ("", Column("trace of the Hessian", "sharpness.settle-1/hessian_trace_relative", WITH_L2, "escape")),
+        ])  # fmt: skip
+        dot_picture("results_generalise", ESCAPES, [
+            ("", Column("test accuracy, %", "test.accuracy", {}, "generalise")),
+            ("", Column("NLL of checkpoint and end, nats", "ensemble.test.nll", {}, "generalise")),
+        ])  # fmt: skip
+        dot_picture("results_gradients", SHORT["gradients"].kinds, [
+            ("", Column("mean cosine of the two gradients", "gradients.cosine_mean", {}, "gradients")),
+            ("", Column("largest angle, degrees", "gradients.angle_max", {}, "gradients")),
+        ])  # fmt: skip
+        dot_picture("results_interplay", INTERPLAY, [
+            (name, Column(barrier, BARRIER, {"penalty": penalty}, "interplay"))
+            for name, penalty in PENALTIES.items()
+        ])  # fmt: skip
+        dot_picture("results_networks", WIDTHS, [
+            (name, Column("distance", "distance", where, "networks")) for name, where in NETWORKS.items()
+        ])  # fmt: skip
+        lines_picture("results_checkpoints", {"ResNet-8": "checkpoints", "perceptron": "checkpoints-mlp"})
+        ensembles_picture(
+            "results_ensembles", {"ResNet-8": "ensembles-resnet8", "perceptron": "ensembles-mlp"}, members=16
+        )
+        budgets_picture("results_whole", {"MNIST": "ensembles-whole-mnist", "CIFAR-10": "ensembles-whole-cifar10"})

@@ -1,0 +1,140 @@
+"""The short tables of RESULTS.md, made from the full tables in results/."""
+
+import csv
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from selections import ENSEMBLES, IN_SHORT, RIVALS, SHORT, Column, Settings, Short
+
+from distancing.ensemble.compare import chosen
+from distancing.ensemble.row import read_csv
+
+RESULTS = Path(__file__).parents[2] / "results"
+TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n\n)((?:\|[^\n]*\n)*)")
+Row = Mapping[str, str]
+
+
+def full(name: str) -> list[Row]:
+    """Return the rows of results/NAME.csv."""
+    with (RESULTS / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def selected(rows: Sequence[Row], settings: Settings) -> Row | None:
+    """Return the row with these settings, or None. Raise LookupError if there are several."""
+    matching = [row for row in rows if all(_value(row, key) in (value, None) for key, value in settings.items())]
+    if len(matching) > 1:
+        raise LookupError(f"{len(matching)} rows have {dict(settings)}")
+    return matching[0] if matching else None
+
+
+def _value(row: Row, key: str) -> str | None:
+    """Return the setting's value; None if the full table has no such column, because all its runs share one value."""
+    return next((value for name, value in row.items() if name == key or name.endswith(f".{key}")), None)
+
+
+def mean_sd(row: Row, metric: str) -> tuple[float, float]:
+    """Return the mean and the standard deviation of a metric (NaN where the row has none)."""
+    values = []
+    for what in ("mean", "sd"):
+        text = next((v for name, v in row.items() if re.fullmatch(rf"{re.escape(metric)} {what}( \[.*\])?", name)), "")
+        values.append(float(text) if text else math.nan)
+    return values[0], values[1]
+
+
+def number(mean: float, sd: float, most: int = 3) -> str:
+    """Format mean ± standard deviation, to two digits of the latter and at most so many decimals."""
+    if math.isnan(mean):
+        return "–"
+    decimals = most if not sd or math.isnan(sd) else min(most, max(0, 1 - math.floor(math.log10(sd))))
+    spread = "" if math.isnan(sd) else f" ± {sd:.{decimals}f}"
+    return f"{mean:.{decimals}f}{spread}".replace("-", "−")
+
+
+def cell(rows: Sequence[Row], kind: Settings, column: Column) -> str:
+    row = selected(rows, {**kind, **column.where})
+    if row is None:
+        return "–"
+    if column.metric in row:  # a p-value
+        text = row[column.metric]
+        return "" if not text else "< 0.001" if float(text) < 0.001 else f"{float(text):.2g}"
+    return number(*mean_sd(row, column.metric))
+
+
+def table(short: Short) -> str:
+    """Return the short table in Markdown."""
+    rows = full(short.source)
+    lines = [["", *(column.head for column in short.columns)], ["---", *["---:"] * len(short.columns)]]
+    for name, kind in short.kinds.items():
+        lines.append([name, *(cell(rows, kind, column) for column in short.columns)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def ensembles(name: str, members: int) -> str:
+    """Return the short table of the ensembles of so many members, by the epochs of each member.
+
+    It has the NLL at the optimal temperature, and for the most epochs also the raw one and the accuracy.
+    """
+    rows = [row for row in full(name) if int(row["members"]) == members]
+    budgets = sorted({float(row["epochs_each"]) for row in rows})
+    most = f"{budgets[-1]:g} epochs"
+    heads = [*(f"{budget:g} epochs: calibrated NLL" for budget in budgets), f"{most}: raw NLL", f"{most}: accuracy, %"]
+    lines = [["", *heads], ["---", *["---:"] * len(heads)]]
+    for label, kind in ENSEMBLES.items():
+        own = [row for row in rows if row["kind"] == kind]
+        if own:
+            by_budget = [[row for row in own if float(row["epochs_each"]) == budget] for budget in budgets]
+            cells = [number(*mean_error([float(row["calibrated_nll"]) for row in group])) for group in by_budget]
+            cells.append(number(*mean_error([float(row["nll"]) for row in by_budget[-1]])))
+            cells.append(number(*mean_error([100 * float(row["accuracy"]) for row in by_budget[-1]])))
+            lines.append([label, *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def tuned(name: str, score: str) -> dict[int, dict[str, tuple[float, float]]]:
+    """Return epochs in all → kind of RIVALS → the mean and the standard error of its best trial's score."""
+    rows = chosen(read_csv(RESULTS / f"{name}.csv"))
+    found: dict[int, dict[str, tuple[float, float]]] = {}
+    for epochs in sorted({row.epochs for row in rows}):
+        for label, kind in RIVALS.items():
+            if scores := [getattr(row, score) for row in rows if (row.epochs, row.kind) == (epochs, kind)]:
+                found.setdefault(epochs, {})[label] = mean_error(scores)
+    return found
+
+
+def rivals(name: str) -> str:
+    """Return the short table of ensembles whose settings were chosen on the validation images."""
+    nll, accuracy = tuned(name, "calibrated_nll"), tuned(name, "accuracy")
+    heads = [*(f"{epochs} epochs in all: calibrated NLL" for epochs in nll), f"{max(nll)} epochs: accuracy, %"]
+    lines = [["", *heads], ["---", *["---:"] * len(heads)]]
+    for label in IN_SHORT:
+        if not any(label in by_label for by_label in nll.values()):
+            continue
+        mean, error = accuracy[max(nll)][label]
+        cells = [number(*by_label[label], most=4) for by_label in nll.values()]
+        lines.append([label, *cells, number(100 * mean, 100 * error)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def mean_error(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and its standard error."""
+    if not values:
+        return math.nan, math.nan
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
+    return statistics.fmean(values), error
+
+
+def tables() -> dict[str, str]:
+    """Return all short tables by name."""
+    made = {name: table(short) for name, short in SHORT.items()}
+    made |= {name: ensembles(name, 16) for name in ("ensembles-resnet8", "ensembles-mlp")}
+    return made | {name: rivals(name) for name in ("ensembles-whole-mnist", "ensembles-whole-cifar10")}
+
+
+def updated(text: str) -> str:
+    """Return the page with every short table replaced."""
+    made = tables()
+    return TABLE.sub(lambda match: match[1] + made[match[2]], text)
