@@ -56,18 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The CPU time of the analyses; see this file's docstring.")
     parser.add_argument("before", type=Path, help="a checkout of an earlier version")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--model", default="mlp")
+    parser.add_argument("overrides", nargs="*", default=["model=mlp"], help="the network (default: model=mlp)")
     args = parser.parse_args(arguments)
     packages = {"before": args.before.resolve(), "now": ROOT}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in packages}
     with tempfile.TemporaryDirectory() as folder:
-        settings = (*RUN, f"model={args.model}", f"runs={folder}")
-        subprocess.run([sys.executable, ROOT / "train.py", *settings], check=True, stdout=subprocess.DEVNULL)
+        settings = (*RUN, *args.overrides, f"runs={folder}")
+        train = [sys.executable, args.before / "train.py", *settings]  # a new version reads the runs of an older one
+        subprocess.run(train, check=True, stdout=subprocess.DEVNULL)
         (run,) = Path(folder).iterdir()
         for _ in range(args.rounds):
             for name, package in packages.items():
                 rounds[name].append(analysed(run, package))
-    table = Table("CPU s", *packages, "now / before", title=f"analyses of a run with model={args.model}")
+    table = Table("CPU s", *packages, "now / before", title=f"analyses of a run with {' '.join(args.overrides)}")
     for part in rounds["now"][0]:
         before, now = (statistics.median(seconds[part] for seconds in rounds[name]) for name in packages)
         table.add_row(part, f"{before:.2f}", f"{now:.2f}", f"{now / before:.2f}")

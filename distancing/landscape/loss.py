@@ -9,9 +9,8 @@ from torch.nn import functional as F
 from distancing.data.batches import Data, Split
 from distancing.hills.theta import Theta
 from distancing.landscape.curvature import Product
-from distancing.models.evaluation import batch_size
 
-BATCH = 250  # images whose graph is in memory at a time; more, if they are small
+BATCH = 250  # images whose graph is in memory at a time
 
 
 class Loss:
@@ -24,8 +23,7 @@ class Loss:
 
     def __init__(self, network: nn.Module, theta: Theta, data: Data, split: Split, tick: Callable[[], object]) -> None:
         self.network, self.theta, self.data, self.split, self.tick = network, theta, data, split, tick
-        self.size = batch_size(split.images, BATCH)
-        self.batches = -(-len(split) // self.size)
+        self.batches = -(-len(split) // BATCH)
         self._parameters = dict(network.named_parameters())
 
     def value(self) -> float:
@@ -68,7 +66,7 @@ class Loss:
 
     def _batch_losses(self) -> Iterator[Tensor]:
         """Yield each batch's contribution to the mean, in float64, which keeps differences of two losses exact."""
-        for images, labels in zip(self.split.images.split(self.size), self.split.labels.split(self.size), strict=True):
+        for images, labels in zip(self.split.images.split(BATCH), self.split.labels.split(BATCH), strict=True):
             logits = self.network(self.data.normalise(images).to(self.theta.vector.dtype)).double()
             yield F.cross_entropy(logits, labels, reduction="sum") / len(self.split)
             self.tick()

@@ -10,13 +10,14 @@ from torch.nn import functional as F
 from distancing.data.batches import Data, Split
 
 BATCH, CPU_BATCH = 1000, 128  # images: activations that leave a CPU's caches take twice the time
-PIXELS = 2**15  # in a batch, at least: the calls for 128 images of 8×8 pixels take longer than their arithmetic
+CPU_PIXELS = 2**14  # in a batch, at least: the calls for 128 images of 8×8 pixels take longer than their arithmetic
 
 
-def batch_size(images: Tensor, least: int | None = None) -> int:
-    """Return how many of these images [N, H, W, C] a network takes at a time. least: null stands for the fastest."""
-    least = least or (CPU_BATCH if images.device.type == "cpu" else BATCH)
-    return max(least, PIXELS // (images.shape[1] * images.shape[2]))
+def batch_size(images: Tensor) -> int:
+    """Return how many of these images [N, H, W, C] an evaluation takes at a time."""
+    if images.device.type != "cpu":
+        return BATCH
+    return max(CPU_BATCH, CPU_PIXELS // (images.shape[1] * images.shape[2]))
 
 
 @contextmanager
