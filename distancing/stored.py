@@ -94,7 +94,7 @@ def evaluation_images(config: Config, device: torch.device) -> Data:
 
     Training and validation images differ from fold to fold. With folds, both together are therefore the training split.
     """
-    dataset, memory_format = _on_this_machine(config.dataset), config.memory_format(device)
+    dataset, memory_format = on_this_machine(config.dataset), config.memory_format(device)
     whole = dataclasses.replace(dataset, augment=False, bootstrap=False, fold=None, folds=None).load(
         device, memory_format
     )
@@ -104,7 +104,7 @@ def evaluation_images(config: Config, device: torch.device) -> Data:
     return dataclasses.replace(whole, mean=own.mean, std=own.std)
 
 
-def _on_this_machine(dataset: Dataset) -> Dataset:
+def on_this_machine(dataset: Dataset) -> Dataset:
     """Return the data set, whose images are in $DISTANCING_DATA if their folder is on the machine of the run."""
     here = os.environ.get("DISTANCING_DATA")
     if here and isinstance(dataset, Torchvision) and not Path(dataset.root).is_dir():

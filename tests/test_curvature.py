@@ -73,6 +73,7 @@ def loss_of(network: nn.Module, data: Data) -> Loss:
 def test_products_equal_those_of_the_dense_hessian(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64 and over several batches. Lanczos' and Hutchinson's estimates are its eigenvalue and its trace."""
     monkeypatch.setattr("distancing.landscape.loss.BATCH", 20)
+    monkeypatch.setattr("distancing.landscape.loss.PIXELS", 1)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.ReLU(), nn.Linear(3, 10)).double()
     loss = loss_of(network, data)

@@ -22,7 +22,7 @@ from distancing.runs import find_sweep
 from distancing.runs.ensemble import EnsembleResult
 from distancing.runs.files import with_nulls
 from distancing.runs.tracking import tracking
-from distancing.stored import check_same_data, find_checkpoints
+from distancing.stored import check_same_data, find_checkpoints, on_this_machine
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -102,6 +102,7 @@ def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> 
 
 def _shift(args: argparse.Namespace, dataset: Dataset) -> Shift:
     """Return the images beyond the test images. Raise EnsembleError or DatasetError before any scores are computed."""
+    dataset = on_this_machine(dataset)
     if args.make_corruptions:
         if args.corruptions in (None, "auto"):
             raise EnsembleError("--make-corruptions needs a folder: add --corruptions FOLDER")

@@ -1,5 +1,6 @@
 """How well an ensemble tells images of another data set from the test images."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def uncertainties(p: Tensor, weights: Tensor) -> Uncertainties:
 def images_of(names: Sequence[str], own: Dataset, option: str = "--ood") -> dict[str, Images]:
     """Return the test images of data sets: choices of `dataset`, .npz files or folders of images.
 
+    Those of a name are in $DISTANCING_DATA, or else beside the images of `own`.
     option: what the user wrote, for messages. Raise EnsembleError for `own`, on which the networks were trained, images
     of another shape and unknown names; DatasetError for images that can't be read.
     """
@@ -108,7 +110,7 @@ def _dataset(name: str, own: Dataset, option: str) -> Dataset:
     elif name in SETS:
         cls = SETS[name]
         if isinstance(own, Torchvision) and issubclass(cls, Torchvision):
-            settings = {"root": own.root, "download": own.download}
+            settings = {"root": os.environ.get("DISTANCING_DATA", own.root), "download": own.download}
     else:
         raise EnsembleError(
             f"{option} is none of {', '.join(SETS)}, nor an .npz file, nor a folder with train/ and test/"

@@ -10,7 +10,7 @@ from distancing.data.batches import Data, Split
 from distancing.hills.theta import Theta
 from distancing.landscape.curvature import Product
 
-BATCH = 250  # images whose graph is in memory at a time
+BATCH, PIXELS = 250, 2**15  # whose graph is in memory at a time: so many images, or more if they are small
 
 
 class Loss:
@@ -23,7 +23,8 @@ class Loss:
 
     def __init__(self, network: nn.Module, theta: Theta, data: Data, split: Split, tick: Callable[[], object]) -> None:
         self.network, self.theta, self.data, self.split, self.tick = network, theta, data, split, tick
-        self.batches = -(-len(split) // BATCH)
+        self.size = max(BATCH, PIXELS // (split.images.shape[1] * split.images.shape[2]))
+        self.batches = -(-len(split) // self.size)
         self._parameters = dict(network.named_parameters())
 
     def value(self) -> float:
@@ -66,7 +67,7 @@ class Loss:
 
     def _batch_losses(self) -> Iterator[Tensor]:
         """Yield each batch's contribution to the mean, in float64, which keeps differences of two losses exact."""
-        for images, labels in zip(self.split.images.split(BATCH), self.split.labels.split(BATCH), strict=True):
+        for images, labels in zip(self.split.images.split(self.size), self.split.labels.split(self.size), strict=True):
             logits = self.network(self.data.normalise(images).to(self.theta.vector.dtype)).double()
             yield F.cross_entropy(logits, labels, reduction="sum") / len(self.split)
             self.tick()
