@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from distancing.config.checks import read_config
-from distancing.data.datasets import MNIST
-from distancing.ensemble import side_by_side
+from distancing.data.datasets import MNIST, FashionMNIST
+from distancing.ensemble import off_data, side_by_side
 from distancing.ensemble.__main__ import main as cli
 from distancing.ensemble.calibration import calibrated
 from distancing.ensemble.judge import judge
@@ -26,7 +26,7 @@ from distancing.errors import DatasetError, EnsembleError
 from distancing.experiment.main import main
 from distancing.models.evaluation import refresh_batch_norm
 from distancing.runs import find_sweep, load
-from distancing.stored import evaluation_images, find_checkpoints
+from distancing.stored import evaluation_images, find_checkpoints, on_this_machine
 
 CPU = torch.device("cpu")
 
@@ -181,8 +181,12 @@ def test_a_run_from_another_machine_finds_its_images(
     monkeypatch.delenv("DISTANCING_DATA", raising=False)
     with pytest.raises(DatasetError, match="elsewhere: can't read MNIST"):
         evaluation_images(config, CPU)
+    with pytest.raises(DatasetError, match="elsewhere: can't read MNIST"):
+        off_data.images_of(["mnist"], FashionMNIST(root=dataset.root, download=False))
     monkeypatch.setenv("DISTANCING_DATA", str(real_data))
     assert len(evaluation_images(config, CPU).train) == 100
+    assert on_this_machine(dataset).root == str(real_data)
+    assert len(off_data.images_of(["mnist"], FashionMNIST(root=dataset.root, download=False))["mnist"]) == 10_000
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(DatasetError, match="elsewhere: can't read MNIST"):
         evaluation_images(config, CPU)
