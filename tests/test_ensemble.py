@@ -304,8 +304,13 @@ def test_the_trial_of_each_kind_is_chosen_on_the_validation_images(
         write_csv([*rows, {**rows[0], **change}], file)
         assert cli([*arguments, "--choose"]) == 2
         assert message in capsys.readouterr().err
-    assert cli([str(tmp_path), "--choose"]) == 2
-    assert "--choose chooses between the trials of a sweep: add --compare" in capsys.readouterr().err
+    for arguments, message in (
+        (["--choose"], "--choose is for ensembles side by side: add --compare"),
+        (["--csv", "it.csv"], "--csv is for ensembles side by side: add --compare"),
+        (["--compare", "--refresh-batch-norm"], "--refresh-batch-norm judges one ensemble: leave out --compare"),
+    ):
+        assert cli([str(tmp_path), *arguments]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_deep_ensemble_equivalent_in_files(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from distancing.runs.files import with_nulls
 from distancing.runs.tracking import tracking
 from distancing.stored import check_same_data, find_checkpoints, on_this_machine
 
+COMPARING = ("members", "baseline", "choose", "independent", "csv", "markdown")  # options that need --compare
+
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
@@ -76,8 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     threads.use()
     device = torch.device(args.device)
-    if args.choose and not args.compare:
-        raise EnsembleError("--choose chooses between the trials of a sweep: add --compare")
+    for option in COMPARING:
+        if getattr(args, option) and not args.compare:
+            raise EnsembleError(f"--{option} is for ensembles side by side: add --compare")
+    if args.refresh_batch_norm and args.compare:
+        raise EnsembleError("--refresh-batch-norm judges one ensemble: leave out --compare")
     numbers: Any = _compare(args, device, console) if args.compare else _judge(args, device, console).to_dict()
     if args.json:
         args.json.write_text(json.dumps(with_nulls(numbers), indent=2) + "\n")
@@ -117,17 +122,8 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
     The trials that --choose leaves out are not judged beyond the test images.
     """
     known, ensembles = _sources(args)
-    shift = None
-    if args.ood or args.corruptions or args.make_corruptions:
-        if not ensembles:
-            raise EnsembleError("--ood and --corruptions need networks, which a CSV file does not have: name the sweep")
-        firsts = [find_checkpoints(ensemble.files[:1])[0] for ensemble in ensembles]
-        check_same_data(firsts)
-        shift = _shift(args, firsts[0].config.dataset)
-        if shift.corrupted and shift.folder is None:
-            raise EnsembleError(
-                "--corruptions: ensembles are compared on stored images: add --corruptions FOLDER --make-corruptions"
-            )
+    beyond = args.ood or args.corruptions or args.make_corruptions
+    shift = _common_shift(args, ensembles) if beyond else None
     weights = _weights(args.weights)
     computed = compare.compare(ensembles, device, weights)
     rows = [*known, *computed]
@@ -151,6 +147,20 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
     if args.picture:
         side_by_side.write_picture(best, args.picture)
     return records
+
+
+def _common_shift(args: argparse.Namespace, ensembles: Sequence[compare.Ensemble]) -> Shift:
+    """Return the images beyond the test images for all ensembles. Raise EnsembleError as `_shift` does."""
+    if not ensembles:
+        raise EnsembleError("--ood and --corruptions need networks, which a CSV file does not have: name the sweep")
+    firsts = [find_checkpoints(ensemble.files[:1])[0] for ensemble in ensembles]
+    check_same_data(firsts)
+    shift = _shift(args, firsts[0].config.dataset)
+    if shift.corrupted and shift.folder is None:
+        raise EnsembleError(
+            "--corruptions: ensembles are compared on stored images: add --corruptions FOLDER --make-corruptions"
+        )
+    return shift
 
 
 def _sources(args: argparse.Namespace) -> tuple[list[Row], list[compare.Ensemble]]:

@@ -168,7 +168,8 @@ def _names(workloads: Iterable[Workload]) -> dict[Workload, str]:
     """Return a name for each workload, made of the settings in which the workloads differ."""
     loads = list(workloads)
     common = set.intersection(*map(set, loads)) if loads else set()
-    return {load: " ".join(_name(k, v) for k, v in load if (k, v) not in common) or "each" for load in loads}
+    plain = "each" if len(loads) == 1 else "the others"
+    return {load: " ".join(_name(k, v) for k, v in load if (k, v) not in common) or plain for load in loads}
 
 
 def _name(key: str, value: Leaf) -> str:

@@ -100,22 +100,30 @@ def tuned(name: str, score: str) -> dict[int, dict[str, tuple[float, float]]]:
     found: dict[int, dict[str, tuple[float, float]]] = {}
     for epochs in sorted({row.epochs for row in rows}):
         for label, kind in RIVALS.items():
-            if scores := [getattr(row, score) for row in rows if (row.epochs, row.kind) == (epochs, kind)]:
+            known = (getattr(row, score) for row in rows if (row.epochs, row.kind) == (epochs, kind))
+            if scores := [value for value in known if value is not None]:
                 found.setdefault(epochs, {})[label] = mean_error(scores)
     return found
 
 
 def rivals(name: str) -> str:
     """Return the short table of ensembles whose settings were chosen on the validation images."""
-    nll, accuracy = tuned(name, "calibrated_nll"), tuned(name, "accuracy")
-    heads = [*(f"{epochs} epochs in all: calibrated NLL" for epochs in nll), f"{max(nll)} epochs: accuracy, %"]
+    nll = tuned(name, "calibrated_nll")
+    most = max(nll)
+    shares = {"accuracy": tuned(name, "accuracy"), "OOD AUROC": tuned(name, "ood_auroc")}
+    at_most = {head: by_epochs[most] for head, by_epochs in shares.items() if most in by_epochs}
+    heads = [
+        *(f"{epochs} epochs in all: calibrated NLL" for epochs in nll),
+        *(f"{most} epochs: {head}, %" for head in at_most),
+    ]
     lines = [["", *heads], ["---", *["---:"] * len(heads)]]
     for label in IN_SHORT:
-        if not any(label in by_label for by_label in nll.values()):
-            continue
-        mean, error = accuracy[max(nll)][label]
-        cells = [number(*by_label[label], most=4) for by_label in nll.values()]
-        lines.append([label, *cells, number(100 * mean, 100 * error)])
+        if any(label in by_label for by_label in nll.values()):
+            cells = [number(*by_label[label], most=4) for by_label in nll.values()]
+            cells += [
+                number(100 * mean, 100 * error) for mean, error in (by_label[label] for by_label in at_most.values())
+            ]
+            lines.append([label, *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
