@@ -25,10 +25,13 @@ from selections import (
     Column,
     Settings,
 )
-from tables import Row, full, mean_error, mean_sd, selected, tuned
+from tables import RESULTS, Row, full, mean_error, mean_sd, selected, tuned
 
 from distancing.colours import GREY, OKABE_ITO
 from distancing.report.figures import LINES, MARKS, STYLE
+from distancing.report.gallery import gallery
+from distancing.report.overview import summarise
+from distancing.report.pack import unpacked
 
 PICTURES = Path(__file__).parents[1]
 EIGHT = (*OKABE_ITO, "#000000", "#8C6D1F")  # colours
@@ -128,6 +131,13 @@ def budgets_picture(name: str, sources: Mapping[str, str]) -> None:
     save(figure, name)
 
 
+def curves_picture(name: str, source: str) -> None:
+    """Draw the learning curves of the runs in results/SOURCE.zip, as the report does."""
+    with unpacked([str(RESULTS / f"{source}.zip")]) as folders:
+        picture = next(gallery(summarise(folders)))
+        (PICTURES / f"{name}.png").write_bytes(picture.png)
+
+
 def save(figure: Figure, name: str) -> None:
     figure.set_dpi(150)
     FigureCanvasAgg(figure).print_png(PICTURES / f"{name}.png")
@@ -172,4 +182,12 @@ def pictures() -> None:
         ensembles_picture(
             "results_ensembles", {"ResNet-8": "ensembles-resnet8", "perceptron": "ensembles-mlp"}, members=16
         )
-        budgets_picture("results_whole", {"MNIST": "ensembles-whole-mnist", "CIFAR-10": "ensembles-whole-cifar10"})
+        budgets_picture(
+            "results_whole",
+            {
+                "MNIST": "ensembles-whole-mnist",
+                "Fashion-MNIST": "ensembles-whole-fashion-mnist",
+                "CIFAR-10": "ensembles-whole-cifar10",
+            },
+        )
+    curves_picture("results_thesis", "thesis_mnist")

@@ -8,12 +8,16 @@ Settings = Mapping[str, str]  # column of a full table → its value; a key with
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a short table: a metric of the full one, `p` for its p-value after Holm, or a difference."""
+    """A column of a short table: a metric of the full one, `p` for its p-value after Holm, or a difference.
+
+    most: the largest number of decimals. source: the full table of a picture.
+    """
 
     head: str
     metric: str
     where: Settings = field(default_factory=dict)
-    source: str = ""  # of a picture
+    source: str = ""
+    most: int = 3
 
 
 @dataclass(frozen=True)
@@ -228,6 +232,17 @@ SHORT = {
             *(Column(f"{name}: barrier", BARRIER, {"penalty": p}) for name, p in PENALTIES.items()),
             Column("plain hill: ‖θ‖", "parameter_norm", {"penalty": "gaussian"}),
             Column("accuracy, %", "test.accuracy", {"penalty": "gaussian"}),
+        ],
+    ),
+    "thesis_mnist": Short(
+        "thesis_mnist",
+        {"with the hill": {"penalty": "gaussian"}, "without": NONE},
+        [
+            Column("barrier, nats", BARRIER),
+            Column("units matched", "barrier.test_height_matched_max"),
+            Column("distance", "distance"),
+            Column("test accuracy, %", "test.accuracy"),
+            Column("NLL of checkpoint and end", "ensemble.test.nll", most=4),
         ],
     ),
     "whole_cifar10": Short(

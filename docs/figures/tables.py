@@ -15,6 +15,7 @@ from distancing.ensemble.row import read_csv
 RESULTS = Path(__file__).parents[2] / "results"
 TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n\n)((?:\|[^\n]*\n)*)")
 Row = Mapping[str, str]
+WHOLE = "ensembles-whole-mnist", "ensembles-whole-fashion-mnist", "ensembles-whole-cifar10"
 
 
 def full(name: str) -> list[Row]:
@@ -61,7 +62,7 @@ def cell(rows: Sequence[Row], kind: Settings, column: Column) -> str:
     if column.metric in row:  # a p-value
         text = row[column.metric]
         return "" if not text else "< 0.001" if float(text) < 0.001 else f"{float(text):.2g}"
-    return number(*mean_sd(row, column.metric))
+    return number(*mean_sd(row, column.metric), most=column.most)
 
 
 def table(short: Short) -> str:
@@ -139,7 +140,7 @@ def tables() -> dict[str, str]:
     """Return all short tables by name."""
     made = {name: table(short) for name, short in SHORT.items()}
     made |= {name: ensembles(name, 16) for name in ("ensembles-resnet8", "ensembles-mlp")}
-    return made | {name: rivals(name) for name in ("ensembles-whole-mnist", "ensembles-whole-cifar10")}
+    return made | {name: rivals(name) for name in WHOLE}
 
 
 def updated(text: str) -> str:
