@@ -153,10 +153,10 @@ def test_frozen_configs_of_earlier_versions(packed: Path) -> None:
     """They name modules and settings as these were called; their hashes, which name the runs, stay the same."""
     with zipfile.ZipFile(packed) as archive:
         names = [name for name in archive.namelist() if name.endswith("/.hydra/config.yaml")]
-        for name in names[:: len(names) // 12]:
+        for name in names[:: max(1, len(names) // 12)]:
             config = check(OmegaConf.create(archive.read(name).decode()))
             assert name.partition("/")[0].endswith(f"-{config.hash}")
-            assert config.save_every == 5  # once checkpoint_every
+            assert config.save_every in (5, 50)  # once checkpoint_every
 
 
 def test_a_run_is_named_by_what_can_change_its_numbers() -> None:
