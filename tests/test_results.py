@@ -52,6 +52,7 @@ def test_short_tables_pictures_and_links_are_current() -> None:
     assert {match[2] for match in tables.TABLE.finditer(text)} <= set(tables.tables())
     named = set(re.findall(r"results/[\w.-]+", text))
     assert {f"results/{path.name}" for path in (ROOT / "results").iterdir()} <= named  # all files are used
+    assert not re.search(r"^\|.*\n[^|\n]", text, re.MULTILINE)  # a line below a table would become its row
     for path in re.findall(r"\]\(((?:docs|results)/[\w.-]+)\)", text):
         assert (ROOT / path).exists(), path
     number = re.search(r"(?<=\| )\d+\.\d+ ± ", text[text.index("<!-- table:") :])
