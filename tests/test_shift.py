@@ -289,6 +289,9 @@ def test_files_of_corruptions_are_made_once(tmp_path: Path) -> None:
     (folder / "fog.npy").unlink()
     assert make() == ["fog"]
     assert make() == []
+    (folder / corruptions.ORIGIN).unlink()  # as if it were CIFAR-10-C
+    with pytest.raises(EnsembleError, match="the files there were not made by this command: name a new folder"):
+        make()
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ FURTHER = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # for choic
 SEVERITIES = (1, 2, 3, 4, 5)
 FOLDERS: dict[type[Dataset], str] = {CIFAR10: "CIFAR-10-C", CIFAR100: "CIFAR-100-C"}
 SMALLEST = 32  # pixels, of images that imagecorruptions takes
+ORIGIN = "origin.txt"  # in a folder whose files `make` made
 SCORES = tuple(field.name for field in dataclasses.fields(CorruptedScores))
 Images = NDArray[np.uint8]
 
@@ -58,14 +59,18 @@ def source(choice: str, dataset: Dataset, option: str = "--corruptions") -> Path
 
 
 def make(folder: Path, dataset: Dataset, track: Callable[..., Iterable[str]]) -> None:
-    """Make the files that the folder lacks. Raise EnsembleError if images can't be made.
+    """Make the files that the folder lacks.
 
+    Raise EnsembleError if images can't be made, or if the folder has files from elsewhere, whose strengths are others.
     track: (names, description, total) → the names, with a progress bar.
     """
+    option = f"--make-corruptions {folder}"
     missing = [name for name in (*COMMON, *FURTHER) if not (folder / f"{name}.npy").exists()]
     if missing:
-        _check_made(dataset, f"--make-corruptions {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
+        _check_made(dataset, option)
+    if any(folder.glob("*.npy")) and not (folder / ORIGIN).exists():
+        raise EnsembleError(f"{option}: the files there were not made by this command: name a new folder")
+    write(folder / ORIGIN, b"Made from the test images by imagecorruptions, with the strengths of ImageNet-C.\n")
     _, (clean, labels) = dataset.read()
     for name in track(missing, "corruptions", len(missing)):
         _save(folder / f"{name}.npy", np.concatenate([made(name, severity, clean) for severity in SEVERITIES]))
