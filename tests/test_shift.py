@@ -171,7 +171,7 @@ def test_no_corrupted_image_is_judged_at_a_temperature_of_the_same_image(
 
 
 def test_refused_corruptions(runs: dict[str, Path], corrupted: Path, tmp_path: Path,
-                             capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+                             monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     folder = shutil.copytree(corrupted, tmp_path / "c")
     labels = np.load(folder / "labels.npy")
 
@@ -202,6 +202,11 @@ def test_refused_corruptions(runs: dict[str, Path], corrupted: Path, tmp_path: P
     assert "--make-corruptions needs a folder: add --corruptions FOLDER" in capsys.readouterr().err
     assert cli([str(runs["cycles"]), "--corruptions", str(tmp_path / "new"), "--make-corruptions"]) == 2
     assert f"--make-corruptions {tmp_path}/new: images of 1×8×8" in capsys.readouterr().err
+    monkeypatch.setattr(corruptions, "make", lambda *_: pytest.fail("made before the other options were checked"))
+    new = ["--corruptions", str(tmp_path / "new"), "--make-corruptions"]
+    for arguments, message in ((["--ood", "nothing"], "--ood=nothing is none of"), (["--weights", "x"], "--weights=x")):
+        assert cli([str(runs["cycles"]), *new, *arguments]) == 2
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

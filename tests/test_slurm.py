@@ -382,7 +382,7 @@ def test_the_same_bits_whatever_happens(user: User) -> None:
 
 
 def test_several_runs_of_a_job_whose_node_is_lost(user: User) -> None:
-    """The processes on the lost node live on, begin the third run, and hold directories that the new job wants."""
+    """The processes on the lost node live on and hold directories that the new job wants. Each run ends once."""
     several = [f"hydra.launcher.{each}" for each in ("runs_per_job=2", "runs_in_a_row=2", "exclude='node2,node3'")]
     runs, _ = user.sweep(*several, *LONG, "seed=range(3)")
     for run in runs[:2]:

@@ -92,8 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> EnsembleResult:
     """Return the scores of one ensemble. Print them and, with --picture, draw them."""
     members = find_checkpoints(args.paths)
+    weights = _weights(args.weights)
     shift = _shift(args, members[0].config.dataset)
-    result = judge(members, device, _weights(args.weights), args.refresh_batch_norm)
+    result = judge(members, device, weights, args.refresh_batch_norm)
     console.print(show.table(result))
     result, figures = shift.judge(members, device, result, args.refresh_batch_norm)
     for table in show.shift_tables(result):
@@ -107,13 +108,14 @@ def _judge(args: argparse.Namespace, device: torch.device, console: Console) -> 
 
 def _shift(args: argparse.Namespace, dataset: Dataset) -> Shift:
     """Return the images beyond the test images. Raise EnsembleError or DatasetError before any scores are computed."""
-    dataset = on_this_machine(dataset)
+    dataset, ood = on_this_machine(dataset), args.ood.split(",") if args.ood else []
     if args.make_corruptions:
+        Shift.checked(ood, None, dataset, "--")  # a wrong --ood is refused before half an hour of work
         if args.corruptions in (None, "auto"):
             raise EnsembleError("--make-corruptions needs a folder: add --corruptions FOLDER")
         with tracking(Console(stderr=True)) as track:
             corruptions.make(Path(args.corruptions), dataset, track)
-    return Shift.checked(args.ood.split(",") if args.ood else [], args.corruptions, dataset, "--")
+    return Shift.checked(ood, args.corruptions, dataset, "--")
 
 
 def _compare(args: argparse.Namespace, device: torch.device, console: Console) -> list[dict[str, Any]]:
@@ -122,15 +124,15 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
     The trials that --choose leaves out are not judged beyond the test images.
     """
     known, ensembles = _sources(args)
-    beyond = args.ood or args.corruptions or args.make_corruptions
-    shift = _common_shift(args, ensembles) if beyond else None
     weights = _weights(args.weights)
+    asked = args.ood or args.corruptions or args.make_corruptions
+    shift = _common_shift(args, ensembles) if asked else None
     computed = compare.compare(ensembles, device, weights)
     rows = [*known, *computed]
     best = compare.chosen(rows) if args.choose else rows
     if shift:
         of = dict(zip(computed, ensembles, strict=True))
-        judged = {row: compare.beyond(row, of[row], shift, device, weights) for row in best if row in of}
+        judged = {row: compare.shifted(row, of[row], shift, device, weights) for row in best if row in of}
         rows, best = ([judged.get(row, row) for row in group] for group in (rows, best))
     found_on = show.temperatures({row.temperature_from for row in best})
     title = f"ensembles, on the test images; {found_on}".rstrip("; ")

@@ -165,7 +165,7 @@ def _row(ensemble: Ensemble, device: torch.device, weights: Weights, split: str)
     )
 
 
-def beyond(row: Row, ensemble: Ensemble, shift: Shift, device: torch.device, weights: Weights = "equal") -> Row:
+def shifted(row: Row, ensemble: Ensemble, shift: Shift, device: torch.device, weights: Weights = "equal") -> Row:
     """Return the ensemble's row with its scores on other data sets and under corruptions."""
     members = find_checkpoints(ensemble.files)
     result, _ = shift.judge(members, device, scored(members, device, weights, training=False))
