@@ -8,19 +8,18 @@ speed     images/s of each network with `speed=fast`, against a bare loop that i
 hills     what K hills add to a step of ResNet-20
 together  how many images/s N processes train at a time on this device, with `speed=fast compile=false`
 
-`--tiny` checks this file on any device. Its times mean nothing. Random images stand for CIFAR-10: an epoch's
-time depends on their number and size alone.
+Each part ends with the seconds that it took, compilation included. `--tiny` checks this file on any device. Its times
+mean nothing. Random images stand for CIFAR-10: an epoch's time depends on their number and size alone.
 """
 
 import argparse
-import itertools
 import json
 import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +42,27 @@ from distancing.training.setup import reproducible, use_precision
 from distancing.training.trainer import Trainer
 
 CIFAR_STEPS, EPOCHS = 391, 900  # steps of an epoch of CIFAR-10; epochs of a long run
-Row = tuple[str, str, float, str]  # group, what, value, unit
+Row = tuple[str, float, str]  # what, value, unit
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the parts measure: a device, networks, and numbers of processes at a time; tiny: only check this file."""
+
+    device: Literal["cpu", "cuda"]
+    tiny: bool
+    networks: Sequence[str]
+    processes: Sequence[int]
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return 2 if self.tiny else 98
+
+    @property
+    def least(self) -> float:
+        """The seconds for which each way to train is measured, or more."""
+        return 0.0 if self.tiny else 2.0
 
 
 def precisions(tiny: bool) -> list[Literal["fp32", "bf16"]]:
@@ -96,24 +115,25 @@ def trained(config: Config, stop_at: int | None = None) -> Trainer:
         return trainer
 
 
-def correctness(device: Any, tiny: bool) -> Iterator[Row]:
+def correctness(setting: Setting) -> Iterator[Row]:
+    device, tiny = setting.device, setting.tiny
     for precision in precisions(tiny):
         config = replace(config_of(NETWORKS["resnet20"][0], device), precision=precision)
         use_precision(config, config.torch_device)
         trainer = Trainer(config, random_data(BATCH, config.torch_device), config.torch_device)
         check = check_gradient(config, trainer.data, trainer.network, trainer.network)
-        yield "correct", f"gradient's largest error, {precision}", check.error, ""
-        yield "correct", f"the error that rounding explains, {precision}", check.tolerance, ""
+        yield f"gradient's largest error, {precision}", check.error, ""
+        yield f"the error that rounding explains, {precision}", check.tolerance, ""
     plain, captured = (trained(replace(small(0, device, tiny), graph=graph)) for graph in (False, True))
     resumed = trained(replace(small(0, device, tiny), graph=True), stop_at=1)
     for what, other in (("captured steps", captured), ("a resumed run", resumed)):
         difference = float((other.theta.vector - plain.theta.vector).abs().max())
-        yield "correct", f"{what} against plain ones: largest difference", difference, ""
-    yield "correct", "captured", float(captured.replay.graphs is not None and not captured.replay.reason), ""
+        yield f"{what} against plain ones: largest difference", difference, ""
+    yield "captured", float(captured.replay.graphs is not None and not captured.replay.reason), ""
     for precision in precisions(tiny):
         runs = [trained(replace(small(seed, device, tiny), precision=precision)) for seed in range(3)]
         accuracies = [float(run.rows[-1]["test/accuracy"] or 0) for run in runs]
-        yield "correct", f"test accuracy on digits, {precision}, mean of 3 seeds", statistics.mean(accuracies), ""
+        yield f"test accuracy on digits, {precision}, mean of 3 seeds", statistics.mean(accuracies), ""
 
 
 def seconds(epoch: Callable[[], None], device: torch.device, least: float) -> float:
@@ -192,9 +212,10 @@ def ways(config: Config, trainer: Trainer) -> dict[str, Callable[[], Callable[[]
     }
 
 
-def speed(device: Any, tiny: bool, steps: int, least: float) -> Iterator[Row]:
-    for name, (model, _, _) in NETWORKS.items():
-        config = fast(config_of(model, device), tiny)
+def speed(setting: Setting) -> Iterator[Row]:
+    steps = setting.steps
+    for name in setting.networks:
+        config = fast(config_of(NETWORKS[name][0], setting.device), setting.tiny)
         use_precision(config, config.torch_device)
         trainer = Trainer(config, random_data(steps * BATCH, config.torch_device), config.torch_device)
         rates = {}
@@ -202,50 +223,52 @@ def speed(device: Any, tiny: bool, steps: int, least: float) -> Iterator[Row]:
             reproducible()
             epoch = make()
             epoch()  # compiles and captures
-            rates[way] = steps * BATCH / seconds(epoch, trainer.device, least)
-            yield "speed", f"{name}, {way}", rates[way], "images/s"
-        yield "speed", f"{name}, share of optimal (aim 0.95)", rates["epoch"] / rates["optimal"], ""
-        yield "speed", f"{name}, share of any kernels", rates["epoch"] / rates["any kernels"], ""
-        yield "speed", f"{name}, times the script (aim 5)", rates["epoch"] / rates["script"], ""
+            rates[way] = steps * BATCH / seconds(epoch, trainer.device, setting.least)
+            yield f"{name}, {way}", rates[way], "images/s"
+        yield f"{name}, share of optimal (aim 0.95)", rates["epoch"] / rates["optimal"], ""
+        yield f"{name}, share of any kernels", rates["epoch"] / rates["any kernels"], ""
+        yield f"{name}, times the script (aim 5)", rates["epoch"] / rates["script"], ""
         epoch_seconds = CIFAR_STEPS * BATCH / rates["epoch"]
-        yield "speed", f"{name}, an epoch of CIFAR-10", epoch_seconds, "s"
-        yield "speed", f"{name}, {EPOCHS} epochs", EPOCHS * epoch_seconds / 60, "min"
+        yield f"{name}, an epoch of CIFAR-10", epoch_seconds, "s"
+        yield f"{name}, {EPOCHS} epochs", EPOCHS * epoch_seconds / 60, "min"
 
 
-def hills(device: Any, tiny: bool, steps: int, least: float) -> Iterator[Row]:
-    config = fast(config_of(NETWORKS["resnet20"][0], device), tiny)
+def hills(setting: Setting) -> Iterator[Row]:
+    steps = setting.steps
+    config = fast(config_of(NETWORKS["resnet20"][0], setting.device), setting.tiny)
     use_precision(config, config.torch_device)
     trainer = Trainer(config, random_data(steps * BATCH, config.torch_device), config.torch_device)
     without = 0.0
-    for k in (0, 1, 4) if tiny else (0, 1, 4, 16, 64):
+    for k in (0, 1, 4) if setting.tiny else (0, 1, 4, 16, 64):
         if k and trainer.hills is not None:
             away = torch.randn(k, len(trainer.theta), device=trainer.device)
             places = trainer.theta.vector + AWAY * trainer.theta.vector.norm() * torch.nn.functional.normalize(away)
             trainer.hills.put(places)
             trainer.replay.forget()
         epoch_of(trainer)
-        duration = seconds(partial(epoch_of, trainer), trainer.device, least) / steps
+        duration = seconds(partial(epoch_of, trainer), trainer.device, setting.least) / steps
         without = without or duration
-        yield "hills", f"K = {k}: ms a step", 1e3 * duration, "ms"
-        yield "hills", f"K = {k}: share of a step without hills", duration / without, ""
+        yield f"K = {k}: ms a step", 1e3 * duration, "ms"
+        yield f"K = {k}: share of a step without hills", duration / without, ""
 
 
-def _train_for(device: Any, tiny: bool, steps: int, least: float, barrier: Any, results: Any) -> None:
+def _train_for(setting: Setting, barrier: Any, results: Any) -> None:
     """Train in a process of its own, beside the others from `barrier` on; put the images/s into `results`."""
     reproducible()
-    config = replace(fast(config_of(NETWORKS["resnet20"][0], device), tiny), compile=False)
+    images = setting.steps * BATCH
+    config = replace(fast(config_of(NETWORKS["resnet20"][0], setting.device), setting.tiny), compile=False)
     use_precision(config, config.torch_device)
-    trainer = Trainer(config, random_data(steps * BATCH, config.torch_device), config.torch_device)
+    trainer = Trainer(config, random_data(images, config.torch_device), config.torch_device)
     epoch_of(trainer)
     barrier.wait()
-    results.put(steps * BATCH / seconds(partial(epoch_of, trainer), trainer.device, least))
+    results.put(images / seconds(partial(epoch_of, trainer), trainer.device, setting.least))
 
 
-def together(device: Any, tiny: bool, steps: int, least: float, numbers: Sequence[int]) -> Iterator[Row]:
+def together(setting: Setting) -> Iterator[Row]:
     context, alone = multiprocessing.get_context("spawn"), 0.0
-    for number in (1, 2) if tiny else numbers:
+    for number in setting.processes:
         barrier, results = context.Barrier(number), context.Queue()
-        arguments = device, tiny, steps, least, barrier, results
+        arguments = setting, barrier, results
         processes = [context.Process(target=_train_for, args=arguments) for _ in range(number)]
         for process in processes:
             process.start()
@@ -253,11 +276,11 @@ def together(device: Any, tiny: bool, steps: int, least: float, numbers: Sequenc
         for process in processes:
             process.join()
         alone = alone or rate
-        yield "together", f"{number} at a time", rate, "images/s"
-        yield "together", f"{number} at a time, times {numbers[0]}", rate / alone, ""
+        yield f"{number} at a time", rate, "images/s"
+        yield f"{number} at a time, times {setting.processes[0]}", rate / alone, ""
 
 
-PARTS = ("correct", "speed", "hills", "together")
+PARTS = {"correct": correctness, "speed": speed, "hills": hills, "together": together}
 
 
 def main() -> None:
@@ -265,35 +288,38 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a few steps of each: checks this file")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="the parts to measure")
-    parser.add_argument("--processes", nargs="+", type=int, default=(1, 4, 8, 16), help="of `together`")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="of `speed`")
+    parser.add_argument("--processes", nargs="+", type=int, help="of `together`")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="the file to write")
     arguments = parser.parse_args()
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: this machine has no CUDA device; --device cpu --tiny checks this file")
-    reproducible()
     device, tiny = arguments.device, arguments.tiny
-    steps, least = (2, 0.0) if tiny else (98, 2.0)
-    if tiny:
-        del NETWORKS["resnet18"], NETWORKS["mobilenetv2"]
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no CUDA device; --device cpu --tiny checks this file")
+    networks = arguments.networks or (["resnet20"] if tiny else list(NETWORKS))
+    setting = Setting(device, tiny, networks, arguments.processes or ((1, 2) if tiny else (1, 4, 8, 16)))
+    reproducible()
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    rows: list[Row] = []
-    console = Console(highlight=False, width=110)
-    parts = {
-        "correct": lambda: correctness(device, tiny),
-        "speed": lambda: speed(device, tiny, steps, least),
-        "hills": lambda: hills(device, tiny, steps, least),
-        "together": lambda: together(device, tiny, steps, least, arguments.processes),
-    }
     machine = {"device": name, "torch": torch.__version__, "tiny": tiny}
-    for row in itertools.chain.from_iterable(parts[part]() for part in arguments.only):
-        rows.append(row)
-        console.print(f"{row[0]}: {row[1]} {row[2]:.6g} {row[3]}", style="dim")
-        # after each row, so that a call that is cut off loses none
-        arguments.json.write_text(json.dumps({**machine, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
+    rows: list[tuple[str, *Row]] = []
+    console = Console(highlight=False, width=110)
+    for part in arguments.only:
+        for what, value, unit in timed(PARTS[part](setting)):
+            rows.append((part, what, value, unit))
+            console.print(f"{part}: {what} {value:.6g} {unit}", style="dim")
+            # after each row, so that a call that is cut off loses none
+            content = json.dumps({**machine, "rows": rows}, indent=1, ensure_ascii=False)
+            arguments.json.write_text(content + "\n")
     shown = Table("", "", "value", "unit", title=f"{name}, PyTorch {torch.__version__}")
-    for group, what, value, unit in rows:
-        shown.add_row(group, what, f"{value:.6g}", unit)
+    for part, what, value, unit in rows:
+        shown.add_row(part, what, f"{value:.6g}", unit)
     console.print(shown)
+
+
+def timed(part: Iterator[Row]) -> Iterator[Row]:
+    """Return the rows of a part, and then one with its duration."""
+    begun = time.perf_counter()
+    yield from part
+    yield "duration", time.perf_counter() - begun, "s"
 
 
 if __name__ == "__main__":
