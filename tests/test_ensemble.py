@@ -290,6 +290,10 @@ def test_the_trial_of_each_kind_is_chosen_on_the_validation_images(
     assert shown == pytest.approx([2 * p[0], max(2 * p[0], p[1])], rel=0.1)  # after Holm's correction
     assert [cells[kind]["Δ calibrated NLL"] for kind in "ab"] == [f"{(sum(a) - sum(b)) / 3:+.4f}", "baseline"]
     assert [cells[kind]["inference"] for kind in ("a", "large")] == ["2", "1.5"]
+    assert cli([*arguments, "--choose", "--score", "accuracy", "--markdown", str(markdown)]) == 0
+    a, b = ([row["accuracy"] for row in rows[i : i + 3]] for i in (3, 6))
+    assert f" {100 * (sum(a) - sum(b)) / 3:+.2f} " in markdown.read_text()
+    assert "Δ ensemble acc." in markdown.read_text()
     assert [cells[kind]["forward"] + cells[kind]["backward"] for kind in ("a", "large")] == ["98", "9–"]
     assert [row[3:5] + row[-1:] for row in second[2:]] == [
         ["s=1", "3", ""], ["s=2", "3", "*"], ["s=1", "3", "*"], ["s=2", "3", ""], ["s=1", "3", "*"], ["s=2", "1", ""],
@@ -400,6 +404,8 @@ def test_kinds_side_by_side(
         (("--weights", "1,0,0"), "weights of shape [3] for 2 members"),
         (("--members", "0"), "--members=0: write numbers of members"),
         (("--baseline", "e"), "--baseline=e is in the names of 2 kinds"),
+        (("--score", "brier"), "--score=brier: it is compared with a baseline: add --baseline KIND"),
+        (("--baseline", "single", "--score", "ood_auroc"), "--score=ood_auroc: some of the ensembles have none; all h"),
     ):
         assert cli(["--compare", "it", *arguments]) == 2
         assert message in capsys.readouterr().err

@@ -24,7 +24,7 @@ from distancing.runs.files import with_nulls
 from distancing.runs.tracking import tracking
 from distancing.stored import check_same_data, find_checkpoints, on_this_machine
 
-COMPARING = ("members", "baseline", "choose", "independent", "csv", "markdown")  # options that need --compare
+COMPARING = ("members", "baseline", "score", "choose", "independent", "csv", "markdown")  # options that need --compare
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -50,6 +50,10 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", action="store_true", help="compare the kinds of ensembles in sweeps or CSV files")
     parser.add_argument("--members", metavar="K[,K]", default="", help="with --compare: the first K networks of each")
     parser.add_argument("--baseline", metavar="KIND", help="with --compare: compare with this kind (part of its name)")
+    parser.add_argument(
+        "--score", choices=side_by_side.SCORES, metavar="SCORE",
+        help=f"with --baseline: compare this score instead of calibrated_nll: {', '.join(side_by_side.SCORES)}",
+    )  # fmt: skip
     parser.add_argument(
         "--choose", action="store_true", help="with --compare: the best trial of each kind, on the validation images"
     )
@@ -81,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for option in COMPARING:
         if getattr(args, option) and not args.compare:
             raise EnsembleError(f"--{option} is for ensembles side by side: add --compare")
+    if args.score and not args.baseline:
+        raise EnsembleError(f"--score={args.score}: it is compared with a baseline: add --baseline KIND")
     if args.refresh_batch_norm and args.compare:
         raise EnsembleError("--refresh-batch-norm judges one ensemble: leave out --compare")
     numbers: Any = _compare(args, device, console) if args.compare else _judge(args, device, console).to_dict()
@@ -136,7 +142,7 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
         rows, best = ([judged.get(row, row) for row in group] for group in (rows, best))
     found_on = show.temperatures({row.temperature_from for row in best})
     title = f"ensembles, on the test images; {found_on}".rstrip("; ")
-    tables = {title: side_by_side.comparison(best, args.baseline, args.independent)}
+    tables = {title: side_by_side.comparison(best, args.baseline, args.independent, args.score)}
     if args.choose:
         tables["all trials"] = side_by_side.trials(rows, best)
     for title, table in tables.items():

@@ -76,34 +76,41 @@ def present(rows: Sequence[Row]) -> list[str]:
     return [name for name in SCORES if any(getattr(row, name) is not None for row in rows)]
 
 
-def header(rows: Sequence[Row], baseline: str | None, independent: str | None = None) -> list[str]:
+def header(
+    rows: Sequence[Row], baseline: str | None, independent: str | None = None, score: str | None = None
+) -> list[str]:
     """Return the table's column names."""
-    compared = [f"Δ {SCORES[_judged_by(rows)]}", "p"] if baseline else []
+    compared = [f"Δ {SCORES[_judged_by(rows, score)]}", "p"] if baseline else []
     equivalent = ["deep-ensemble equivalent"] if independent else []
     names = [SCORES[name] for name in present(rows)]
     costs = ["forward", "backward", "inference"]
     return ["members", "epochs each", "epochs", "kind", "n", *names, *equivalent, *costs, *compared]
 
 
-def comparison(rows: Sequence[Row], baseline: str | None = None, independent: str | None = None) -> list[list[str]]:
+def comparison(
+    rows: Sequence[Row], baseline: str | None = None, independent: str | None = None, score: str | None = None
+) -> list[list[str]]:
     """Return the table with its header; see `cells`."""
-    return [header(rows, baseline, independent), *cells(rows, baseline, independent)]
+    return [header(rows, baseline, independent, score), *cells(rows, baseline, independent, score)]
 
 
-def cells(rows: Sequence[Row], baseline: str | None, independent: str | None = None) -> list[list[str]]:
+def cells(
+    rows: Sequence[Row], baseline: str | None, independent: str | None = None, score: str | None = None
+) -> list[list[str]]:
     """Return the table's rows, one for each group: mean ± standard error over its ensembles.
 
     Forward and backward are passes over the training images for the whole ensemble. Inference is the cost of a
     prediction, in networks of the smallest size.
 
-    baseline: a part of one kind's name. The calibrated NLL of other kinds is compared with that of the baseline with
-    the same number of members and epochs each, or else with as many epochs in all. The raw NLL stands in for it if rows
-    of an older version have no calibrated one. independent: a part of the name of the kind whose members are
-    independent networks, for the deep-ensemble equivalent. Raises EnsembleError if no kind or several have such a name.
+    baseline: a part of one kind's name. The score of other kinds is compared with that of the baseline with the same
+    number of members and epochs each, or else with as many epochs in all. score: one of SCORES; without one the
+    calibrated NLL, or the raw NLL if rows of an older version have no calibrated one. independent: a part of the name
+    of the kind whose members are independent networks, for the deep-ensemble equivalent. Raises EnsembleError if no
+    kind or several have such a name, or rows lack the score.
     """
     groups = grouped(rows)
     smallest = min((row.operations / row.members for row in rows if row.operations), default=1.0)
-    compared = _compared(groups, baseline) if baseline else {}
+    compared = _compared(groups, baseline, score) if baseline else {}
     equivalent = _equivalents(groups, independent) if independent else {}
     table = []
     for key, ensembles in groups.items():
@@ -169,9 +176,9 @@ def kind_named(kinds: Iterable[str], name: str, option: str) -> str:
     return matching[0]
 
 
-def _compared(groups: Mapping[Key, Sequence[Row]], baseline: str) -> dict[Key, list[str]]:
+def _compared(groups: Mapping[Key, Sequence[Row]], baseline: str, score: str | None) -> dict[Key, list[str]]:
     """Return Δ and Holm's p of each group that has a baseline, and a mark for the baselines."""
-    score = _judged_by([row for group in groups.values() for row in group])
+    score = _judged_by([row for group in groups.values() for row in group], score)
     matching = kind_named((key[2] for key in groups), baseline, "baseline")
     by_epochs = {rows[0].epochs: rows for (*_, kind), rows in groups.items() if kind == matching}
     tests = {}
@@ -181,13 +188,20 @@ def _compared(groups: Mapping[Key, Sequence[Row]], baseline: str) -> dict[Key, l
             tests[members, epochs_each, kind] = _difference(rows, base, score)
     compared = {key: ["baseline", ""] for key in groups if key[2] == matching}
     for (key, (difference, _)), p in zip(tests.items(), holm([p for _, p in tests.values()]), strict=True):
-        compared[key] = [f"{difference:+.4f}", "–" if p is None else f"{p:.2g}"]
+        shown = f"{100 * difference:+.2f}" if score.endswith("accuracy") else f"{difference:+.4f}"
+        compared[key] = [shown, "–" if p is None else f"{p:.2g}"]
     return compared
 
 
-def _judged_by(rows: Sequence[Row]) -> str:
-    """Return the score that is compared: the calibrated NLL if all rows have it, otherwise the raw one."""
-    return "nll" if any(row.calibrated_nll is None for row in rows) else "calibrated_nll"
+def _judged_by(rows: Sequence[Row], score: str | None) -> str:
+    """Return the score that is compared: without a choice, the calibrated NLL if all rows have it, or else the raw one.
+
+    Raise EnsembleError if rows lack the chosen score.
+    """
+    known = [name for name in SCORES if all(getattr(row, name) is not None for row in rows)]
+    if score and score not in known:
+        raise EnsembleError(f"--score={score}: some of the ensembles have none; all have {', '.join(known)}")
+    return score or ("calibrated_nll" if "calibrated_nll" in known else "nll")
 
 
 def _difference(rows: Sequence[Row], base: Sequence[Row], score: str) -> tuple[float, float | None]:
