@@ -22,7 +22,7 @@ from distancing.runs import RunDirectory
 from distancing.training.loop import train
 from distancing.training.optimizers import SGD
 from distancing.training.replay import WARM_UP, Work
-from distancing.training.setup import speed_note, use_precision
+from distancing.training.setup import emulation_note, speed_note, use_precision
 from distancing.training.trainer import Trainer, _host_work
 
 
@@ -202,8 +202,8 @@ def test_a_step_with_own_components_is_plain() -> None:
     assert _host_work(settings()) == ""
 
 
-def test_precision_and_notes() -> None:
-    """TF32 is off where fp32 is asked for, needs a GPU, and a slow run on a GPU names the faster settings."""
+def test_precision_and_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 is off where fp32 is asked for, needs a GPU; slow runs on a GPU and bf16 on old CPUs name faster settings."""
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
@@ -221,6 +221,10 @@ def test_precision_and_notes() -> None:
     assert speed_note(fast, cuda, 100, "") == speed_note(settings(), cuda, 1, "") == ""
     assert speed_note(settings(), cpu, 100, "") == ""
     assert speed_note(fast, cpu, 1, "") == "note: graph=true had no effect, because CUDA graphs do not exist on cpu"
+    for capability in ("AVX2", "AVX512"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+        assert ("precision=fp32 is many" in emulation_note(fast, cpu)) == (capability == "AVX2")
+        assert emulation_note(settings(), cpu) == emulation_note(fast, cuda) == ""
 
 
 def test_the_hash_of_a_config_is_that_of_one_without_graphs() -> None:

@@ -22,6 +22,7 @@ from distancing.training.result import compose
 from distancing.training.settings import Config
 from distancing.training.setup import (
     choose_threads,
+    emulation_note,
     new_trainer,
     reproducible,
     resumed_trainer,
@@ -60,6 +61,8 @@ def train_run(
     if unsafe := config.channels_last and config.unsafe_layers(device):
         line = f"oneDNN computes wrong gradients of {unsafe[0]} in channels_last"
         console.print(f"note: this run computes in the contiguous layout, because {line}", markup=False)
+    if note := emulation_note(config, device):
+        console.print(note, markup=False, soft_wrap=True)
     with directory:
         if result := ended_result(config, directory, console):  # another process has ended it meanwhile
             return result

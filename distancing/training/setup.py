@@ -38,6 +38,14 @@ def use_precision(config: Config, device: torch.device) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
 
 
+def emulation_note(config: Config, device: torch.device) -> str:
+    """Return in one line that the run computes in bf16 on a CPU that only emulates it; "" if it does not."""
+    emulated = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    if config.precision != "bf16" or not emulated:
+        return ""
+    return "note: this CPU has no instructions for bf16 and emulates it slowly; precision=fp32 is many times as fast"
+
+
 def speed_note(config: Config, device: torch.device, seconds: float, reason: str) -> str:
     """Return in one line what would have made a run faster on a GPU, or which setting had no effect; "" for neither.
 
