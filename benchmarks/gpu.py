@@ -300,7 +300,7 @@ def main() -> None:
     reproducible()
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     machine = {"device": name, "torch": torch.__version__, "tiny": tiny}
-    rows: list[tuple[str, *Row]] = []
+    rows: list[tuple[str, str, float, str]] = []
     console = Console(highlight=False, width=110)
     for part in arguments.only:
         for what, value, unit in timed(PARTS[part](setting)):

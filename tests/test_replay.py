@@ -203,7 +203,7 @@ def test_a_step_with_own_components_is_plain() -> None:
 
 
 def test_precision_and_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TF32 is off where fp32 is asked for, needs a GPU; slow runs on a GPU and bf16 on old CPUs name faster settings."""
+    """TF32 is off for fp32, and needs a GPU. Slow runs on a GPU or in emulated bf16 say what is fast."""
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
