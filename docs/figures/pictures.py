@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from selections import (
     BARRIER,
     CHECKPOINTS,
+    DETECTORS,
     ENSEMBLES,
     ESCAPES,
     IMAGE_KINDS,
@@ -25,7 +26,7 @@ from selections import (
     Column,
     Settings,
 )
-from tables import RESULTS, Row, full, mean_error, mean_sd, selected, tuned
+from tables import RESULTS, Row, Scores, detected, full, mean_error, mean_sd, selected, tuned
 
 from distancing.colours import GREY, OKABE_ITO
 from distancing.report.figures import LINES, MARKS, STYLE
@@ -110,24 +111,26 @@ def ensembles_picture(name: str, sources: Mapping[str, str], members: int) -> No
     save(figure, name)
 
 
-def budgets_picture(name: str, sources: Mapping[str, str]) -> None:
-    """Draw the calibrated NLL of each kind of ensemble against the epochs in all, a panel for each data set."""
+def budgets_picture(name: str, panels: Mapping[str, Scores], labels: Sequence[str], score: str, scale: float) -> None:
+    """Draw a score of each kind of ensemble against the epochs in all, a panel for each data set.
+
+    score: the label of the axis, in whose unit `scale` is 1.
+    """
     figure = Figure(figsize=(7, 4), layout="constrained")
-    panels = figure.subplots(1, len(sources), squeeze=False)[0]
-    for axes, (title, source) in zip(panels, sources.items(), strict=True):
-        by_epochs = tuned(source, "calibrated_nll")
-        for i, label in enumerate(IN_SHORT):
+    for axes, (title, by_epochs) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for i, label in enumerate(labels):
             points = [(epochs, *values[label]) for epochs, values in by_epochs.items() if label in values]
             if points:
                 x, means, errors = zip(*points, strict=True)
-                beside = [value * 1.03 ** (i - len(IN_SHORT) / 2) for value in x]  # so that no point hides another
-                axes.errorbar(beside, means, yerr=errors, label=label, marker=MARKS[i], color=EIGHT[i],
-                              ls=LINES[i], ms=4, lw=0.9, capsize=2)  # fmt: skip
+                beside = [value * 1.03 ** (i - len(labels) / 2) for value in x]  # so that no point hides another
+                axes.errorbar(beside, [scale * mean for mean in means], yerr=[scale * error for error in errors],
+                              label=label, marker=MARKS[i], color=EIGHT[i], ls=LINES[i], ms=4, lw=0.9,
+                              capsize=2)  # fmt: skip
         axes.set(title=title, xscale="log", xlabel="epochs in all")
         axes.set_xticks(list(by_epochs), [str(epochs) for epochs in by_epochs])
         axes.minorticks_off()
-    panels[0].set_ylabel("calibrated NLL, nats")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.axes[0].set_ylabel(score)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save(figure, name)
 
 
@@ -182,12 +185,12 @@ def pictures() -> None:
         ensembles_picture(
             "results_ensembles", {"ResNet-8": "ensembles-resnet8", "perceptron": "ensembles-mlp"}, members=16
         )
-        budgets_picture(
-            "results_whole",
-            {
-                "MNIST": "ensembles-whole-mnist",
-                "Fashion-MNIST": "ensembles-whole-fashion-mnist",
-                "CIFAR-10": "ensembles-whole-cifar10",
-            },
-        )
+        budgets_picture("results_whole", {
+            title: tuned(f"ensembles-whole-{name}", "calibrated_nll")
+            for title, name in {"MNIST": "mnist", "Fashion-MNIST": "fashion-mnist", "CIFAR-10": "cifar10"}.items()
+        }, IN_SHORT, "calibrated NLL, nats", 1)  # fmt: skip
+        budgets_picture("results_ood", {
+            "Fashion-MNIST or MNIST?": detected("ensembles-ood-mnist"),
+            "Fashion-MNIST or CIFAR-10 in grey?": detected("ensembles-ood-cifar10"),
+        }, list(DETECTORS), "AUROC, %", 100)  # fmt: skip
     curves_picture("results_thesis", "thesis_mnist")

@@ -128,6 +128,14 @@ RIVALS = {
 }
 IN_SHORT = ("one network", "plain hills", "filter directions", "random jumps", "snapshots", "FGE", "cSGHMC",
             "independent networks")  # fmt: skip
+DETECTORS = {  # ensembles that tell images of another data set from their own
+    "plain hills": "lr=0.05 penalty=gaussian strength=1 phases=cycles",
+    "filter directions": "lr=0.05 penalty=filter_direction strength=10 phases=cycles",
+    "random jumps": "lr=0.05 penalty=none phases=jumps jump=10",
+    "snapshots": "lr=0.05 penalty=none phases=snapshot",
+    "independent networks": "lr=0.1 penalty=none phases=independent",
+    "independent, rate 0.05": "lr=0.05 penalty=none phases=independent",
+}
 
 SHORT = {
     "push": Short(
@@ -255,10 +263,11 @@ SHORT = {
             "independent networks": {"phases": "independent"},
         },
         [
-            Column("barrier, nats", BARRIER),
-            Column("units matched", "barrier.test_height_matched_max"),
-            Column("distance", "distance"),
-            Column("last member's accuracy, %", "test.accuracy"),
+            Column("32 epochs: barrier, nats", BARRIER, {"epochs": "32"}),
+            Column("128 epochs: barrier, nats", BARRIER, {"epochs": "128"}),
+            Column("units matched", "barrier.test_height_matched_max", {"epochs": "128"}),
+            Column("distance", "distance", {"epochs": "128"}),
+            Column("last member's accuracy, %", "test.accuracy", {"epochs": "128"}),
         ],
     ),
 }

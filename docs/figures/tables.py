@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from selections import ENSEMBLES, IN_SHORT, RIVALS, SHORT, Column, Settings, Short
+from selections import DETECTORS, ENSEMBLES, IN_SHORT, RIVALS, SHORT, Column, Settings, Short
 
 from distancing.ensemble.compare import chosen
+from distancing.ensemble.row import Row as Ensemble
 from distancing.ensemble.row import read_csv
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -95,12 +96,24 @@ def ensembles(name: str, members: int) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def tuned(name: str, score: str) -> dict[int, dict[str, tuple[float, float]]]:
-    """Return epochs in all → kind of RIVALS → the mean and the standard error of its best trial's score."""
-    rows = chosen(read_csv(RESULTS / f"{name}.csv"))
-    found: dict[int, dict[str, tuple[float, float]]] = {}
+Scores = dict[int, dict[str, tuple[float, float]]]  # epochs in all → kind → mean and standard error
+
+
+def tuned(name: str, score: str) -> Scores:
+    """Return a score of each of RIVALS, of its best trial."""
+    return _scores(chosen(read_csv(RESULTS / f"{name}.csv")), RIVALS, score)
+
+
+def detected(name: str, score: str = "ood_auroc") -> Scores:
+    """Return a score of each of DETECTORS."""
+    return _scores(read_csv(RESULTS / f"{name}.csv"), DETECTORS, score)
+
+
+def _scores(rows: Sequence[Ensemble], kinds: Mapping[str, str], score: str) -> Scores:
+    """Return a score of the kinds: label → `Row.kind`."""
+    found: Scores = {}
     for epochs in sorted({row.epochs for row in rows}):
-        for label, kind in RIVALS.items():
+        for label, kind in kinds.items():
             known = (getattr(row, score) for row in rows if (row.epochs, row.kind) == (epochs, kind))
             if scores := [value for value in known if value is not None]:
                 found.setdefault(epochs, {})[label] = mean_error(scores)
@@ -128,6 +141,23 @@ def rivals(name: str) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def detectors() -> str:
+    """Return the short table of how well ensembles detect images of another data set."""
+    mnist, cifar, nll = (
+        detected("ensembles-ood-mnist"),
+        detected("ensembles-ood-cifar10"),
+        detected("ensembles-ood-mnist", "calibrated_nll"),
+    )
+    most = max(mnist)
+    heads = [*(f"MNIST, {epochs} epochs in all" for epochs in mnist), f"CIFAR-10, {most} epochs", "calibrated NLL"]
+    lines = [["", *heads], ["---", *["---:"] * len(heads)]]
+    for label in DETECTORS:
+        shares = [*(by_label[label] for by_label in mnist.values()), cifar[most][label]]
+        cells = [number(100 * mean, 100 * error) for mean, error in shares]
+        lines.append([label, *cells, number(*nll[most][label], most=4)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def mean_error(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and its standard error."""
     if not values:
@@ -140,7 +170,7 @@ def tables() -> dict[str, str]:
     """Return all short tables by name."""
     made = {name: table(short) for name, short in SHORT.items()}
     made |= {name: ensembles(name, 16) for name in ("ensembles-resnet8", "ensembles-mlp")}
-    return made | {name: rivals(name) for name in WHOLE}
+    return made | {name: rivals(name) for name in WHOLE} | {"ood": detectors()}
 
 
 def updated(text: str) -> str:
