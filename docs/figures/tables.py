@@ -149,7 +149,8 @@ def detectors() -> str:
         detected("ensembles-ood-mnist", "calibrated_nll"),
     )
     most = max(mnist)
-    heads = [*(f"MNIST, {epochs} epochs in all" for epochs in mnist), f"CIFAR-10, {most} epochs", "calibrated NLL"]
+    heads = [*(f"{epochs} epochs: AUROC, MNIST, %" for epochs in mnist), f"{most} epochs: AUROC, CIFAR-10, %"]
+    heads.append(f"{most} epochs: calibrated NLL")
     lines = [["", *heads], ["---", *["---:"] * len(heads)]]
     for label in DETECTORS:
         shares = [*(by_label[label] for by_label in mnist.values()), cifar[most][label]]
