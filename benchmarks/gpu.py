@@ -47,7 +47,10 @@ Row = tuple[str, float, str]  # what, value, unit
 
 @dataclass(frozen=True)
 class Setting:
-    """What the parts measure: a device, networks, and numbers of processes at a time; tiny: only check this file."""
+    """A device, the networks of `speed`, and the numbers of processes of `together`.
+
+    tiny: check this file with a few steps, whose times mean nothing.
+    """
 
     device: Literal["cpu", "cuda"]
     tiny: bool
@@ -56,12 +59,12 @@ class Setting:
 
     @property
     def steps(self) -> int:
-        """Of an epoch."""
+        """Return the number of steps in an epoch."""
         return 2 if self.tiny else 98
 
     @property
     def least(self) -> float:
-        """The seconds for which each way to train is measured, or more."""
+        """Return for how many seconds, at least, each way to train is measured."""
         return 0.0 if self.tiny else 2.0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.utils._pytree as pytree
-from conftest import ROOT, TINY, compose
+from conftest import ROOT, TINY, compose, start
 from test_training import PENALTIES, settings
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -202,8 +202,8 @@ def test_a_step_with_own_components_is_plain() -> None:
     assert _host_work(settings()) == ""
 
 
-def test_precision_and_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TF32 is off for fp32, and needs a GPU. Slow runs on a GPU or in emulated bf16 say what is fast."""
+def test_precision_and_notes() -> None:
+    """TF32 is off where fp32 is asked for, needs a GPU, and a slow run on a GPU names the faster settings."""
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
@@ -221,10 +221,16 @@ def test_precision_and_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert speed_note(fast, cuda, 100, "") == speed_note(settings(), cuda, 1, "") == ""
     assert speed_note(settings(), cpu, 100, "") == ""
     assert speed_note(fast, cpu, 1, "") == "note: graph=true had no effect, because CUDA graphs do not exist on cpu"
-    for capability in ("AVX2", "AVX512"):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
-        assert ("precision=fp32 is many" in emulation_note(fast, cpu)) == (capability == "AVX2")
-        assert emulation_note(settings(), cpu) == emulation_note(fast, cuda) == ""
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_a_run_in_emulated_bf16_says_so(
+    capability: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert start(*TINY, "device=cpu", "precision=bf16", f"runs={tmp_path}") == 0
+    assert ("emulates it slowly; precision=fp32 is many times" in capsys.readouterr().out) == (capability == "AVX2")
+    assert emulation_note(settings(), torch.device("cpu")) == ""
 
 
 def test_the_hash_of_a_config_is_that_of_one_without_graphs() -> None:
