@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import (
 )
 
 from distancing.config.checks import read_config
-from distancing.data.datasets import CIFAR10, Digits
+from distancing.data.datasets import CIFAR10, Digits, FashionMNIST
 from distancing.data.npz import Npz
 from distancing.ensemble import corruptions, off_data
 from distancing.ensemble.__main__ import main as cli
@@ -268,8 +268,16 @@ def test_made_corruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     mean = x.mean((1, 2), keepdims=True)
     contrast = np.clip((x - mean) * 0.4 + mean, 0, 1) * 255
     assert np.abs(corruptions.made("contrast", 1, clean) - contrast).max() <= 1
+    small, rim = np.array(clean[:, 2:30, 2:30, :1]), ((0, 0), (2, 2), (2, 2), (0, 0))
+    for name in ("contrast", "fog", "shot_noise"):  # of the grey image with its border, repeated in three channels
+        bordered = np.repeat(np.pad(small, rim, mode="edge"), 3, axis=3)
+        expected = corruptions.made(name, 2, bordered)[:, 2:30, 2:30, :1]
+        assert (corruptions.made(name, 2, small) == expected).all()
+    dark = corruptions.made("gaussian_noise", 1, np.full((9, 28, 28, 1), 128, np.uint8))
+    assert dark.std() / 255 == pytest.approx(0.08, rel=0.03)  # an average of three channels would have 0.046
     dataset = CIFAR10(root=str(tmp_path))
     assert corruptions.source("auto", dataset) is None
+    assert corruptions.source("auto", FashionMNIST(root=str(tmp_path))) is None
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)  # an import fails
     with pytest.raises(
         EnsembleError, match=r"imagecorruptions.*: pip install 'distancing\[corruptions\]', or give a folder"

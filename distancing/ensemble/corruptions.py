@@ -3,7 +3,8 @@
 The images are those of CIFAR-10-C's files, or of files in the same layout: NAME.npy has the corrupted test images of
 severity 1, then those of severity 2, …, 5, in the order of the test images, uint8 [5N, H, W, C]; labels.npy has the
 labels [5N]. Without files, imagecorruptions makes them from the test images; `make` stores them. Its strengths are
-those of ImageNet-C, which are harsher on small images than those of CIFAR-10-C.
+those of ImageNet-C, which are harsher on small images than those of CIFAR-10-C. Images of 28×28 pixels get a border for
+this, and grey images are corrupted as colour ones.
 """
 
 import dataclasses
@@ -35,7 +36,8 @@ COMMON = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glas
 FURTHER = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # for choices of hyperparameters, and in no mean
 SEVERITIES = (1, 2, 3, 4, 5)
 FOLDERS: dict[type[Dataset], str] = {CIFAR10: "CIFAR-10-C", CIFAR100: "CIFAR-100-C"}
-SMALLEST = 32  # pixels, of images that imagecorruptions takes
+SMALLEST = 28  # pixels of a side, of images whose corruptions are made
+BORDERED = 32  # pixels of a side that imagecorruptions needs; smaller images get a border
 ORIGIN = "origin.txt"  # in a folder whose files `make` made
 SCORES = tuple(field.name for field in dataclasses.fields(CorruptedScores))
 Images = NDArray[np.uint8]
@@ -87,11 +89,11 @@ def _check_made(dataset: Dataset, option: str) -> None:
     """Raise EnsembleError unless imagecorruptions can be imported and takes the images of the data set."""
     channels, *size = dataset.image_shape
     files = "give a folder with files like those of CIFAR-10-C"
-    if channels != 3 or min(size) < SMALLEST:
+    if channels not in (1, 3) or min(size) < SMALLEST:
         shape = "×".join(map(str, dataset.image_shape))
         raise EnsembleError(
-            f"{option}: images of {shape} (channels, height, width) can't be corrupted here, which needs 3 channels "
-            f"and {SMALLEST}×{SMALLEST} pixels or more: {files}"
+            f"{option}: images of {shape} (channels, height, width) can't be corrupted here, which needs 1 or 3 "
+            f"channels and {SMALLEST}×{SMALLEST} pixels or more: {files}"
         )
     try:
         importlib.import_module("imagecorruptions")
@@ -146,16 +148,24 @@ def corrupted(folder: Path | None, name: str, severity: int, clean: Images) -> I
 
 
 def made(name: str, severity: int, clean: Images) -> Images:
-    """Return corrupted images. The seed of each is the number of the corruption, the severity and its own number."""
+    """Return corrupted images. The seed of each is the number of the corruption, the severity and its own number.
+
+    clean: uint8 [N, H, W, C] with 1 or 3 channels. Of a grey image, the first channel of the corrupted colour image is
+    taken: an average of the three would weaken their noise.
+    """
     from imagecorruptions import corrupt
 
     number = (*COMMON, *FURTHER).index(name)
     images = np.empty_like(clean)
+    _, height, width, channels = clean.shape
+    top, left = max(0, BORDERED - height) // 2, max(0, BORDERED - width) // 2
+    border = ((top, max(0, BORDERED - height - top)), (left, max(0, BORDERED - width - left)), (0, 0))
     with _numpy_state_kept():
         for i, image in enumerate(clean):
             np.random.seed([number, severity, i])
             own = {"seed": int(np.random.randint(2**31))} if name in ("impulse_noise", "glass_blur") else {}
-            images[i] = corrupt(image, severity, name, **own)
+            found = corrupt(np.pad(image, border, mode="edge"), severity, name, **own)
+            images[i] = found[top : top + height, left : left + width, :channels]
     return images
 
 
