@@ -158,8 +158,8 @@ def made(name: str, severity: int, clean: Images) -> Images:
     number = (*COMMON, *FURTHER).index(name)
     images = np.empty_like(clean)
     _, height, width, channels = clean.shape
-    top, left = max(0, BORDERED - height) // 2, max(0, BORDERED - width) // 2
-    border = ((top, max(0, BORDERED - height - top)), (left, max(0, BORDERED - width - left)), (0, 0))
+    missing = [max(0, BORDERED - side) for side in (height, width)]
+    (top, _), (left, _), _ = border = *((n // 2, n - n // 2) for n in missing), (0, 0)
     with _numpy_state_kept():
         for i, image in enumerate(clean):
             np.random.seed([number, severity, i])

@@ -199,7 +199,7 @@ SHORT = {
         },
         [
             Column("cosine", "gradients.cosine_mean"),
-            Column("share of steps within ±0.1", "gradients.orthogonal_share"),
+            Column("share of epochs within ±0.1", "gradients.orthogonal_share"),
             Column("ratio of the norms", "gradients.ratio_median"),
             Column("angle, degrees", "gradients.angle_median"),
             Column("largest angle", "gradients.angle_max"),
@@ -242,17 +242,20 @@ SHORT = {
             Column("accuracy, %", "test.accuracy", {"penalty": "gaussian"}),
         ],
     ),
-    "thesis_mnist": Short(
-        "thesis_mnist",
-        {"with the hill": {"penalty": "gaussian"}, "without": NONE},
-        [
-            Column("barrier, nats", BARRIER),
-            Column("units matched", "barrier.test_height_matched_max"),
-            Column("distance", "distance"),
-            Column("test accuracy, %", "test.accuracy"),
-            Column("NLL of checkpoint and end", "ensemble.test.nll", most=4),
-        ],
-    ),
+    **{
+        name: Short(
+            name,
+            {"with the hill": {"penalty": "gaussian"}, "without": NONE},
+            [
+                Column("barrier, nats", BARRIER),
+                Column("units matched", "barrier.test_height_matched_max"),
+                Column("distance", "distance"),
+                Column("test accuracy, %", "test.accuracy"),
+                Column("NLL of checkpoint and end", "ensemble.test.nll", most=4),
+            ],
+        )
+        for name in ("thesis_mnist",)
+    },
     "whole_cifar10": Short(
         "whole_cifar10",
         {
