@@ -1,6 +1,7 @@
 """The data pipeline against plain references: the images of each split and batch."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,21 @@ def test_an_epoch_shows_every_image_once(n: int, batch: int, seed: int, epoch: i
     for (a, b), (c, d) in zip(whole[first:], rest, strict=True):
         assert torch.equal(a, c)
         assert torch.equal(b, d)
+
+
+@given(n=st.integers(1, 40), batches=st.integers(1, 9), fewer=st.integers(1, 50))
+def test_parts_of_sorted_images_are_of_all_classes(n: int, batches: int, fewer: int) -> None:
+    split = numbered(n).train
+    parts = [part.labels.tolist() for part in split.divided(min(batches, n))]
+    assert sorted(itertools.chain(*parts)) == list(range(n))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert all(b - a == len(parts) for part in parts for a, b in itertools.pairwise(part))
+    some = split.spread(fewer)
+    assert torch.equal(some.images, split.images[some.labels])
+    chosen = some.labels.tolist()
+    assert len(chosen) == min(n, fewer)
+    gaps = [b - a for a, b in itertools.pairwise([*chosen, n + chosen[0]])]
+    assert max(gaps) - min(gaps) <= 1
 
 
 def test_other_seeds_and_epochs_have_other_orders() -> None:

@@ -20,6 +20,7 @@ from distancing.data.datasets import MNIST, FashionMNIST
 from distancing.ensemble import off_data, side_by_side
 from distancing.ensemble.__main__ import main as cli
 from distancing.ensemble.calibration import calibrated
+from distancing.ensemble.compare import chosen
 from distancing.ensemble.judge import judge
 from distancing.ensemble.row import Row, read_csv, write_csv
 from distancing.errors import DatasetError, EnsembleError
@@ -269,6 +270,16 @@ def scored_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def test_a_trial_is_chosen_for_all_seeds_together() -> None:
+    """Also if a phase ends early for one seed, whose runs then have fewer epochs."""
+    scores = {"s=1": (0.1, 0.5), "s=2": (0.2, 0.2)}  # of two seeds
+    rows = [row for row in scored_rows() if row["kind"] == "a" and row["seed"] < 2]
+    rows = [row | {"epochs": 8 - row["seed"]} for row in rows]
+    rows = [row | {"validation_calibrated_nll": scores[row["trial"]][row["seed"]]} for row in rows]
+    best = chosen([Row(**row) for row in rows])
+    assert [(row.trial, row.seed) for row in best] == [("s=2", 0), ("s=2", 1)]
+
+
 def test_the_trial_of_each_kind_is_chosen_on_the_validation_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,6 +333,7 @@ def test_the_deep_ensemble_equivalent_in_files(tmp_path: Path) -> None:
     row = scored_rows()[0] | {"temperature_from": "halves", "aurc": 0.25}
     alone = [row | {"kind": "alone", "members": k, "calibrated_nll": nll} for k, nll in ((1, 0.8), (2, 0.6), (4, 0.2))]
     others = [row | {"members": 2, "calibrated_nll": nll} for nll in (0.9, 0.4, 0.1)]
+    others[0]["kind"] = ""  # as if the sweep were over seeds alone
     files = [tmp_path / name for name in ("a.csv", "b.csv", "c.json")]
     write_csv([*alone, *others], files[0])
     assert (

@@ -26,6 +26,7 @@ from distancing.landscape.path import Profile, height, pairs
 from distancing.landscape.subject import Subject
 from distancing.landscape.valley import Valley, bezier, length
 from distancing.models import MLP, MobileNetV2, Model, ResNet
+from distancing.models.preact import PreActResNet
 from distancing.runs import load, save
 from distancing.stored import find_checkpoints
 
@@ -81,6 +82,7 @@ MODELS: dict[str, tuple[Model, tuple[int, int, int], int]] = {
     "mlp": (MLP(depth=3, width=9), (1, 4, 4), 27),
     "conv": (ResNet(depth=8, width=4), (3, 8, 8), 4 + 8 + 16 + 4 + 8 + 16),
     "pad": (ResNet(depth=14, width=4, shortcut="pad"), (3, 8, 8), 2 * (4 + 8 + 16)),  # no residual stream
+    "preact": (PreActResNet(stages=2, blocks=1, width=4), (3, 8, 8), 2 * (4 + 8)),
     "mobilenet": (MobileNetV2(width=0.1), (3, 8, 8), 3 * 8 + 2 * 16 + 32 + 1280 + 12 * 48 + 5 * 96),
 }
 
@@ -99,7 +101,7 @@ def random_network(model: Model, shape: tuple[int, int, int], seed: int) -> nn.M
     return network
 
 
-@pytest.mark.parametrize("name", ["mlp", "conv", "pad", pytest.param("mobilenet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mlp", "conv", "pad", "preact", pytest.param("mobilenet", marks=pytest.mark.slow)])
 def test_permuted_networks_are_the_same_and_are_recognised(name: str) -> None:
     model, shape, units = MODELS[name]
     network, copy = random_network(model, shape, 0), random_network(model, shape, 1)
@@ -360,6 +362,7 @@ def test_refused_arguments(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         ([str(run), "--only", "volcano"], "--only=volcano is no analysis; there are barrier, "),
         ([str(run), "--set", "barrier.points=2"], "barrier.points=2: input should be greater than or equal to 3"),
         ([str(run), "--set", "barrier.pairs=some"], "barrier.pairs='some'"),
+        ([str(run), "--set", "valley.lr=-1e-2"], "valley.lr=-0.01: input should be greater than"),
         ([str(run), "--set", "valley.speed=2"], "valley.speed is not a setting; allowed here: "),
         ([str(run), "--only", "valley", "--set", "valley.lr=1.0e+30", "--set", "valley.epochs=3"], "valley.lr=1e+30: "),
         ([str(tmp_path)], "is not the directory of a run or a sweep, nor a checkpoint file"),

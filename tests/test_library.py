@@ -118,7 +118,7 @@ def test_a_loop_of_ones_own_is_the_runner(settings: list[str]) -> None:
     optimizer = torch.optim.SGD(
         [{"params": weights}, {"params": others}], momentum=0.9, weight_decay=2 * config.optimizer.l2
     )
-    hills = Hills(model, config.penalty, steps_per_epoch=runner.steps, inputs=runner._first_images)
+    hills = Hills(model, config.penalty, steps_per_epoch=runner.steps, inputs=runner._spread_images)
     energies = []
     for epoch in range(4):
         runner.begin_epoch()
@@ -416,6 +416,15 @@ def test_lightning(tmp_path: Path) -> None:
     _, module, callback = fit(4, str(tmp_path / "stopped.ckpt"))
     same(module, callback.hills, expected)
 
+    class Endless(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(list(zip(INPUTS, LABELS, strict=True)))
+
+    trainer = lightning.Trainer(max_epochs=1, callbacks=[HillsCallback((1,), **SETTINGS, growth=1.0)], logger=False,
+                                accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False)  # fmt: skip
+    with pytest.raises(ValueError, match="hills that grow or decay need steps_per_epoch"):
+        trainer.fit(Module(), torch.utils.data.DataLoader(Endless(), 16))
+
 
 @pytest.mark.slow
 def test_hugging_face(tmp_path: Path) -> None:
@@ -439,7 +448,7 @@ def test_hugging_face(tmp_path: Path) -> None:
 
     data = [{"x": x, "labels": y} for x, y in zip(INPUTS, LABELS, strict=True)]
 
-    def fit(epochs: int, resume: bool = False) -> tuple[Any, Any]:
+    def fit(epochs: float, resume: bool = False) -> tuple[Any, Any]:
         model, callback = Model(), HillsCallback((1, 2), **SETTINGS, growth=1.0)
         arguments = transformers.TrainingArguments(
             str(tmp_path), num_train_epochs=epochs, per_device_train_batch_size=16, save_strategy="epoch",
@@ -454,6 +463,10 @@ def test_hugging_face(tmp_path: Path) -> None:
     fit(2)
     model, callback = fit(4, resume=True)
     same(model, callback.hills, plain_loop(4, (1, 2), clip=0.5))
+    _, whole = fit(2)
+    _, partly = fit(1.5)  # ends within the second epoch, at whose end a hill would be placed
+    assert (len(whole.hills), len(partly.hills)) == (2, 1)
+    assert partly.hills.steps_per_epoch == whole.hills.steps_per_epoch == -(-len(data) // 16)
     refused = HillsCallback((1,), **SETTINGS)
     arguments = copy.copy(transformers.TrainingArguments(str(tmp_path), use_cpu=True, max_grad_norm=0.0))
     arguments.fp16 = True

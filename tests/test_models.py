@@ -1,14 +1,20 @@
 """Networks against the published parameter counts, and their layers against the formulas."""
 
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock
 
+from distancing.data.batches import Data, Split, mean_std
 from distancing.models import MLP, MobileNetV2, Model, ResNet
+from distancing.models.evaluation import refresh_batch_norm
 from distancing.models.resnet import Block, ZeroPad
 
 HE = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}  # 0.27, 0.46, 0.66, 0.85, 1.7 M (He)
@@ -96,3 +102,22 @@ def test_other_initialisations() -> None:
     fan_in = 9 * 128
     assert weights["he"].std().item() == pytest.approx(math.sqrt(2 / fan_in), rel=0.02)
     assert weights["pytorch"].abs().max().item() == pytest.approx(1 / math.sqrt(fan_in), rel=0.01)
+
+
+@pytest.mark.parametrize("n", [1001, 1437])
+def test_refreshed_batch_norms_have_the_statistics_of_all_images(n: int) -> None:
+    """Compared with float64 over all images at once. The images are sorted by class; a last batch would be small."""
+    x, y = load_digits(return_X_y=True)
+    order = np.argsort(y[:n], kind="stable")
+    images = torch.from_numpy(x[:n][order].reshape(n, 8, 8, 1).astype(np.uint8))
+    split, (mean, std) = Split(images, torch.from_numpy(y[:n][order])), mean_std(images)
+    data = Data(train=split, test=split, validation=None, mean=mean, std=std)
+    network = ResNet(depth=8, width=4).build((1, 8, 8), 10)
+    refresh_batch_norm(network, data, torch.autocast("cpu", enabled=False))
+    inputs = F.conv2d(data.normalise(images).double(), network.get_parameter("conv1.weight").double(), padding=1)
+    norm = network.get_submodule("bn1")
+    torch.testing.assert_close(norm.running_mean, inputs.mean((0, 2, 3)).float(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(norm.running_var, inputs.var((0, 2, 3)).float(), rtol=1e-2, atol=0)
+    small = dataclasses.replace(data, train=Split(images[:, :4, :4], split.labels))
+    narrow = ResNet(depth=8, width=2).build((1, 4, 4), 10)  # whose last feature maps have one pixel
+    refresh_batch_norm(narrow, small, torch.autocast("cpu", enabled=False))

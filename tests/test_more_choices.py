@@ -126,6 +126,9 @@ def test_one_folder_is_divided_by_the_seed(tmp_path: Path) -> None:
             np.testing.assert_array_equal(images[:, 0, 0, 0] // 100, labels)
         shades.append(test)
     assert shades[0] == shades[1] != shades[2]
+    Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(tmp_path / "class1/0.png")
+    with pytest.raises(DatasetError, match=r"can't read the image .*class1/0.png: it has more than 8 bits a channel"):
+        dataset.read()
     with pytest.raises(DatasetError, match=r"test_fraction=0.05 divides the images in .* into 19 and 1: fewer than"):
         assert Folder(test_fraction=0.05, **settings).classes
     with pytest.raises(DatasetError, match=r"train needs two or more class folders .*; dataset.test_fraction=0.2"):

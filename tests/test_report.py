@@ -34,11 +34,12 @@ from distancing.report import figures
 from distancing.report.__main__ import main as cli
 from distancing.report.commands import command
 from distancing.report.gallery import gallery
+from distancing.report.metrics import higher_is_better
 from distancing.report.overview import Overview, summarise
 from distancing.report.pack import KEPT, unpacked
 from distancing.report.page import page
 from distancing.report.runs import collect
-from distancing.report.significance import holm, mean_sd, paired
+from distancing.report.significance import holm, mean_sd, paired, unpaired
 from distancing.report.tables import latex, markdown
 from distancing.runs import Listed, SweepDirectory
 
@@ -136,6 +137,8 @@ def test_significance() -> None:
     assert math.isnan(mean_sd([inf, -inf])[0])
     assert math.isnan(mean_sd([1.0, nan, 2.0])[0])
     assert mean_sd([1.0, 3.0]) == (2, pytest.approx(2**0.5))
+    assert unpaired([0.9, 0.9], [0.8, 0.8]) == (pytest.approx(0.1), None)  # as for pairs without variance
+    assert [higher_is_better(f"ensemble.ood.it.npz.entropy.{name}") for name in ("auroc", "aupr", "fpr95")] == [1, 1, 0]
     lost = paired({0: nan, 1: 1.0}, {0: 2.0, 1: 2.0})
     assert lost is not None
     assert math.isnan(lost.difference)

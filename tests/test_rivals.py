@@ -259,3 +259,10 @@ def test_passes_over_the_training_images(probe: str, forward: int, backward: int
     assert trainer.final is not None
     assert (trainer.final["forward"], trainer.final["backward"]) == (forward, backward)
     assert trainer.checkpoints.infos[0]["forward"] == 2
+
+
+@pytest.mark.parametrize(("model", "forward"), [("mlp", 4), ("resnet8", 5)])
+def test_a_pass_for_the_batch_norms_counts_if_there_are_any(model: str, forward: int, tmp_path: Any) -> None:
+    trainer = drive(build(f"model={model}", "model.width=2", "phases=swa", "epochs=4"), tmp_path)
+    assert trainer.final is not None
+    assert trainer.final["forward"] == forward

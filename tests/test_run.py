@@ -153,6 +153,14 @@ def test_a_run_in_use_is_refused(runs: Runs, tmp_path: Path, capsys: pytest.Capt
     assert [file.name for file in Path(config.directory).iterdir()] == [".lock"]
 
 
+def test_batches_of_one_image_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If the network has batch norms that see one pixel; the last feature maps of a ResNet-18 are that small here."""
+    one = [*TINY, "batch_size=1", "phases=single", f"runs={tmp_path}"]
+    assert start(*one, "model=resnet18") == 2
+    assert capsys.readouterr().err.startswith("error: batch_size=1: batch norm can't normalise the single value that a")
+    assert start(*one, "model=mlp", "epochs=1", "evaluate_every=1") == 0
+
+
 def test_divergence(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The loss explodes after some epochs: the result says where, and the state from before is kept."""
     blow_up = ["phases=distancing", "epochs=20", "save_every=1", "penalty.strength=1e30", "penalty.sigma=10",

@@ -83,6 +83,14 @@ def test_images_of_another_data_set(runs: dict[str, Path], tmp_path: Path, capsy
         assert message in capsys.readouterr().err
 
 
+def test_the_own_images_are_refused_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.zeros((4, 8, 8), np.uint8), np.arange(4) % 2
+    np.savez(tmp_path / "it.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EnsembleError, match="is the data set that the networks were trained on"):
+        off_data.images_of([str(tmp_path / "it.npz")], Npz(path="it.npz"))
+
+
 def networks_by_hand(run: Path, images: torch.Tensor, weights: list[float]) -> tuple[np.ndarray, np.ndarray]:
     """Return the probabilities of a run's checkpoints [M, N, C] and their weighted average, computed in float64."""
     config = read_config(run / ".hydra/config.yaml")

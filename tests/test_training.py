@@ -223,11 +223,13 @@ def test_early_end_by_training_loss_leaves_its_epochs_to_the_rest(tmp_path: Any)
 @pytest.mark.parametrize("folds", [[], ["dataset.validation_fraction=0", "dataset.folds=5", "dataset.fold=1"]])
 def test_early_stopping_goes_back_to_the_best(folds: list[str], tmp_path: Any) -> None:
     """Label noise by a huge learning rate makes the validation loss rise: the checkpoint is the best epoch's."""
-    settings = ["phases=distancing", "epochs=30", "phases.descend.patience=3", "optimizer.lr=0.3", *folds]
-    trainer = drive(build(*settings), tmp_path)
+    settings = ["phases=distancing", "epochs=30", "phases.descend.patience=3", "optimizer.lr=0.3", "evaluate_every=30"]
+    trainer = drive(build(*settings, *folds), tmp_path)
     losses = [row["validation/loss"] for row in trainer.rows if row["phase"] == "descend"]
     best = min(range(len(losses)), key=losses.__getitem__)
     assert len(losses) == best + 1 + 3
+    last = [row for row in trainer.rows if row["phase"] == "descend"][-1]
+    assert None not in (last["test/loss"], last["validation/accuracy"])  # as at the end of any phase
     assert trainer.checkpoints.infos[0]["metrics"]["validation"]["loss"] == pytest.approx(losses[best], rel=1e-6)
 
 

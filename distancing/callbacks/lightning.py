@@ -1,5 +1,6 @@
 """Hills in Lightning's training loop. Needs the extra `[lightning]`."""
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -26,7 +27,8 @@ class HillsCallback(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not pl_module.automatic_optimization or len(trainer.optimizers) != 1:
             raise ValueError("HillsCallback needs automatic optimization with one optimizer")
-        steps = max(1, -(-trainer.num_training_batches // trainer.accumulate_grad_batches))
+        batches = trainer.num_training_batches  # infinite if the data have no length
+        steps = math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else None
         self.hills = Hills(pl_module, **{"steps_per_epoch": steps, **self.settings})
         if self._state is not None:
             self.hills.load_state_dict(self._state)

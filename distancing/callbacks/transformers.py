@@ -33,7 +33,7 @@ class HillsCallback(TrainerCallback):
             raise ValueError("HillsCallback does not work with deepspeed, which keeps the gradients to itself")
         if args.fp16 and not args.max_grad_norm:
             raise ValueError("fp16=True needs max_grad_norm > 0 with HillsCallback: clipping unscales the gradients")
-        steps = max(1, math.ceil(state.max_steps / max(1, state.num_train_epochs)))
+        steps = _steps_per_epoch(kwargs.get("train_dataloader"), args.gradient_accumulation_steps)
         self.hills = Hills(kwargs["model"], **{"steps_per_epoch": steps, **self.settings})
         if state.global_step:  # resumed
             file = _folder(args, state) / FILE
@@ -48,12 +48,21 @@ class HillsCallback(TrainerCallback):
             self.hills.keep_norm()
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.hills is not None and round(state.epoch or 0) in self.place_after:
+        epoch = state.epoch or 0.0  # not a whole number if max_steps end the training within an epoch
+        if self.hills is not None and math.isclose(epoch, round(epoch)) and round(epoch) in self.place_after:
             self.hills.place()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.hills is not None and state.is_world_process_zero:
             torch.save(self.hills.state_dict(), _folder(args, state) / FILE)
+
+
+def _steps_per_epoch(batches: Any, accumulated: int) -> int | None:
+    """Return the number of the optimiser's steps in an epoch, or None if the data have no length."""
+    try:
+        return max(1, math.ceil(len(batches) / accumulated))
+    except TypeError:
+        return None
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -24,6 +24,21 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def spread(self, n: int) -> "Split":
+        """Return n evenly spaced images, or all if there are fewer. Files may have their images sorted by class."""
+        if n >= len(self):
+            return self
+        chosen = torch.arange(n, device=self.labels.device) * len(self) // n
+        return Split(self.images[chosen], self.labels[chosen])
+
+    def divided(self, batches: int) -> Iterator["Split"]:
+        """Yield so many batches, which differ in size by one image at most.
+
+        Each takes its images from the whole split, so that it has the batch-norm statistics of all classes.
+        """
+        for first in range(batches):
+            yield Split(self.images[first::batches], self.labels[first::batches])
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash, 16 hexadecimal digits, of the images and labels in their order."""

@@ -82,6 +82,8 @@ class Folder(Dataset):
         """Return an image [H, W, C]. Raise DatasetError if it cannot be read."""
         try:
             with Image.open(file) as image:
+                if image.mode.startswith(("I", "F")):  # which `convert` would clip at 255
+                    raise ValueError(f"it has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
                 pixels = image.convert("RGB" if self.colours == "rgb" else "L")
                 resized = pixels.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:

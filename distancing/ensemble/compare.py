@@ -207,7 +207,7 @@ def chosen(rows: Sequence[Row]) -> list[Row]:
         raise EnsembleError(f"--choose needs the same number of trials of each kind, and there are: {counts}")
     groups: dict[tuple[Any, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        groups[row.members, row.epochs, row.kind][row.trial].append(row)
+        groups[row.members, row.epochs_each, row.kind][row.trial].append(row)
     best: list[Row] = []
     for by_trial in groups.values():
         most = max(map(len, by_trial.values()))

@@ -116,7 +116,8 @@ def _dataset(name: str, own: Dataset, option: str) -> Dataset:
             f"{option} is none of {', '.join(SETS)}, nor an .npz file, nor a folder with train/ and test/"
         )
     dataset: Dataset = construct(cls, settings, option)
-    if type(dataset) is type(own) and Path(getattr(own, "path", "")) == Path(getattr(dataset, "path", "")):
+    paths = {Path(getattr(each, "path", "")).resolve() for each in (own, dataset)}
+    if type(dataset) is type(own) and len(paths) == 1:
         raise EnsembleError(f"{option} is the data set that the networks were trained on: choose another one")
     if dataset.image_shape != own.image_shape:
         shapes = ["×".join(map(str, shape)) for shape in (dataset.image_shape, own.image_shape)]

@@ -81,7 +81,8 @@ def read_csv(path: Path) -> list[Row]:
     """Return the rows in a file of `write_csv`. Raise EnsembleError if it is none."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            given = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+            cells = map(dict.items, csv.DictReader(file))
+            given = [{name: value for name, value in row if value or name == "kind"} for row in cells]
         return TypeAdapter(list[Row]).validate_python(given)
     except (ValidationError, ValueError, csv.Error) as error:
         raise EnsembleError(f"{path} was not written by --compare --csv: {_first_line(error)}") from error

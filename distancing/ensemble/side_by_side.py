@@ -221,13 +221,14 @@ def trials(rows: Sequence[Row], best: Sequence[Row]) -> list[list[str]]:
     """
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row.members, row.epochs, row.kind, row.trial].append(row)
+        groups[row.members, row.epochs_each, row.kind, row.trial].append(row)
     table = [["members", "epochs", "kind", "trial", "n", "validation", "test", "chosen"]]
-    for (members, epochs, kind, trial), group in groups.items():
+    for (members, _, kind, trial), group in groups.items():
         names = ("validation_calibrated_nll", "calibrated_nll")
         scores = [_mean_and_error([getattr(row, name) for row in group], False) for name in names]
         mark = "*" if group[0] in best else ""
-        table.append([str(members), str(epochs), kind, trial, str(len(group)), *scores, mark])
+        epochs = f"{statistics.fmean(row.epochs for row in group):g}"
+        table.append([str(members), epochs, kind, trial, str(len(group)), *scores, mark])
     return table
 
 

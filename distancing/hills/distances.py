@@ -124,6 +124,8 @@ class FilterDirection(Euclidean):
     al. 2017; Li et al. 2018). It is at most 4 × the number of filters. Biases and batch norms are ignored.
     """
 
+    parameters: Literal["all"] = "all"
+
     def features(self, network: Network) -> Features:
         return FilterDirections(torch.tensor(network.theta.filters, device=network.theta.vector.device))
 
@@ -153,11 +155,12 @@ class FunctionSpace(Euclidean):
     """d = the mean squared Hellinger distance, ½ Σ_c (√p_c − √q_c)² between 0 and 1, of the network's predictions p and
     the checkpoint's predictions q.
 
-    probe (images): compare them on this many of the training images, the first ones. Each step then costs one more
+    probe (images): compare them on this many of the training images, evenly spaced. Each step then costs one more
         forward and backward pass over these images, whatever the number of checkpoints. Null: compare them on the batch
         of each step, which costs one more forward pass for the network and for each checkpoint, and a backward pass.
     """
 
+    parameters: Literal["all"] = "all"
     probe: PositiveInt | None = None
 
     def features(self, network: Network) -> Features:

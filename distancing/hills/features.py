@@ -20,7 +20,7 @@ Pullback = Callable[[Tensor], Tensor]
 class Network:
     """The network whose features are compared.
 
-    theta: the layout of its parameters. images: returns the first n training images, normalised [n, C, H, W].
+    theta: the layout of its parameters. images: returns n training images, normalised [n, C, H, W].
     autocast: the context of its forward passes.
     """
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import yaml
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from distancing.component.analysis import Analysis
@@ -95,7 +96,8 @@ def configured(names: Sequence[str], settings: Sequence[str]) -> dict[str, Analy
         if not equals or not dot or name not in options:
             raise LandscapeError(f"--set={setting}: write NAME.KEY=VALUE, with NAME one of {', '.join(options)}")
         try:
-            options[name][field] = yaml.safe_load(value)
+            parsed = OmegaConf.create(f"value: {value}")  # which takes 1e-2 for a number, as Hydra does
+            options[name][field] = OmegaConf.to_container(parsed)["value"]  # type: ignore[index, call-overload]
         except yaml.YAMLError:
             raise LandscapeError(f"--set={setting}: {value!r} is not a YAML value") from None
     return {name: construct(ANALYSES[name], values, name) for name, values in options.items()}

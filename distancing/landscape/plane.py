@@ -20,6 +20,7 @@ from distancing.component import component
 from distancing.component.analysis import Analysis
 from distancing.errors import LandscapeError
 from distancing.hills.distances import Euclidean
+from distancing.hills.kernels import Gaussian
 from distancing.landscape.marks import mark, short
 from distancing.landscape.path import SPLITS, passes
 from distancing.landscape.subject import Findings, Subject, Track
@@ -133,10 +134,13 @@ class Frame:
 def hills(subject: Subject) -> list[tuple[int, float]]:
     """Return the index and the width σ of each hill, if the checkpoints are of one run. The last one has no hill.
 
-    Return an empty list if the distance is not Euclidean, for then σ is no radius in parameter space.
+    Return an empty list unless the hills are Gaussians of the distance of all parameters: else σ is not the radius in
+    parameter space at which a hill is down to exp(−1/2) of its height.
     """
     penalty = subject.config.penalty
-    if subject.run is None or penalty is None or type(penalty.distance) is not Euclidean:
+    if subject.run is None or penalty is None or type(penalty.kernel) is not Gaussian:
+        return []
+    if type(penalty.distance) is not Euclidean or penalty.distance.parameters != "all":
         return []
     return [(i, float(penalty.width(theta, subject.start))) for i, theta in enumerate(subject.parameters[:-1])]
 

@@ -31,7 +31,7 @@ Row = dict[str, float | str]
 
 @component
 class Sharpness(Analysis):
-    """Sharpness of the training loss on the first `images` images, in evaluation mode, with batch-norm statistics
+    """Sharpness of the training loss on `images` evenly spaced images, in evaluation mode, with batch-norm statistics
     recomputed once for each checkpoint.
 
     unit: the unit of a step's length: the norm of the `filter`, or |θ_i| of each `element`; see units.py.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distancing.data.batches import Data, Split
+from distancing.data.batches import Data
 from distancing.errors import LandscapeError
 from distancing.hills.theta import Theta
 from distancing.models.evaluation import batch_size, evaluating, refresh_from
@@ -95,20 +95,17 @@ class Subject:
 
     def losses(self, split: str) -> tuple[Tensor, Tensor]:
         """Return the network's cross entropy [N] of each image of the split, in nats, and 1 where it is correct, else 0
-        [N]; both in float64 on the CPU."""
+        [N]; both in float64 on the CPU, in the order of `batches`."""
         with evaluating(self.network), self.autocast:
-            logits = torch.cat([self.network(inputs).float() for inputs, _ in self.batches(split)]).cpu().double()
-        labels = self.data.splits[split].labels.cpu()
+            pairs = [(self.network(inputs).float(), labels) for inputs, labels in self.batches(split)]
+        logits, labels = (torch.cat(parts).cpu() for parts in zip(*pairs, strict=True))
+        logits = logits.double()
         return F.cross_entropy(logits, labels, reduction="none"), (logits.argmax(1) == labels).double()
 
     def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the split's normalised images [B, C, H, W] and labels [B].
-
-        The batches differ in size by one image at most, so that their batch-norm statistics count equally.
-        """
-        data, n = self.data.splits[split], self.count(split)
-        for pixels, labels in zip(data.images.tensor_split(n), data.labels.tensor_split(n), strict=True):
-            yield self.data.normalise(pixels), labels
+        """Yield the split's normalised images [B, C, H, W] and labels [B], divided by `Split.divided`."""
+        for batch in self.data.splits[split].divided(self.count(split)):
+            yield self.data.normalise(batch.images), batch.labels
             self._tick()
 
     def count(self, *splits: str) -> int:
@@ -130,7 +127,7 @@ class Subject:
 
 
 def shortened(data: Data, n: int) -> Data:
-    """Return the first n images of each split, normalised as before."""
+    """Return n images of each split, normalised as before."""
 
-    splits: dict[str, Any] = {k: Split(split.images[:n], split.labels[:n]) for k, split in data.splits.items()}
+    splits: dict[str, Any] = {name: split.spread(n) for name, split in data.splits.items()}
     return dataclasses.replace(data, **splits)

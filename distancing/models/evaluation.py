@@ -1,5 +1,6 @@
 """Logits, loss and accuracy of a network on a split, and the statistics of its batch norms."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -51,7 +52,8 @@ def refresh_batch_norm(network: nn.Module, data: Data, autocast: torch.autocast)
 
     Averaged parameters need this, because their running statistics do not fit them (Izmailov et al. 2018).
     """
-    refresh_from(network, map(data.normalise, data.train.images.split(BATCH)), autocast)
+    batches = data.train.divided(math.ceil(len(data.train) / BATCH))  # of one size, because they count equally
+    refresh_from(network, (data.normalise(batch.images) for batch in batches), autocast)
 
 
 def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

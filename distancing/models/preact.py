@@ -6,6 +6,7 @@ from typing import Annotated
 from annotated_types import Ge, Le, Lt
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distancing.component import component
 from distancing.models.base import Model
@@ -63,6 +64,6 @@ class PreActBlock(nn.Module):
         self.shortcut = nn.Conv2d(channels, out, 1, stride, bias=False) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
-        active = self.bn1(x).relu()
-        residual: Tensor = self.conv2(self.dropout(self.bn2(self.conv1(active)).relu()))
+        active = F.relu(self.bn1(x))
+        residual: Tensor = self.conv2(self.dropout(F.relu(self.bn2(self.conv1(active)))))
         return residual + (x if self.shortcut is None else self.shortcut(active))

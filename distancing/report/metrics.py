@@ -41,7 +41,7 @@ NAMES = {
     "train_height_max": "training", "train_height_matched_max": "training, units matched",
     "distance": "distance ‖θ − θ_c‖", "parameter_norm": "‖θ‖", "hill": "height of the hill",
 }  # fmt: skip
-HIGHER_IS_BETTER = ("accuracy", "images_per_second")
+HIGHER_IS_BETTER = ("accuracy", "images_per_second", "auroc", "aupr")
 TAIL = 1 << 16  # bytes at the end of metrics.csv: more than its last row has
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TEST = "paired t-test by seed, two-sided (scipy.stats.ttest_rel)"
+ROUNDING = 1e-12  # relative standard deviations below this are nothing but rounding
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def paired(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Compar
     mean, sd = mean_sd(differences)
     if sd is None:
         return Comparison(len(seeds), mean, None, None)
-    if sd <= 1e-12 * max(abs(mean), *(abs(values[seed]) for seed in seeds)):  # nothing but rounding
+    if sd <= ROUNDING * max(abs(mean), *(abs(values[seed]) for seed in seeds)):
         return Comparison(len(seeds), mean, sd, None)
     from scipy.stats import ttest_rel  # slow to import
 
@@ -46,10 +47,11 @@ def paired(values: Mapping[Any, float], baseline: Mapping[Any, float]) -> Compar
 def unpaired(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float | None]:
     """Return the difference of the means, and the two-sided p of Welch's t-test, for values that have no pairs.
 
-    p is None if there are fewer than two values in either group.
+    p is None if there are fewer than two values in either group, or if neither group varies by more than rounding.
     """
     difference = statistics.fmean(values) - statistics.fmean(baseline)
-    if min(len(values), len(baseline)) < 2:
+    sds = [mean_sd(group)[1] for group in (values, baseline)]
+    if None in sds or all(sd <= ROUNDING * max(map(abs, [*values, *baseline])) for sd in sds if sd is not None):
         return difference, None
     from scipy.stats import ttest_ind  # slow to import
 

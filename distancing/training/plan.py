@@ -112,6 +112,18 @@ def unroll(phases: Mapping[str, Phase | Cycle]) -> dict[str, Phase]:
     return dict(plan)
 
 
+def keys(phases: Mapping[str, Phase | Cycle]) -> dict[str, str]:
+    """Return the setting's key of each phase of `unroll`, for messages."""
+    found: dict[str, str] = {}
+    for name, phase in phases.items():
+        if isinstance(phase, Phase):
+            found[name] = f"phases.{name}"
+        else:
+            rounds = range(1, phase.times + 1)
+            found |= {f"{inner}-{i}": f"phases.{name}.phases.{inner}" for i in rounds for inner in phase.phases}
+    return found
+
+
 def size(phases: Mapping[str, Phase | Cycle]) -> tuple[int, int]:
     """Return the number of phases, with cycles unrolled, and the smallest number of epochs that they need."""
     number = epochs = 0

@@ -23,7 +23,7 @@ from distancing.hills.penalty import Penalty
 from distancing.models import Model
 from distancing.models.layout import unsafe_in_channels_last
 from distancing.training.optimizers import Optimizer
-from distancing.training.plan import Cycle, Phase, checkpoints, share, size, stored, unroll
+from distancing.training.plan import Cycle, Phase, checkpoints, keys, share, size, stored, unroll
 from distancing.training.schedules import Schedule
 from distancing.training.trial import optimizer_problem, penalty_problem, schedule_problem, try_out
 
@@ -124,20 +124,20 @@ class Config:
             raise ValueError(_too_short(self.epochs, self.phases))
         if problem := self.model.problem(self.dataset.image_shape, self.dataset.classes):
             raise ValueError(f"model: {problem}")
-        plan = unroll(self.phases)
+        plan, key = unroll(self.phases), keys(self.phases)
         if not plan:
             raise ValueError("phases is empty: a run needs at least one phase")
         for name, phase in plan.items():
             if not re.fullmatch(r"[\w-]{1,50}", name) or name == "final":
-                raise ValueError(f"phases.{name}: a phase's name may have letters, digits, _ and -, and not be 'final'")
+                raise ValueError(f"{key[name]}: a phase's name may have letters, digits, _ and -, and not be 'final'")
             if phase.temperature:
                 try:
                     self.optimizer.noise(self.optimizer.lr, phase.temperature)
                 except ValueError as error:
-                    raise ValueError(f"phases.{name}.temperature={phase.temperature}: {error}") from None
+                    raise ValueError(f"{key[name]}.temperature={phase.temperature}: {error}") from None
             if phase.patience and not self.dataset.held_out:
                 raise ValueError(
-                    f"phases.{name}.patience={phase.patience} needs dataset.validation_fraction > 0, or dataset.folds"
+                    f"{key[name]}.patience={phase.patience} needs dataset.validation_fraction > 0, or dataset.folds"
                 )
         names = checkpoints(plan)
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
@@ -145,7 +145,7 @@ class Config:
         for (before, first), (name, phase) in itertools.pairwise(plan.items()):
             if first.lr and not (phase.lr or phase.restart_schedule):
                 raise ValueError(
-                    f"phases.{name} follows {before}, which has an lr of its own: set its lr or restart_schedule=true"
+                    f"{key[name]} follows {before}, which has an lr of its own: set its lr or restart_schedule=true"
                 )
         for name, analysis in self.analysis.items():
             if not re.fullmatch(r"[\w-]{1,50}", name):
@@ -169,7 +169,7 @@ class Config:
             raise ValueError(_too_short(self.epochs, self.phases)) from None
         for (name, phase), epochs in zip(plan.items(), shares, strict=True):
             if epochs < phase.least:
-                raise ValueError(f"phases.{name} has {epochs} epochs, and its average needs {phase.least} or more")
+                raise ValueError(f"{key[name]} has {epochs} epochs, and its average needs {phase.least} or more")
         if self.label_smoothing > (most := 1 - 1 / self.dataset.classes):
             raise ValueError(f"label_smoothing={self.label_smoothing} is above 1 − 1/classes = {most:.4g}")
         if self.dataset.size % self.batch_size == 1:

@@ -88,7 +88,12 @@ def new_trainer(config: Config, data: Data, device: torch.device) -> Trainer:
         trainer = Trainer(config, data, device)
         trainer.gradient_check = check_gradient(config, data, trainer.network, trainer.stepper.forward)
         return trainer
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ValueError) as error:
+        if "more than 1 value per channel" in str(error):
+            raise ConfigError(
+                f"batch_size={config.batch_size}: batch norm can't normalise the single value that a channel has in a "
+                "batch of one image: take a larger batch_size, or a network without batch norm"
+            ) from error
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
             raise ConfigError(f"model: {config.model} doesn't fit into the memory of this machine") from error
         raise

@@ -16,7 +16,7 @@ from distancing.data.batches import Data
 from distancing.errors import StorageError
 from distancing.hills.hills import Hills
 from distancing.hills.theta import filter_direction
-from distancing.models.evaluation import evaluate, refresh_batch_norm
+from distancing.models.evaluation import batch_norms, evaluate, refresh_batch_norm
 from distancing.runs import RunDirectory
 from distancing.runs.metrics_file import Row
 from distancing.training.averaging import Average
@@ -64,7 +64,7 @@ class Trainer:
                 self.network,
                 config.penalty,
                 steps_per_epoch=self.steps,
-                inputs=self._first_images,
+                inputs=self._spread_images,
                 autocast=self.stepper.autocast,
                 theta=self.theta,
             )
@@ -151,19 +151,25 @@ class Trainer:
         if self.average and phase.average and (progress.epoch - progress.phase_start) % phase.average == 0:
             self.average.add(self.theta.vector)
         over = over or (phase.until_loss is not None and training["train/cross_entropy"] < phase.until_loss)
-        due = over or progress.epoch % self.config.evaluate_every == 0
-        for split in ("validation", "test"):
-            if split in self.data.splits and (due or (split == "validation" and phase.patience)):
-                scores = evaluate(self.network, self.data, self.data.splits[split], self.stepper.autocast)
-                row |= {f"{split}/{name}": value for name, value in scores.items()}
         if phase.patience:
+            row |= self._scores("validation")
             epochs_since_best = self.best.keep(self.network, float(row["validation/loss"]), progress.epoch)
             over = over or epochs_since_best >= phase.patience
+        if over or progress.epoch % self.config.evaluate_every == 0:
+            for split in ("test",) if phase.patience else ("validation", "test"):
+                row |= self._scores(split)
         row |= self._position_metrics()
         progress.seconds += time.perf_counter() - begun
         row["seconds"] = progress.seconds - sum(float(earlier["seconds"] or 0) for earlier in self.rows)
         self.rows.append({name: row.get(name) for name in self.columns})
         return over
+
+    def _scores(self, split: str) -> dict[str, float]:
+        """Return the loss and the accuracy on a split; {} if the data have none of this name."""
+        if split not in self.data.splits:
+            return {}
+        scores = evaluate(self.network, self.data, self.data.splits[split], self.stepper.autocast)
+        return {f"{split}/{name}": value for name, value in scores.items()}
 
     def _position_metrics(self) -> dict[str, float]:
         """Return the norm of θ, its distances to the checkpoints (2.1), and the heights and strengths of the hills."""
@@ -247,7 +253,8 @@ class Trainer:
         """Set the parameters [P], and the batch-norm statistics that fit them."""
         self.theta.vector.copy_(parameters)
         refresh_batch_norm(self.network, self.data, self.stepper.autocast)
-        self._count(len(self.data.train), 0)
+        if batch_norms(self.network):
+            self._count(len(self.data.train), 0)
 
     def _phase_seed(self) -> int:
         """Return a seed that depends on (seed, epoch) alone, so that a resumed run needs no generator state."""
@@ -315,8 +322,8 @@ class Trainer:
         if self.device.type == "cuda" and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
-    def _first_images(self, n: int) -> Tensor:
-        return self.data.normalise(self.data.train.images[:n])
+    def _spread_images(self, n: int) -> Tensor:
+        return self.data.normalise(self.data.train.spread(n).images)
 
 
 def _host_work(config: Config) -> str:
