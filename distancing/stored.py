@@ -76,6 +76,11 @@ class Checkpoint:
         """
         directory, name = RunDirectory(self.file.parent.parent), self.file.stem
         known = {} if refresh else directory.load_logits(name)
+        if known and data.test.fingerprint not in known:  # those that the run stored are among them
+            raise StorageError(
+                f"{self.name} was scored on other test images than the data set has now: restore them, or delete "
+                f"{self.file.parent / 'logits'} to score it on these"
+            )
         splits = {name: split for name, split in data.splits.items() if training or name != "train"}
         missing = {name: split for name, split in splits.items() if split.fingerprint not in known}
         if missing:

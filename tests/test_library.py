@@ -324,6 +324,16 @@ def test_what_a_loop_must_not_forget() -> None:
         moving.push()
 
 
+def test_no_hill_is_placed_at_parameters_that_are_not_finite() -> None:
+    model = perceptron()
+    hills = Hills(model, **SETTINGS)
+    with torch.no_grad():
+        next(model.parameters())[0] = torch.nan
+    with pytest.raises(ValueError, match="a parameter is infinite or NaN, and so would be the hill"):
+        hills.place()
+    assert len(hills) == 0
+
+
 def test_a_loop_that_hills_cannot_follow() -> None:
     """Parameters that are replaced, sparse gradients, and a hill without width are refused, and nothing is changed."""
     with pytest.raises(TypeError, match=r"generator: Hills need the torch.nn.Module itself"):

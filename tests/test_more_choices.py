@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import scipy.io
 import torch
 import torchvision
-from conftest import compose, one_epoch
+from conftest import compose, one_epoch, start
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
@@ -21,10 +22,12 @@ from distancing.data import datasets
 from distancing.data.datasets import KMNIST
 from distancing.data.folder import Folder
 from distancing.data.npz import Npz
-from distancing.errors import ConfigError, DatasetError
+from distancing.ensemble.__main__ import main as ensemble
+from distancing.errors import ConfigError, DatasetError, StorageError
 from distancing.hills.theta import Theta
 from distancing.models import PreActResNet
 from distancing.process import memory
+from distancing.runs import RunDirectory
 from distancing.training.optimizers import SGD, Adam, AdamW
 from distancing.training.trainer import Trainer
 
@@ -68,13 +71,47 @@ def test_arrays_in_a_file(tmp_path: Path, shape: tuple[int, ...]) -> None:
         ),
         ({"x_test": np.array([{}], dtype=object)}, r"x_test is object \[1\]; uint8"),
         ({"y_test": np.array([{}], dtype=object)}, "allow_pickle"),
-        (None, "x_train is not a file in the archive"),
+        ({"y_train": np.arange(24) % 3 + 1}, "y_train has no image of class 0, but of 3: number the classes from 0"),
+        ({"y_train": np.arange(24) % 3 - 1}, "y_train has the class -1; classes are integers from 0"),
+        ({"x_train": np.zeros((24, 1, 12, 10), np.uint8)}, r"channels come last: store x.transpose\(0, 2, 3, 1\)"),
+        (None, "the file has x, but no x_train"),
     ],
 )
 def test_wrong_arrays(tmp_path: Path, change: dict[str, Any] | None, message: str) -> None:
     np.savez(tmp_path / "mine.npz", **({**arrays(), **change} if change else {"x": np.zeros(3)}))
     with pytest.raises(DatasetError, match=message):
         Npz(path=str(tmp_path / "mine.npz")).read()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("", "this is a folder, which dataset=folder reads"), ("it.npy", "this is no .npz file; numpy.s")],
+)
+def test_what_is_no_npz_file(tmp_path: Path, path: str, message: str) -> None:
+    np.save(tmp_path / "it.npy", np.zeros(3))
+    with pytest.raises(DatasetError, match=f"dataset.path={tmp_path / path}: {message}"):
+        Npz(path=str(tmp_path / path)).read()
+
+
+def test_other_images_under_the_same_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run neither resumes on them nor is it scored on them."""
+    file, content = tmp_path / "it.npz", arrays()
+    np.savez(file, **content)
+    run = [*TINY, "dataset=npz", f"dataset.path={file}", "dataset.train_images=null", "model=mlp", "model.width=4"]
+    run += ["phases=snapshot", "phases.cycle.times=2", "epochs=2", f"runs={tmp_path}/runs"]
+    assert start(*run) == 0
+    config = check(compose(*run))
+    state = Trainer(config, config.dataset.load(CPU), CPU).state_dict()
+    np.savez(file, **{**content, "x_train": 255 - content["x_train"], "x_test": 255 - content["x_test"]})
+    other = Trainer(config, config.dataset.load(CPU), CPU)
+    with RunDirectory(tmp_path / "run") as directory, pytest.raises(StorageError, match="began with other training im"):
+        other.load_state_dict(state, directory)
+    (folder,) = (tmp_path / "runs").iterdir()
+    capsys.readouterr()
+    assert ensemble([str(folder)]) == 2
+    assert "was scored on other test images than the data set has now: restore them, or" in capsys.readouterr().err
+    shutil.rmtree(folder / "checkpoints/logits")
+    assert ensemble([str(folder)]) == 0
 
 
 def test_images_in_class_folders(tmp_path: Path) -> None:

@@ -259,6 +259,8 @@ def test_what_a_data_set_reads_is_checked(
         (["model._target_=minestrone.Net"], "if you trust the code of minestrone, set"),
         (["model._target_=mine.wrong", WIDTH], r"for two images and 2 classes it returns shape \(2, 3\) instead of"),
         (["model._target_=mine.frozen", WIDTH], r"its parameter 0\.weight is frozen"),
+        (["model._target_=mine.lazy", WIDTH], "model: it has lazy layers, whose sizes are not known before the first"),
+        (["dataset._target_=mine.Sizeless", "~dataset.noise"], "dataset: Sizeless does not define available"),
         (["dataset.noise=a"], "dataset.noise='a'"),
         (["penalty.kernel._target_=broken.Kernel"], "can't import broken: SyntaxError"),
     ],
@@ -271,6 +273,8 @@ def test_one_line_says_what_is_wrong(
         file.read_text()
         + "\n\ndef wrong() -> nn.Module:\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
         + "\ndef frozen() -> nn.Module:\n    return narrow((1, 8, 8), 2).requires_grad_(False)\n"
+        + "\ndef lazy() -> nn.Module:\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(2))\n"
+        + "\n@component\nclass Sizeless(Dataset):\n    image_shape, classes = (1, 8, 8), 2\n"
     )
     (example / "broken.py").write_text("1 +\n")
     monkeypatch.setenv(trust.VARIABLE, os.pathsep.join([str(file), str(example / "broken.py")]))

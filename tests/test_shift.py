@@ -311,8 +311,9 @@ def test_files_of_corruptions_are_made_once(tmp_path: Path) -> None:
     assert make() == ["fog"]
     assert make() == []
     (folder / corruptions.ORIGIN).unlink()  # as if it were CIFAR-10-C
-    with pytest.raises(EnsembleError, match="the files there were not made by this command: name a new folder"):
-        make()
+    for elsewhere in (folder, tmp_path):  # which has other files
+        with pytest.raises(EnsembleError, match="the files there were not made by this command: name a new folder"):
+            corruptions.make(elsewhere, dataset, lambda names, *_: names)
 
 
 @pytest.mark.slow

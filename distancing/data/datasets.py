@@ -55,6 +55,9 @@ class Dataset:
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
+        for name in ("image_shape", "available"):
+            if not hasattr(self, name):
+                raise ValueError(f"{type(self).__name__} does not define {name}")
         if self.train_images is not None and not self.classes <= self.train_images <= self.available:
             raise ValueError(
                 f"train_images={self.train_images} is not between {self.classes} (one for each class) "
@@ -93,7 +96,7 @@ class Dataset:
 
     def read(self) -> tuple[Arrays, Arrays]:
         """Return all training and all test images, uint8 [N, H, W, C], with their labels, or raise DatasetError."""
-        raise NotImplementedError
+        raise DatasetError(f"dataset: {type(self).__name__} does not define read")
 
     def load(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Data:
         """Return the splits on `device`, with batches in `memory_format`.

@@ -16,6 +16,8 @@ from distancing.component import component
 from distancing.data.datasets import Arrays, Dataset
 from distancing.errors import DatasetError, first_line
 
+COLOURS = (1, 3)  # the channels of most images
+
 
 class Part(NamedTuple):
     """The shape [N, H, W, C] of the images of a split, and their labels [N]."""
@@ -28,9 +30,9 @@ class Part(NamedTuple):
 class Npz(Dataset):
     """The arrays x_train, y_train, x_test and y_test of an .npz file.
 
-    Images are uint8 [N, H, W] or [N, H, W, C]; labels are integers [N] from 0. The number of classes is
-    the largest training label plus one. Random crops are padded with an eighth of the height. Mirror images are not
-    used.
+    Images are uint8 [N, H, W] or [N, H, W, C]. Labels are integers [N] from 0, and each class has training images. The
+    number of classes is the largest training label plus one. Random crops are padded with an eighth of the height.
+    Mirror images are not used.
 
     path: the file.
     """
@@ -89,14 +91,20 @@ def _parts(path: str, modified: int, size: int) -> tuple[Part, Part]:  # noqa: A
 
     Raise ValueError for arrays that do not fit.
     """
+    if os.path.isdir(path):
+        raise ValueError("this is a folder, which dataset=folder reads")
+    if not zipfile.is_zipfile(path):
+        raise ValueError("this is no .npz file; numpy.savez(file, x_train=…, y_train=…, x_test=…, y_test=…) writes one")
     with np.load(path, allow_pickle=False) as arrays:
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("this is one array; expected an .npz file with x_train, y_train, x_test, y_test")
         train, test = (_part(arrays, name) for name in ("train", "test"))
     if train.shape[1:] != test.shape[1:]:
         raise ValueError(f"training images are {train.shape[1:]}, but test images are {test.shape[1:]}")
     if test.labels.max() > train.labels.max():
         raise ValueError(f"y_test has the class {test.labels.max()}, but y_train ends with {train.labels.max()}")
+    counts = np.bincount(train.labels)
+    if not counts.all():
+        missing, largest = counts.argmin(), len(counts) - 1
+        raise ValueError(f"y_train has no image of class {missing}, but of {largest}: number the classes from 0")
     return train, test
 
 
@@ -105,9 +113,13 @@ def _part(arrays: "np.lib.npyio.NpzFile", name: str) -> Part:
     shape, dtype = _header(arrays, f"x_{name}")
     if dtype != np.uint8 or len(shape) not in (3, 4) or 0 in shape:
         raise ValueError(f"x_{name} is {dtype} {list(shape)}; uint8 [N, H, W] or [N, H, W, C] is needed")
+    if len(shape) == 4 and shape[1] in COLOURS and shape[3] not in COLOURS:
+        raise ValueError(f"x_{name} is {list(shape)}, but channels come last: store x.transpose(0, 2, 3, 1)")
     labels = arrays[f"y_{name}"]
-    if labels.shape != shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
+    if labels.shape != shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(f"y_{name} is {labels.dtype} {list(labels.shape)}; {shape[0]} integers from 0 are needed")
+    if labels.min() < 0:
+        raise ValueError(f"y_{name} has the class {labels.min()}; classes are integers from 0")
     n, height, width, channels = (*shape, 1)[:4]
     return Part((n, height, width, channels), labels.astype(np.int64))
 
@@ -115,7 +127,7 @@ def _part(arrays: "np.lib.npyio.NpzFile", name: str) -> Part:
 def _header(arrays: "np.lib.npyio.NpzFile", name: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     """Return the shape and the type of an array in the file."""
     if name not in arrays.files or arrays.zip is None:
-        raise ValueError(f"{name} is not a file in the archive")
+        raise ValueError(f"the file has {', '.join(arrays.files)}, but no {name}")
     with arrays.zip.open(f"{name}.npy") as file:
         version = npy.read_magic(file)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0

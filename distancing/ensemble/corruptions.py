@@ -63,14 +63,15 @@ def source(choice: str, dataset: Dataset, option: str = "--corruptions") -> Path
 def make(folder: Path, dataset: Dataset, track: Callable[..., Iterable[str]]) -> None:
     """Make the files that the folder lacks.
 
-    Raise EnsembleError if images can't be made, or if the folder has files from elsewhere, whose strengths are others.
+    Raise EnsembleError if images can't be made, or if the folder has files that were not made here: their strengths are
+    others.
     track: (names, description, total) → the names, with a progress bar.
     """
     option = f"--make-corruptions {folder}"
     missing = [name for name in (*COMMON, *FURTHER) if not (folder / f"{name}.npy").exists()]
     if missing:
         _check_made(dataset, option)
-    if any(folder.glob("*.npy")) and not (folder / ORIGIN).exists():
+    if folder.exists() and any(folder.iterdir()) and not (folder / ORIGIN).exists():
         raise EnsembleError(f"{option}: the files there were not made by this command: name a new folder")
     write(folder / ORIGIN, b"Made from the test images by imagecorruptions, with the strengths of ImageNet-C.\n")
     _, (clean, labels) = dataset.read()

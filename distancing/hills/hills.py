@@ -127,9 +127,11 @@ class Hills(Field):
     def place(self) -> None:
         """Store a checkpoint at the model's parameters, and put a hill there.
 
-        Raise ValueError if the hill would have no width.
+        Raise ValueError if the hill would have no width, or a parameter is not finite.
         """
         self.theta.check_unchanged()
+        if not self.theta.vector.isfinite().all():
+            raise ValueError("a parameter is infinite or NaN, and so would be the hill and all further gradients")
         checkpoint = self.theta.vector[None]
         if not self.penalty.width(self.features(checkpoint)[0], self.features(self.start)) > 0:
             raise ValueError(

@@ -61,6 +61,8 @@ def _problem(model: Model, image_shape: tuple[int, int, int], classes: int) -> s
     try:
         with torch.random.fork_rng([]), torch.device("meta"):
             network = model.network(image_shape, classes).eval()
+            if any(map(torch.nn.parameter.is_lazy, network.parameters())):
+                return "it has lazy layers, whose sizes are not known before the first batch: give their input sizes"
             logits = network(torch.empty(2, *image_shape))
     except Exception as error:  # whatever the network's code raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.data.batches import Data
-from distancing.errors import GradientError
+from distancing.errors import ConfigError, GradientError
 from distancing.runs.result import GradientCheck
 from distancing.training.settings import Config
 
@@ -67,6 +67,8 @@ def _check_batch(
         gradient = _gradient(network, forward, inputs, labels)
     inputs, labels = inputs.cpu().double().contiguous(), labels.cpu()
     exact = _gradient(reference, reference, inputs, labels)
+    if not all(value.isfinite().all() for value in exact.values()):
+        raise ConfigError(f"model: {config.model} has a gradient that is not finite, before any step and in float64")
     parameter, error = largest(relative_errors(gradient, exact))
     precision = _precision(config, data)
     tolerance = TOLERANCES[precision]

@@ -258,7 +258,9 @@ def _too_short(epochs: int, phases: Mapping[str, Phase | Cycle]) -> str:
     phase_count, least = size(phases)
     cycles = {name: phase for name, phase in phases.items() if isinstance(phase, Cycle)}
     fewer = "".join(f"; phases.{name}.times={c.times} repeats {len(c.phases)} of them" for name, c in cycles.items())
-    return f"epochs={epochs}: the {phase_count} phases need at least {least} epochs{fewer}; phases=single needs one"
+    return (
+        f"epochs={epochs}: the {phase_count} phases need at least {least} epochs{fewer}; phases=single needs one epoch"
+    )
 
 
 @functools.cache

@@ -288,6 +288,7 @@ class Trainer:
         return {
             "provenance": provenance(self.config.own_modules),
             "config_hash": self.config.hash,
+            "images": self.data.train.fingerprint,
             "threads": torch.get_num_threads(),  # the last digits depend on it
             "progress": dataclasses.asdict(self.progress),
             "network": self.network.state_dict(),
@@ -306,6 +307,11 @@ class Trainer:
         """Resume from a state. Raise StorageError if it belongs to another run, or a checkpoint's file is damaged."""
         if state.get("config_hash", self.config.hash) != self.config.hash:
             raise StorageError(f"{directory.path} holds the state of another run, {state['config_hash']}")
+        if state.get("images", images := self.data.train.fingerprint) != images:  # missing from older states
+            raise StorageError(
+                f"{directory.path} began with other training images than the data set has now: restore them, or set "
+                "overwrite=true to start over"
+            )
         self.progress = Progress(**state["progress"])
         self.network.load_state_dict(state["network"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])

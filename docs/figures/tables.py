@@ -16,6 +16,18 @@ from distancing.ensemble.row import read_csv
 RESULTS = Path(__file__).parents[2] / "results"
 TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n\n)((?:\|[^\n]*\n)*)")
 Row = Mapping[str, str]
+NAMES = {
+    "calibrated_nll": "calibrated NLL",
+    "accuracy": "accuracy, %",
+    "ood_auroc": "AUROC, MNIST, %",
+    "corrupted_error": "corrupted: error, %",
+    "corrupted_calibrated_nll": "corrupted: calibrated NLL",
+    "corrupted_calibrated_ece": "corrupted: calibrated ECE, %",
+}
+BEYOND = {
+    "ensembles-eight": ("calibrated_nll", "accuracy", "ood_auroc", "corrupted_calibrated_nll"),
+    "ensembles-ood-corrupted": ("corrupted_calibrated_nll", "corrupted_error", "corrupted_calibrated_ece", "ood_auroc"),
+}
 WHOLE = "ensembles-whole-mnist", "ensembles-whole-fashion-mnist", "ensembles-whole-cifar10"
 
 
@@ -159,6 +171,19 @@ def detectors() -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def of_detectors(name: str, columns: Sequence[str]) -> str:
+    """Return the short table of scores of DETECTORS, of the rows of results/NAME.csv with the most epochs."""
+    scores = {score: detected(name, score) for score in columns}
+    lines = [["", *(NAMES[score] for score in columns)], ["---", *["---:"] * len(columns)]]
+    for label in DETECTORS:
+        by_score = {score: by_epochs[max(by_epochs)].get(label) for score, by_epochs in scores.items()}
+        if all(by_score.values()):
+            scale = {score: 100 if "%" in NAMES[score] else 1 for score in columns}
+            cells = [number(*(scale[k] * value for value in found), most=4) for k, found in by_score.items() if found]
+            lines.append([label, *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def mean_error(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and its standard error."""
     if not values:
@@ -171,7 +196,8 @@ def tables() -> dict[str, str]:
     """Return all short tables by name."""
     made = {name: table(short) for name, short in SHORT.items()}
     made |= {name: ensembles(name, 16) for name in ("ensembles-resnet8", "ensembles-mlp")}
-    return made | {name: rivals(name) for name in WHOLE} | {"ood": detectors()}
+    made |= {name: rivals(name) for name in WHOLE} | {"ood": detectors()}
+    return made | {name: of_detectors(name, columns) for name, columns in BEYOND.items()}
 
 
 def updated(text: str) -> str:
