@@ -1,6 +1,7 @@
 """`python -m distancing.landscape RUN…`: the loss around and between the checkpoints of runs and sweeps."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 
 import torch
 import yaml
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from distancing.component.analysis import Analysis
@@ -96,8 +96,10 @@ def configured(names: Sequence[str], settings: Sequence[str]) -> dict[str, Analy
         if not equals or not dot or name not in options:
             raise LandscapeError(f"--set={setting}: write NAME.KEY=VALUE, with NAME one of {', '.join(options)}")
         try:
-            parsed = OmegaConf.create(f"value: {value}")  # which takes 1e-2 for a number, as Hydra does
-            options[name][field] = OmegaConf.to_container(parsed)["value"]  # type: ignore[index, call-overload]
+            options[name][field] = parsed = yaml.safe_load(value)
+            if isinstance(parsed, str):
+                with contextlib.suppress(ValueError):  # YAML takes 1e-2 for text
+                    options[name][field] = float(parsed)
         except yaml.YAMLError:
             raise LandscapeError(f"--set={setting}: {value!r} is not a YAML value") from None
     return {name: construct(ANALYSES[name], values, name) for name, values in options.items()}

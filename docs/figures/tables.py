@@ -172,15 +172,16 @@ def detectors() -> str:
 
 
 def of_detectors(name: str, columns: Sequence[str]) -> str:
-    """Return the short table of scores of DETECTORS, of the rows of results/NAME.csv with the most epochs."""
-    scores = {score: detected(name, score) for score in columns}
+    """Return the short table of scores of DETECTORS, all of whose ensembles in results/NAME.csv have one budget."""
+    by_score = [next(iter(detected(name, score).values())) for score in columns]
     lines = [["", *(NAMES[score] for score in columns)], ["---", *["---:"] * len(columns)]]
-    for label in DETECTORS:
-        by_score = {score: by_epochs[max(by_epochs)].get(label) for score, by_epochs in scores.items()}
-        if all(by_score.values()):
-            scale = {score: 100 if "%" in NAMES[score] else 1 for score in columns}
-            cells = [number(*(scale[k] * value for value in found), most=4) for k, found in by_score.items() if found]
-            lines.append([label, *cells])
+    for label in by_score[0]:
+        cells = []
+        for score, found in zip(columns, by_score, strict=True):
+            scale = 100 if "%" in NAMES[score] else 1
+            mean, error = found[label]
+            cells.append(number(scale * mean, scale * error, most=4))
+        lines.append([label, *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
