@@ -101,6 +101,7 @@ BAD = {
     f"phases.{'x' * 51}.epochs=3": "a phase's name may",
     "device=cuda": None if torch.cuda.is_available() else "device=cuda is not on this machine, which has cpu",
     "dataset=mnist dataset.download=false dataset.root=/nowhere": "dataset.root=/nowhere: can't read MNIST:",
+    "dataset=npz": "dataset.path is missing: add dataset.path=VALUE",
     "model._target_=os.system": "model._target_=os.system: only a Model of this package may be constructed here",
     "model._target_=distancing.runs.RunDirectory": "only a Model of this package",
     "model._target_=distancing.nothing.Here": "only a Model of this package",

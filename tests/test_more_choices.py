@@ -125,6 +125,8 @@ def test_images_in_class_folders(tmp_path: Path) -> None:
                 kind, mode = ("gif", "P") if i == 0 else ("png", "RGB")
                 image.convert(mode).save(tmp_path / part / name / f"{i}.{kind}")
     (tmp_path / "train/red/notes.txt").write_text("not an image")
+    (tmp_path / "train/red/._0.png").write_text("what macOS leaves behind")
+    (tmp_path / "train/.ipynb_checkpoints").mkdir()
     path = f"dataset.path={tmp_path}"
     config = check(compose(*TINY, "dataset=folder", path, "dataset.image_size=8", "model=mlp", "model.width=4"))
     data = config.dataset.load(CPU)
@@ -138,6 +140,9 @@ def test_images_in_class_folders(tmp_path: Path) -> None:
         config.dataset.load(CPU)
     with pytest.raises(DatasetError, match=r"needs two or more class folders .* but has none"):
         assert Folder(path=str(tmp_path / "train")).classes
+    for path, what in (("nowhere", "does not exist"), ("test/red/0.gif", "is a file")):
+        with pytest.raises(DatasetError, match=f"dataset.path=.*{path} {what}; a folder with train/CLASS"):
+            assert Folder(path=str(tmp_path / path)).classes
 
 
 def picture(file: Path, shade: int) -> None:

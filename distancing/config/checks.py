@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
@@ -65,6 +65,8 @@ def resolved(cfg: DictConfig) -> Tree:
     """Return a config as a dict, without references. Raise ConfigError if a value is missing or refers to nothing."""
     try:
         tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} is missing: add {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:
         raise ConfigError(first_line(error)) from error
     assert isinstance(tree, dict)

@@ -94,6 +94,9 @@ class Folder(Dataset):
 @functools.lru_cache(maxsize=8)
 def _files(path: str, part: str) -> Files:
     """Return the image files of each class, sorted. Raise DatasetError if there are too few."""
+    if not Path(path).is_dir():
+        what = "is a file" if Path(path).exists() else "does not exist"
+        raise DatasetError(f"dataset.path={path} {what}; a folder with train/CLASS and test/CLASS is needed")
     folder = Path(path) / part
     files = _class_folders(folder)
     if part != "test" and (len(files) < FEWEST or min(map(len, files.values())) < FEWEST):
@@ -109,9 +112,10 @@ def _files(path: str, part: str) -> Files:
 
 
 def _class_folders(folder: Path) -> Files:
-    """Return the image files in each folder of a folder, sorted."""
+    """Return the image files in each folder of a folder, sorted. Hidden files and folders do not count."""
     classes = sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
-    return {c.name: sorted(file for file in c.iterdir() if file.suffix.lower() in FORMATS) for c in classes}
+    shown = [child for child in classes if not child.name.startswith(".")]
+    return {c.name: sorted(file for file in c.glob("[!.]*") if file.suffix.lower() in FORMATS) for c in shown}
 
 
 @functools.lru_cache(maxsize=8)
