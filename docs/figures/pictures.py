@@ -194,3 +194,4 @@ def pictures() -> None:
             "Fashion-MNIST or CIFAR-10 in grey?": detected("ensembles-ood-cifar10"),
         }, list(DETECTORS), "AUROC, %", 100)  # fmt: skip
     curves_picture("results_thesis", "thesis_mnist")
+    curves_picture("results_thesis_cifar10", "thesis_cifar10")

@@ -254,7 +254,7 @@ SHORT = {
                 Column("NLL of checkpoint and end", "ensemble.test.nll", most=4),
             ],
         )
-        for name in ("thesis_mnist",)
+        for name in ("thesis_mnist", "thesis_cifar10")
     },
     "whole_cifar10": Short(
         "whole_cifar10",
