@@ -2,12 +2,14 @@
 
 import copy
 import csv
+import dataclasses
 import math
 import shutil
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from torch.nn import functional as F
 from distancing.config.checks import check, read_config
 from distancing.data.batches import Data
 from distancing.errors import LandscapeError
+from distancing.hills.distances import Euclidean
+from distancing.hills.kernels import Laplace
 from distancing.hills.theta import Theta
 from distancing.landscape import units
 from distancing.landscape.__main__ import main as cli
@@ -353,6 +357,13 @@ def test_the_hills_on_a_plane(subject: Subject, run: Path) -> None:
     sigma = read_config(run / ".hydra/config.yaml").penalty.sigma  # type: ignore[union-attr]
     distances = (subject.parameters - subject.start).norm(dim=1)
     assert dict(hills(subject)) == pytest.approx({i: sigma * float(distances[i]) for i in (0, 1)})
+    penalty = subject.config.penalty
+    assert penalty is not None
+    others: tuple[dict[str, Any], ...] = ({"kernel": Laplace()}, {"distance": Euclidean(parameters="weights")})
+    for other in others:  # whose σ is no radius of exp(−1/2) in parameter space
+        config = dataclasses.replace(subject.config, penalty=dataclasses.replace(penalty, **other))
+        with patch.object(subject, "config", config):
+            assert hills(subject) == []
 
 
 # the gradients

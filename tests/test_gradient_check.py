@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from distancing.config.checks import check
 from distancing.data.batches import Data
-from distancing.errors import WRONG_GRADIENT, GradientError
+from distancing.errors import WRONG_GRADIENT, ConfigError, GradientError
 from distancing.models import MLP, MobileNetV2, Model, ResNet
 from distancing.models.layout import unsafe_in_channels_last
 from distancing.training.gradient_check import check_gradient, relative_errors
@@ -178,6 +178,25 @@ def test_rounding_that_a_deep_network_amplifies_is_tolerated() -> None:
     assert outcome.error < outcome.tolerance
     with pytest.raises(GradientError, match="is off by"):
         check_gradient(config, data, network, lambda x: 1.5 * network(x))
+
+
+class Nowhere(nn.Module):
+    """A linear classifier whose logits are divided by 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(x.flatten(1)) / 0
+        return logits
+
+
+def test_a_network_that_is_wrong_itself_is_not_blamed_on_the_machine() -> None:
+    config, data = config_of("model=mlp")
+    network = Nowhere()
+    with pytest.raises(ConfigError, match=r"model: .* has a gradient that is not finite, before any step and in float"):
+        check_gradient(config, data, network, network)
 
 
 def test_relative_errors() -> None:

@@ -363,6 +363,7 @@ def test_refused_arguments(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         ([str(run), "--set", "barrier.points=2"], "barrier.points=2: input should be greater than or equal to 3"),
         ([str(run), "--set", "barrier.pairs=some"], "barrier.pairs='some'"),
         ([str(run), "--set", "valley.lr=-1e-2"], "valley.lr=-0.01: input should be greater than"),
+        ([str(run), "--set", "sharpness.radii=[0.1,-1e-2]"], "sharpness.radii.1=-0.01: input should be greater than"),
         ([str(run), "--set", "valley.speed=2"], "valley.speed is not a setting; allowed here: "),
         ([str(run), "--only", "valley", "--set", "valley.lr=1.0e+30", "--set", "valley.epochs=3"], "valley.lr=1e+30: "),
         ([str(tmp_path)], "is not the directory of a run or a sweep, nor a checkpoint file"),

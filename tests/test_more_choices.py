@@ -25,6 +25,7 @@ from distancing.data.npz import Npz
 from distancing.ensemble.__main__ import main as ensemble
 from distancing.errors import ConfigError, DatasetError, StorageError
 from distancing.hills.theta import Theta
+from distancing.landscape.subject import shortened
 from distancing.models import PreActResNet
 from distancing.process import memory
 from distancing.runs import RunDirectory
@@ -132,6 +133,9 @@ def test_images_in_class_folders(tmp_path: Path) -> None:
     data = config.dataset.load(CPU)
     assert data.train.images.shape == (16, 8, 8, 3)
     assert data.train.labels.tolist() == [0] * 8 + [1] * 8
+    assert shortened(data, 4).train.labels.tolist() == [0, 0, 1, 1]  # for the analyses
+    probe = Trainer(config, data, CPU)._spread_images(4)  # for hills in function space
+    assert torch.equal(probe, data.normalise(data.train.images[::4]))
     for image, label in zip(data.test.images, data.test.labels, strict=True):
         assert (image == torch.tensor(list(colours.values())[label], dtype=torch.uint8)).all()
     one_epoch(Trainer(config, data, CPU))

@@ -13,6 +13,7 @@ from conftest import ROOT, compose, only_run, result, start
 
 from distancing.component import trust
 from distancing.config.checks import check
+from distancing.data.datasets import Digits
 from distancing.errors import ConfigError, DatasetError
 
 PAGE = ROOT / "docs/how-to/own-components.md"
@@ -244,6 +245,12 @@ def test_what_a_data_set_reads_is_checked(
     monkeypatch.delitem(sys.modules, "other", raising=False)
     with pytest.raises(DatasetError, match=f"dataset: Stripes has {said}"):
         importlib.import_module("other").Stripes().load(torch.device("cpu"))
+
+
+def test_a_data_set_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Digits, "read")
+    with pytest.raises(DatasetError, match="dataset: Digits does not define read"):
+        Digits().load(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`python -m distancing.landscape RUN…`: the loss around and between the checkpoints of runs and sweeps."""
 
 import argparse
-import contextlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +33,15 @@ ANALYSES: dict[str, type[Analysis]] = {
     "sharpness": Sharpness,
     "gradients": Gradients,
 }
+
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-2 as a number, as Hydra does. YAML 1.1 takes it for text."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(NUMBER), list("-+.0123456789"))
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -96,10 +105,7 @@ def configured(names: Sequence[str], settings: Sequence[str]) -> dict[str, Analy
         if not equals or not dot or name not in options:
             raise LandscapeError(f"--set={setting}: write NAME.KEY=VALUE, with NAME one of {', '.join(options)}")
         try:
-            options[name][field] = parsed = yaml.safe_load(value)
-            if isinstance(parsed, str):
-                with contextlib.suppress(ValueError):  # YAML takes 1e-2 for text
-                    options[name][field] = float(parsed)
+            options[name][field] = yaml.load(value, _Loader)
         except yaml.YAMLError:
             raise LandscapeError(f"--set={setting}: {value!r} is not a YAML value") from None
     return {name: construct(ANALYSES[name], values, name) for name, values in options.items()}

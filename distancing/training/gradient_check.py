@@ -39,7 +39,7 @@ def check_gradient(
     before the gradient is called wrong.
 
     Parameters, buffers, modes and random generators are left unchanged. Raise GradientError if the error is above the
-    tolerance, or is not a number, for each of BATCHES batches.
+    tolerance, or is not a number, for each of BATCHES batches; ConfigError if the exact gradient is not finite.
     """
     # a compiled network is compiled for one batch size
     size = min(config.batch_size if config.compile else min(config.batch_size, IMAGES), len(data.train))

@@ -1,7 +1,7 @@
 """The plan of a run: its phases by name, and their shares of its epochs."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 from annotated_types import Ge, Len, MinLen
@@ -99,13 +99,7 @@ class Cycle:
 
 def unroll(phases: Mapping[str, Phase | Cycle]) -> dict[str, Phase]:
     """Return the phases in the order in which they run, with cycles unrolled. Raise ValueError if two share a name."""
-    plan: list[tuple[str, Phase]] = []
-    for name, phase in phases.items():
-        if isinstance(phase, Phase):
-            plan.append((name, phase))
-        else:
-            rounds = range(1, phase.times + 1)
-            plan += [(f"{inner_name}-{i}", inner) for i in rounds for inner_name, inner in phase.phases.items()]
+    plan = [(name, phase) for name, _, phase in _unrolled(phases)]
     counts = Counter(name for name, _ in plan)
     if duplicates := {name for name in counts if counts[name] > 1}:
         raise ValueError(f"two phases are named {', '.join(sorted(duplicates))}")
@@ -114,14 +108,18 @@ def unroll(phases: Mapping[str, Phase | Cycle]) -> dict[str, Phase]:
 
 def keys(phases: Mapping[str, Phase | Cycle]) -> dict[str, str]:
     """Return the setting's key of each phase of `unroll`, for messages."""
-    found: dict[str, str] = {}
+    return {name: key for name, key, _ in _unrolled(phases)}
+
+
+def _unrolled(phases: Mapping[str, Phase | Cycle]) -> Iterator[tuple[str, str, Phase]]:
+    """Yield the name, the setting's key and the settings of each phase, with cycles unrolled."""
     for name, phase in phases.items():
         if isinstance(phase, Phase):
-            found[name] = f"phases.{name}"
+            yield name, f"phases.{name}", phase
         else:
-            rounds = range(1, phase.times + 1)
-            found |= {f"{inner}-{i}": f"phases.{name}.phases.{inner}" for i in rounds for inner in phase.phases}
-    return found
+            for i in range(1, phase.times + 1):
+                for inner_name, inner in phase.phases.items():
+                    yield f"{inner_name}-{i}", f"phases.{name}.phases.{inner_name}", inner
 
 
 def size(phases: Mapping[str, Phase | Cycle]) -> tuple[int, int]:

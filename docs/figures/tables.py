@@ -78,13 +78,17 @@ def cell(rows: Sequence[Row], kind: Settings, column: Column) -> str:
     return number(*mean_sd(row, column.metric), most=column.most)
 
 
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def table(short: Short) -> str:
     """Return the short table in Markdown."""
     rows = full(short.source)
     lines = [["", *(column.head for column in short.columns)], ["---", *["---:"] * len(short.columns)]]
     for name, kind in short.kinds.items():
         lines.append([name, *(cell(rows, kind, column) for column in short.columns)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(lines)
 
 
 def ensembles(name: str, members: int) -> str:
@@ -105,7 +109,7 @@ def ensembles(name: str, members: int) -> str:
             cells.append(number(*mean_error([float(row["nll"]) for row in by_budget[-1]])))
             cells.append(number(*mean_error([100 * float(row["accuracy"]) for row in by_budget[-1]])))
             lines.append([label, *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(lines)
 
 
 Scores = dict[int, dict[str, tuple[float, float]]]  # epochs in all → kind → mean and standard error
@@ -150,7 +154,7 @@ def rivals(name: str) -> str:
                 number(100 * mean, 100 * error) for mean, error in (by_label[label] for by_label in at_most.values())
             ]
             lines.append([label, *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(lines)
 
 
 def detectors() -> str:
@@ -168,7 +172,7 @@ def detectors() -> str:
         shares = [*(by_label[label] for by_label in mnist.values()), cifar[most][label]]
         cells = [number(100 * mean, 100 * error) for mean, error in shares]
         lines.append([label, *cells, number(*nll[most][label], most=4)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(lines)
 
 
 def of_detectors(name: str, columns: Sequence[str]) -> str:
@@ -182,7 +186,7 @@ def of_detectors(name: str, columns: Sequence[str]) -> str:
             mean, error = found[label]
             cells.append(number(scale * mean, scale * error, most=4))
         lines.append([label, *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(lines)
 
 
 def mean_error(values: Sequence[float]) -> tuple[float, float]:
