@@ -429,7 +429,7 @@ def test_a_sweep_of_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     cases = ("+hydra.sweeper.cases={a:{phases:snapshot,phases.cycle.times:2,optimizer.lr:[0.1,0.2]},"
              "b:{phases:jumps,phases.cycle.times:1,phases.cycle.phases.escape.jump:[1,2]},"
-             "c:{phases:single,model.width:[3,4],optimizer.lr:[0.1,0.2]}}")  # fmt: skip
+             "c:{phases:single,phases.train.until_loss:99,model.width:[3,4],optimizer.lr:[0.1,0.2]}}")  # fmt: skip
     tiny = [override for override in TINY if not override.startswith("model.width")]
     launched(*tiny, "penalty=none", "epochs=4", cases, task=lambda cfg: float(main(cfg)[0]))
     numbers = tmp_path / "it.json"

@@ -30,7 +30,7 @@ class Ensemble:
     """Stored networks that are scored together.
 
     kind: the settings in which its runs differ from others of the sweep. files: its checkpoints. epochs: trained for
-    all of them. epochs_each: trained for one; if a run has several checkpoints, all its epochs over their number.
+    all of them. epochs_each: planned for one; if a run has several checkpoints, all its epochs over their number.
     forward, backward: passes over the training images for all of them; None in runs of older versions. trial: the
     settings that were tried for this kind. trials: how many of these the sweep has, those that diverged included.
     seed: the seed of the run; None if there are several runs.
@@ -51,7 +51,7 @@ def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = (), tuned: bool = F
     """Return the ensembles of the finished runs.
 
     A run with several checkpoints is an ensemble by itself. Runs with one checkpoint are grouped in the order of the
-    list, as many as another ensemble has members, if that took as many epochs in total. With `sizes`, each ensemble
+    list, as many as another ensemble has members, if as many epochs were planned in total. With `sizes`, each ensemble
     has so many members instead: the first checkpoints of a run, which is skipped if it has fewer, or so many runs.
 
     tuned: the runs of a kind make the same choices, and have the same data set and network; their other settings are
@@ -66,6 +66,7 @@ def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = (), tuned: bool = F
     results = {run: RunDirectory(run.path).read_result() or {} for run in runs}
     results = {run: result for run, result in results.items() if result.get("status") == "finished"}
     collected: list[Ensemble] = []
+    costs: set[tuple[int, int]] = set()  # members, planned epochs
     single: dict[tuple[str, str, int], list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
     for run, result in results.items():
         kind, trial = names[run]
@@ -73,6 +74,7 @@ def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = (), tuned: bool = F
         if len(files) == 1:
             single[kind, trial, run.epochs].append((files[0], result))
             continue
+        costs |= {(len(files), run.epochs), (1, run.epochs)}  # the run, and one network that is trained as long
         networks = [*result["checkpoints"], result["final"]]
         for size in sizes or [len(files)]:
             if size <= len(files):
@@ -83,8 +85,6 @@ def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = (), tuned: bool = F
                         last.get("backward"), trial, len(tried[kind]), result["seed"],
                     )
                 )  # fmt: skip
-    costs = {(len(ensemble.files), ensemble.epochs) for ensemble in collected}
-    costs |= {(1, total) for _, total in costs}  # one network that was trained as long as the others together
     if single and not costs and not sizes:
         raise EnsembleError("each run of the sweep has one network; set --members to how many make an ensemble")
     for (kind, trial, epochs), ended in single.items():
@@ -95,8 +95,9 @@ def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = (), tuned: bool = F
                     _sum(member["final"].get(key) for member in members) for key in ("forward", "backward")
                 )
                 seed = members[0]["seed"] if size == 1 else None
+                trained = sum(member["epochs"] for member in members)
                 collected.append(
-                    Ensemble(kind, files, size * epochs, epochs, forward, backward, trial, len(tried[kind]), seed)
+                    Ensemble(kind, files, trained, epochs, forward, backward, trial, len(tried[kind]), seed)
                 )
     return sorted(collected, key=lambda ensemble: (len(ensemble.files), ensemble.epochs_each))
 

@@ -20,7 +20,7 @@ class Row:
     trial: the settings that were tried for this kind.
     trials: how many of these the sweep has, those that diverged included.
     seed: the seed of the run; null if there are several runs.
-    epochs_each (epochs): trained for one member; if a run has several checkpoints, all its epochs over their number.
+    epochs_each (epochs): planned for one member; if a run has several checkpoints, all its epochs over their number.
     epochs (epochs): trained for all members.
     forward (passes): the forward passes over the training images for all members.
     backward (passes): likewise the backward passes.
