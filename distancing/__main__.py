@@ -4,6 +4,8 @@ import argparse
 import importlib
 import sys
 
+from distancing.process.command import ArgumentParser
+
 MODULES = {
     "init": "distancing.config.project",
     "train": "distancing.train",
@@ -24,9 +26,7 @@ report     summarise runs as tables, figures and one page
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="distancing", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog="distancing", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=MODULES)
     name = parser.parse_args(sys.argv[1:2]).command
     code: int = importlib.import_module(MODULES[name]).main(sys.argv[2:])

@@ -22,7 +22,7 @@ from distancing.config.composition import (
 )
 from distancing.config.project import CONF
 from distancing.errors import DIVERGED, ConfigError, DistancingError, SweepError, print_error
-from distancing.process.command import command
+from distancing.process.command import ArgumentParser, command
 
 NAME = ("--config-name", "-cn")
 WITH_VALUE = (*NAME, "--config-path", "-cp", "--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i",
@@ -70,7 +70,7 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
     try:
         sys.argv[1:] = _for_hydra(typed, overrides)  # where Hydra reads them
         start = hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(task)
-        with _help_as_text():
+        with _hydras_parser_mended():
             start()
     except DistancingError:  # in a sweep, before its first run
         raise
@@ -82,9 +82,12 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _help_as_text() -> Iterator[None]:
-    """Give argparse the text of each help. Python 3.14 refuses the object that Hydra 1.3 gives it instead."""
-    original = argparse.ArgumentParser.add_argument
+def _hydras_parser_mended() -> Iterator[None]:
+    """Let Hydra's parser refuse arguments in one line, and give it the text of each help.
+
+    Python 3.14 refuses the object that Hydra 1.3 gives it instead of the text.
+    """
+    original, error = argparse.ArgumentParser.add_argument, argparse.ArgumentParser.error
 
     def add_argument(parser: argparse.ArgumentParser, *names: str, **settings: Any) -> argparse.Action:
         if not isinstance(settings.get("help"), str | None):
@@ -92,10 +95,12 @@ def _help_as_text() -> Iterator[None]:
         return original(parser, *names, **settings)
 
     argparse.ArgumentParser.add_argument = add_argument  # type: ignore[method-assign, assignment]
+    argparse.ArgumentParser.error = ArgumentParser.error  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         argparse.ArgumentParser.add_argument = original  # type: ignore[method-assign]
+        argparse.ArgumentParser.error = error  # type: ignore[method-assign]
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:

@@ -34,9 +34,22 @@ def test_every_command_explains_itself(name: str, monkeypatch: pytest.MonkeyPatc
     assert capsys.readouterr().out.startswith(f"usage: {program} ")
 
 
-def test_an_unknown_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert distancing(monkeypatch, "trian") == 2
-    assert "invalid choice: 'trian'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "argument command: invalid choice: 'trian'"),
+        (["ensemble"], "the following arguments are required: RUN; python -m distancing.ensemble --help lists"),
+        (["report", "it", "--metrics", "a"], "unrecognized arguments: --metrics a; python -m distancing.report --help"),
+        (["sweep", "status", "--foo"], "the following arguments are required: SWEEP"),
+        (["train", "--foo"], "unrecognized arguments: --foo; distancing --help lists"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    assert distancing(monkeypatch, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
 
 
 def test_train_prefers_the_configs_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

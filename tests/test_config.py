@@ -125,7 +125,7 @@ def test_bad_input_is_refused_in_one_line(overrides: str, tmp_path: Path, capsys
 
 COMMAND_LINES = {
     "seeed=3": "seeed is not a setting; allowed here: dataset, model,",
-    "model=resnet21": "Could not find 'model/resnet21' Available options in 'model': mlp mobilenetv2 preact_resnet",
+    "model=resnet21": "model=resnet21 is not a choice; the choices are mlp, mobilenetv2, preact_resnet, resnet110",
     "phases=null": "phases=null: expected one of csgmcmc, cycles, distancing, fge, independent,",
     "phases=3": "phases=3: expected one of csgmcmc,",
     "epochs=[1": "'epochs=[1' is not an override: its value is incomplete; write 'epochs=[1]'",

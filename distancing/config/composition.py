@@ -166,8 +166,10 @@ def composition_error(error: Exception, overrides: Sequence[str], options: Optio
         return next(_not_a_choice(overrides, options), text)
     if match := re.search(r"Ambiguous value for argument '(.*?)' 1\.", text):
         return f"{match[1]} has several values: -m {shlex.quote(match[1])} is a sweep over them"
-    if match := re.search(r"Could not load '([\w/]+)/([^/']+)'", text):
-        return f"{match[1]}={match[2]} is not a choice; the choices are {', '.join(options(match[1])) or 'none'}"
+    if match := re.search(r"Could not (?:load|find) '([\w/]+)/([^/']*)'(?: Available options in '.*?': (.*))?", text):
+        group, choice, listed = match.groups()
+        choices = listed.split() if listed else options(group)
+        return f"{group}={choice} is not a choice; the choices are {', '.join(choices) or 'none'}"
     return text or repr(error)
 
 

@@ -1,12 +1,11 @@
 """`distancing init FOLDER`: write train.py and the configs into a folder of the user's, to be edited there."""
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from distancing.errors import ConfigError
-from distancing.process.command import command
+from distancing.process.command import ArgumentParser, command
 
 PACKAGE = Path(__file__).parents[1]
 # A wheel has conf/ inside the package, and a checkout has it beside the package.
@@ -24,9 +23,9 @@ if __name__ == "__main__":
 '''
 
 
-def argument_parser() -> argparse.ArgumentParser:
+def argument_parser() -> ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(prog="distancing init", description=__doc__)
+    parser = ArgumentParser(prog="distancing init", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="created if it does not exist")
     return parser
 

@@ -17,7 +17,7 @@ from distancing.ensemble.row import Row, read_csv, write_csv
 from distancing.ensemble.shift import Shift
 from distancing.errors import EnsembleError
 from distancing.process import threads
-from distancing.process.command import command
+from distancing.process.command import ArgumentParser, command
 from distancing.runs import find_sweep
 from distancing.runs.ensemble import EnsembleResult
 from distancing.runs.files import with_nulls
@@ -27,9 +27,9 @@ from distancing.stored import check_same_data, find_checkpoints, on_this_machine
 COMPARING = ("members", "baseline", "score", "choose", "independent", "csv", "markdown")  # options that need --compare
 
 
-def argument_parser() -> argparse.ArgumentParser:
+def argument_parser() -> ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m distancing.ensemble", description=__doc__)
+    parser = ArgumentParser(prog="python -m distancing.ensemble", description=__doc__)
     parser.add_argument("paths", nargs="+", metavar="RUN", help="directories of runs and sweeps, checkpoint files")
     parser.add_argument(
         "--weights", default="equal", help="equal (default), likelihood (fitted on the validation images), or 1,2,…"

@@ -1,6 +1,5 @@
 """`python -m distancing.landscape RUN…`: the loss around and between the checkpoints of runs and sweeps."""
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from distancing.landscape.plane import Plane
 from distancing.landscape.sharpness import Sharpness
 from distancing.landscape.valley import Valley
 from distancing.process import threads
-from distancing.process.command import command
+from distancing.process.command import ArgumentParser, command
 from distancing.runs import RunDirectory
 from distancing.runs.tracking import tracking
 from distancing.stored import find_checkpoints
@@ -44,9 +43,9 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(NUMBER), list("-+.0123456789"))
 
 
-def argument_parser() -> argparse.ArgumentParser:
+def argument_parser() -> ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m distancing.landscape", description=__doc__)
+    parser = ArgumentParser(prog="python -m distancing.landscape", description=__doc__)
     parser.add_argument("paths", nargs="+", metavar="RUN", help="directories of runs and sweeps, checkpoint files")
     parser.add_argument(
         "--only", default=",".join(ANALYSES), metavar="NAME,…", help="run these analyses only (default: %(default)s)"

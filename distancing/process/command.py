@@ -1,16 +1,24 @@
-"""The start and the end of every command: fault handler, terminal, errors and exit codes."""
+"""The start and the end of every command: arguments, fault handler, terminal, errors and exit codes."""
 
+import argparse
 import functools
 import io
 import sys
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import NoReturn, ParamSpec
 
 from distancing.errors import DistancingError, print_error
 from distancing.process import crash
 
 P = ParamSpec("P")
 INTERRUPTED = 130  # as a shell reports SIGINT
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser that refuses wrong arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(print_error(f"{message}; {self.prog} --help lists the arguments"))
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distancing.process.command import command
+from distancing.process.command import ArgumentParser, command
 from distancing.report.commands import link, script
 from distancing.report.overview import Overview, summarise
 from distancing.report.pack import pack, unpacked
@@ -17,9 +17,9 @@ from distancing.report.runs import collect
 from distancing.report.tables import as_csv, latex, markdown, rich
 
 
-def argument_parser() -> argparse.ArgumentParser:
+def argument_parser() -> ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m distancing.report",
         description=__doc__,
         epilog="--metric, --by, --where and --baseline can be given several times.",

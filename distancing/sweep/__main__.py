@@ -1,6 +1,5 @@
 """`python -m distancing.sweep status|cost|retry|cancel|logs`: watch and control the runs of a sweep."""
 
-import argparse
 import sys
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from distancing.errors import SweepError
-from distancing.process.command import command
+from distancing.process.command import ArgumentParser, command
 from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
 from distancing.sweep import cost, slurm
 from distancing.sweep.status import ACTIVE, ENDED, State, Status, status
@@ -27,11 +26,11 @@ STYLES: dict[State, str] = {
 }  # fmt: skip
 
 
-def argument_parser() -> argparse.ArgumentParser:
+def argument_parser() -> ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m distancing.sweep", description=__doc__)
+    parser = ArgumentParser(prog="python -m distancing.sweep", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    sweep = argparse.ArgumentParser(add_help=False)
+    sweep = ArgumentParser(add_help=False)
     sweep.add_argument("sweep", metavar="SWEEP", help="its directory, or its name in runs/sweeps")
     show = commands.add_parser("status", parents=[sweep], help="show the state of each run")
     show.add_argument("--watch", nargs="?", const=5.0, type=float, metavar="SECONDS", help="refresh until none runs")
