@@ -309,12 +309,18 @@ def test_the_trial_of_each_kind_is_chosen_on_the_validation_images(
     assert [row[3:5] + row[-1:] for row in second[2:]] == [
         ["s=1", "3", ""], ["s=2", "3", "*"], ["s=1", "3", "*"], ["s=2", "3", ""], ["s=1", "3", "*"], ["s=2", "1", ""],
     ]  # fmt: skip
+    write_csv([*rows, {**rows[0], "epochs_each": 8.0, "trials": 1}], file)  # another budget
+    assert cli([*arguments, "--choose"]) == 0
+    capsys.readouterr()
     for change, message in (
         (
             {"validation_calibrated_nll": None},
             "--choose needs the calibrated NLL on validation images: set dataset.val",
         ),
-        ({"kind": "c", "trials": 3}, "--choose needs the same number of trials of each kind, and there are: a: 2"),
+        (
+            {"kind": "c", "trials": 3},
+            "--choose needs the same number of trials of each kind, and with 8 epochs there are: a: 2",
+        ),
     ):
         write_csv([*rows, {**rows[0], **change}], file)
         assert cli([*arguments, "--choose"]) == 2
@@ -427,14 +433,18 @@ def test_kinds_side_by_side(
 def test_a_sweep_of_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Choices, data and the network make a kind; other settings are its trials. One network of all epochs is a kind."""
     monkeypatch.chdir(tmp_path)
-    cases = ("+hydra.sweeper.cases={a:{phases:snapshot,phases.cycle.times:2,optimizer.lr:[0.1,0.2]},"
-             "b:{phases:jumps,phases.cycle.times:1,phases.cycle.phases.escape.jump:[1,2]},"
-             "c:{phases:single,phases.train.until_loss:99,model.width:[3,4],optimizer.lr:[0.1,0.2]}}")  # fmt: skip
+    cases = ("+hydra.sweeper.cases={a:{phases:snapshot,phases.cycle.times:2,optimizer.lr:[0.1,0.2],epochs:4},"
+             "longer:{phases:snapshot,phases.cycle.times:2,optimizer.lr:0.1,epochs:6},"
+             "b:{phases:jumps,phases.cycle.times:1,phases.cycle.phases.escape.jump:[1,2],epochs:4},"
+             "c:{phases:single,epochs:4,phases.train.until_loss:99,model.width:[3,4],"
+             "optimizer.lr:[0.1,0.2]}}")  # fmt: skip
     tiny = [override for override in TINY if not override.startswith("model.width")]
-    launched(*tiny, "penalty=none", "epochs=4", cases, task=lambda cfg: float(main(cfg)[0]))
+    launched(*tiny, "penalty=none", cases, task=lambda cfg: float(main(cfg)[0]))
     numbers = tmp_path / "it.json"
     assert cli(["--compare", "it", "--choose", "--json", str(numbers)]) == 0
     rows = json.loads(numbers.read_text())
+    assert [(row["trial"], row["trials"]) for row in rows if row["epochs_each"] == 3] == [("optimizer.lr=0.1", 1)]
+    rows = [row for row in rows if row["epochs_each"] != 3]
     assert {(row["kind"], row["trial"], row["members"], row["trials"]) for row in rows} == {
         *(("phases=snapshot", f"optimizer.lr={lr}", 2, 2) for lr in (0.1, 0.2)),
         *(("phases=jumps", f"phases.cycle.phases.escape.jump={jump}", 2, 2) for jump in (1, 2)),

@@ -60,7 +60,7 @@ def test_images_of_another_data_set(runs: dict[str, Path], tmp_path: Path, capsy
     picture = ["--weights", "4,1,2,1", "--picture", str(tmp_path / "it.png")]
     assert cli([str(runs["cycles"]), "--ood", str(other), "--json", str(numbers), *picture]) == 0
     assert (tmp_path / "it-ood.png").read_bytes().startswith(b"\x89PNG")
-    assert "AUROC" in capsys.readouterr().out
+    out = capsys.readouterr().out
     found = json.loads(numbers.read_text())["ood"][str(other)]
     data = evaluation_images(read_config(runs["cycles"] / ".hydra/config.yaml"), CPU)
     images = (data.test.images, torch.from_numpy(arrays["x_test"])[..., None])
@@ -76,6 +76,9 @@ def test_images_of_another_data_set(runs: dict[str, Path], tmp_path: Path, capsy
         threshold = values[truth == 1].sort(descending=True).values[47]  # 48 of 50 are more than 95 %
         share = float((values[truth == 0] >= threshold).double().mean())
         assert found[name]["fpr95"] == pytest.approx(share, abs=1e-9)
+    members = [float(binary_auroc(torch.from_numpy(special.entr(each).sum(1)) / 3, truth)) for each in p]
+    assert [each["auroc"] for each in found["members"]] == pytest.approx(members, abs=1e-5)
+    assert f"entropy of one member, mean │ {np.mean(members):.4f}" in out
     for name, message in (("digits", "is the data set that the networks were trained on"),
                           ("mnist", "--ood=mnist has images of 1×28×28"), (str(wrong), "has images of 3×8×8"),
                           ("nothing", "--ood=nothing is none of cifar10")):  # fmt: skip
@@ -239,7 +242,11 @@ def test_kinds_compared_beyond_the_test_images(
         (run,) = (run.path for run in find_sweep("it").runs() if {row["kind"], row["trial"]} <= set(run.overrides))
         assert cli([str(run), *beyond, "--json", "one.json"]) == 0
         alone = json.loads(Path("one.json").read_text())
-        assert row["ood_auroc"] == np.mean([alone["ood"][f"{name}.npz"]["entropy"]["auroc"] for name in ("one", "two")])
+        of_sets = [alone["ood"][f"{name}.npz"] for name in ("one", "two")]
+        for column, measure in (("ood_auroc", "entropy"), ("ood_mutual_information_auroc", "mutual_information")):
+            assert row[column] == np.mean([of_set[measure]["auroc"] for of_set in of_sets])
+        members = [member["auroc"] for of_set in of_sets for member in of_set["members"]]
+        assert row["member_ood_auroc"] == pytest.approx(np.mean(members), rel=1e-12)
         for name in ("error", "calibrated_nll", "calibrated_ece"):
             values = [alone["corruptions"]["severity"][str(severity)][name] for severity in range(1, 6)]
             assert row[f"corrupted_{name}"] == pytest.approx(np.mean(values), rel=1e-12)

@@ -32,8 +32,8 @@ class Ensemble:
     kind: the settings in which its runs differ from others of the sweep. files: its checkpoints. epochs: trained for
     all of them. epochs_each: planned for one; if a run has several checkpoints, all its epochs over their number.
     forward, backward: passes over the training images for all of them; None in runs of older versions. trial: the
-    settings that were tried for this kind. trials: how many of these the sweep has, those that diverged included.
-    seed: the seed of the run; None if there are several runs.
+    settings that were tried for this kind. trials: how many of these the sweep has of this length, those that diverged
+    included. seed: the seed of the run; None if there are several runs.
     """
 
     kind: str
@@ -60,9 +60,9 @@ def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = (), tuned: bool = F
     Raises EnsembleError if all runs have one checkpoint and `sizes` does not say how many to group.
     """
     names = _names(runs, tuned)
-    tried: dict[str, set[str]] = defaultdict(set)
-    for kind, trial in names.values():
-        tried[kind].add(trial)
+    tried: dict[tuple[str, int], set[str]] = defaultdict(set)  # those of a kind and a length
+    for run, (kind, trial) in names.items():
+        tried[kind, run.epochs].add(trial)
     results = {run: RunDirectory(run.path).read_result() or {} for run in runs}
     results = {run: result for run, result in results.items() if result.get("status") == "finished"}
     collected: list[Ensemble] = []
@@ -82,7 +82,7 @@ def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = (), tuned: bool = F
                 collected.append(
                     Ensemble(
                         kind, tuple(files[:size]), last["epoch"], run.epochs / len(files), last.get("forward"),
-                        last.get("backward"), trial, len(tried[kind]), result["seed"],
+                        last.get("backward"), trial, len(tried[kind, run.epochs]), result["seed"],
                     )
                 )  # fmt: skip
     if single and not costs and not sizes:
@@ -97,7 +97,7 @@ def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = (), tuned: bool = F
                 seed = members[0]["seed"] if size == 1 else None
                 trained = sum(member["epochs"] for member in members)
                 collected.append(
-                    Ensemble(kind, files, trained, epochs, forward, backward, trial, len(tried[kind]), seed)
+                    Ensemble(kind, files, trained, epochs, forward, backward, trial, len(tried[kind, epochs]), seed)
                 )
     return sorted(collected, key=lambda ensemble: (len(ensemble.files), ensemble.epochs_each))
 
@@ -172,7 +172,12 @@ def shifted(row: Row, ensemble: Ensemble, shift: Shift, device: torch.device, we
     result, _ = shift.judge(members, device, scored(members, device, weights, training=False))
     found: dict[str, Any] = {}
     if result.ood:
-        found["ood_auroc"] = statistics.fmean(of_set.entropy.auroc for of_set in result.ood.values())
+        of_sets = list(result.ood.values())
+        found["ood_auroc"] = statistics.fmean(of_set.entropy.auroc for of_set in of_sets)
+        found["member_ood_auroc"] = statistics.fmean(m.auroc for of_set in of_sets for m in of_set.members or [])
+        if len(members) > 1:
+            information = statistics.fmean(of_set.mutual_information.auroc for of_set in of_sets)
+            found["ood_mutual_information_auroc"] = information
     if result.corruptions:
         severities = [result.corruptions.severity[str(severity)] for severity in SEVERITIES]
         for name in ("error", "calibrated_nll", "calibrated_ece"):
@@ -195,17 +200,23 @@ def chosen(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of the trial of each kind with the lowest mean of the calibrated NLL on the validation images.
 
     Kinds are tuned for each number of members and epochs. A trial of which runs are missing, because they diverged, is
-    not chosen. Raise EnsembleError if there are no validation images, or the kinds had different numbers of trials.
+    not chosen. Raise EnsembleError if there are no validation images, or the kinds had different numbers of trials for
+    the same budget.
     """
     if any(row.validation_calibrated_nll is None for row in rows):
         raise EnsembleError(
             "--choose needs the calibrated NLL on validation images: set dataset.validation_fraction > 0 in the sweep, "
             "and compare the sweep again if its CSV is of an older version"
         )
-    trials = {row.kind: row.trials for row in rows}
-    if len(set(trials.values())) > 1:
-        counts = "; ".join(f"{kind}: {number}" for kind, number in trials.items())
-        raise EnsembleError(f"--choose needs the same number of trials of each kind, and there are: {counts}")
+    budgets: dict[int, dict[str, int]] = defaultdict(dict)
+    for row in rows:
+        budgets[round(row.members * row.epochs_each)][row.kind] = row.trials
+    for epochs, trials in budgets.items():
+        if len(set(trials.values())) > 1:
+            counts = "; ".join(f"{kind}: {number}" for kind, number in trials.items())
+            raise EnsembleError(
+                f"--choose needs the same number of trials of each kind, and with {epochs} epochs there are: {counts}"
+            )
     groups: dict[tuple[Any, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[row.members, row.epochs_each, row.kind][row.trial].append(row)

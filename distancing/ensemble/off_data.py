@@ -1,5 +1,6 @@
 """How well an ensemble tells images of another data set from the test images."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,33 +34,49 @@ SETS: dict[str, type[Dataset]] = {
     "svhn": datasets.SVHN,
 }
 Images = NDArray[np.uint8]  # [N, H, W, C]
-Uncertainties = dict[str, Tensor]  # measure → its value for each image [N]
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncertainties:
+    """How uncertain an ensemble is of N images.
+
+    measures: each measure of uncertainty of the ensemble [N], by its name.
+    members: the entropy of each member's prediction [M, N].
+    """
+
+    measures: dict[str, Tensor]
+    members: Tensor
 
 
 def detection(test: Uncertainties, ood: Uncertainties) -> OodResult:
-    """Return how well each measure of uncertainty tells out-of-distribution images from test images."""
+    """Return how well the ensemble and its members tell out-of-distribution images from test images."""
+    by_measure = {name: _detection(values, ood.measures[name]) for name, values in test.measures.items()}
+    members = [_detection(*entropies) for entropies in zip(test.members, ood.members, strict=True)]
+    return OodResult(images=ood.members.shape[1], members=members, **by_measure)
+
+
+def _detection(test: Tensor, ood: Tensor) -> Detection:
+    """Return how well an uncertainty tells images, for which it is `ood` [K], from test images, `test` [N]."""
     from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-    by_measure = {}
-    for name, values in test.items():
-        uncertainty = torch.cat((values, ood[name]))
-        truth = [0] * len(values) + [1] * len(ood[name])
-        false, true, _ = roc_curve(truth, uncertainty, drop_intermediate=False)
-        by_measure[name] = Detection(
-            auroc=float(roc_auc_score(truth, uncertainty)),
-            aupr=float(average_precision_score(truth, uncertainty)),
-            fpr95=float(false[(true >= 0.95).argmax()]),
-        )
-    return OodResult(images=len(next(iter(ood.values()))), **by_measure)
+    uncertainty, truth = torch.cat((test, ood)), [0] * len(test) + [1] * len(ood)
+    false, true, _ = roc_curve(truth, uncertainty, drop_intermediate=False)
+    return Detection(
+        auroc=float(roc_auc_score(truth, uncertainty)),
+        aupr=float(average_precision_score(truth, uncertainty)),
+        fpr95=float(false[(true >= 0.95).argmax()]),
+    )
 
 
 def uncertainties(p: Tensor, weights: Tensor) -> Uncertainties:
-    """Return each measure of uncertainty, of members with probabilities p [M, N, C]."""
+    """Return the uncertainties of members with probabilities p [M, N, C]."""
     w = weights.to(p)
     q = scores.average(p, w)
-    entropy = torch.special.entr(q).sum(1)
-    of_members = torch.einsum("m,mn->n", w / w.sum(), torch.special.entr(p).sum(2))
-    return {"max_probability": 1 - q.amax(1), "entropy": entropy, "mutual_information": entropy - of_members}
+    entropy, members = torch.special.entr(q).sum(1), torch.special.entr(p).sum(2)
+    information = entropy - torch.einsum("m,mn->n", w / w.sum(), members)
+    return Uncertainties(
+        {"max_probability": 1 - q.amax(1), "entropy": entropy, "mutual_information": information}, members
+    )
 
 
 def images_of(names: Sequence[str], own: Dataset, option: str = "--ood") -> dict[str, Images]:

@@ -18,7 +18,7 @@ class Row:
 
     kind: the settings in which its runs differ from others of the sweep.
     trial: the settings that were tried for this kind.
-    trials: how many of these the sweep has, those that diverged included.
+    trials: how many of these the sweep has of this length, those that diverged included.
     seed: the seed of the run; null if there are several runs.
     epochs_each (epochs): planned for one member; if a run has several checkpoints, all its epochs over their number.
     epochs (epochs): trained for all members.
@@ -31,7 +31,9 @@ class Row:
     temperature_from: the images on which the temperature for the test images was found (`SplitResult`).
     member_accuracy: the mean accuracy of the members.
     correlation: c/v of (1.14).
-    ood_auroc: the area under the ROC curve of the entropy, mean over the other data sets of --ood (`Detection`).
+    ood_auroc: the area under the ROC curve of the entropy, mean over the other data sets of --ood (`OodResult`).
+    ood_mutual_information_auroc: the same of the mutual information; null for a single network.
+    member_ood_auroc: the same of the entropy of one member, mean over the members.
     corrupted_error, corrupted_calibrated_nll, corrupted_calibrated_ece: means over the 15 corruptions and the five
         severities (`CorruptedScores`).
 
@@ -63,6 +65,8 @@ class Row:
     coverage80_accuracy: float | None = None
     correlation: float | None = None
     ood_auroc: float | None = None
+    ood_mutual_information_auroc: float | None = None
+    member_ood_auroc: float | None = None
     corrupted_error: float | None = None
     corrupted_calibrated_nll: float | None = None
     corrupted_calibrated_ece: float | None = None

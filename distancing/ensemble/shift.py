@@ -49,7 +49,8 @@ class Shift:
             test, others = off_data.uncertainties_of(members, self.ood, device, result.weights, refresh)
             ood = {name: off_data.detection(test, values) for name, values in others.items()}
             result = dataclasses.replace(result, ood={**(result.ood or {}), **ood})
-            figures["ood"] = partial(show.ood_picture, test, others)
+            measures = {name: values.measures for name, values in others.items()}
+            figures["ood"] = partial(show.ood_picture, test.measures, measures)
         if self.corrupted:
             found = corruptions.judge_corruptions(members, self.folder, device, result.weights, refresh)
             result = dataclasses.replace(result, corruptions=found)

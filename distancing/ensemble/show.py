@@ -1,6 +1,7 @@
 """An ensemble's scores as tables and figures. matplotlib is imported with the first figure, since it is slow."""
 
 import dataclasses
+import statistics
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,10 +99,12 @@ def ood_table(result: Mapping[str, OodResult]) -> Table:
     for column in ("data set", "images", "detected by", "AUROC", "AUPR", "FPR at 95 % TPR"):
         table.add_column(column, justify="left" if column in ("data set", "detected by") else "right")
     for name, values in result.items():
-        for measure in MEASURES:
-            detection: Detection = getattr(values, measure)
-            cells = [f"{number:.4f}" for number in (detection.auroc, detection.aupr, detection.fpr95)]
-            table.add_row(name, str(values.images), measure.replace("_", " "), *cells)
+        detections: dict[str, list[Detection]] = {measure: [getattr(values, measure)] for measure in MEASURES}
+        if values.members:
+            detections["entropy of one member, mean"] = values.members
+        for measure, found in detections.items():
+            means = (statistics.fmean(getattr(each, score) for each in found) for score in ("auroc", "aupr", "fpr95"))
+            table.add_row(name, str(values.images), measure.replace("_", " "), *(f"{mean:.4f}" for mean in means))
     return table
 
 

@@ -30,6 +30,8 @@ SCORES = {
     "aurc": "AURC",
     "correlation": "c/v",
     "ood_auroc": "OOD AUROC",
+    "ood_mutual_information_auroc": "OOD AUROC, mutual inf.",
+    "member_ood_auroc": "member OOD AUROC",
     "corrupted_error": "corrupted error",
     "corrupted_calibrated_nll": "corrupted cal. NLL",
     "corrupted_calibrated_ece": "corrupted cal. ECE",

@@ -103,12 +103,14 @@ class OodResult:
     max_probability: by 1 − max_c q_c of the average q of the members' probabilities (Hendrycks & Gimpel 2017).
     entropy: by the entropy of q.
     mutual_information: by the mutual information between the prediction and the member.
+    members: by each member alone, with the entropy of its prediction.
     """
 
     images: int
     max_probability: Detection
     entropy: Detection
     mutual_information: Detection
+    members: list[Detection] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
