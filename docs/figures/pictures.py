@@ -111,13 +111,16 @@ def ensembles_picture(name: str, sources: Mapping[str, str], members: int) -> No
     save(figure, name)
 
 
-def budgets_picture(name: str, panels: Mapping[str, Scores], labels: Sequence[str], score: str, scale: float) -> None:
-    """Draw a score of each kind of ensemble against the epochs in all, a panel for each data set.
+def budgets_picture(
+    name: str, panels: Mapping[str, Scores], labels: Sequence[str], score: str, scale: float, rows: int = 1
+) -> None:
+    """Draw a score of each kind of ensemble against the epochs in all, in panels with these titles.
 
-    score: the label of the axis, in whose unit `scale` is 1.
+    score: the label of the axes, in whose unit `scale` is 1.
     """
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    for axes, (title, by_epochs) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+    figure = Figure(figsize=(7, 1 + 3 * rows), layout="constrained")
+    grid = figure.subplots(rows, len(panels) // rows, squeeze=False)
+    for axes, (title, by_epochs) in zip(grid.flat, panels.items(), strict=True):
         for i, label in enumerate(labels):
             points = [(epochs, *values[label]) for epochs, values in by_epochs.items() if label in values]
             if points:
@@ -126,10 +129,13 @@ def budgets_picture(name: str, panels: Mapping[str, Scores], labels: Sequence[st
                 axes.errorbar(beside, [scale * mean for mean in means], yerr=[scale * error for error in errors],
                               label=label, marker=MARKS[i], color=EIGHT[i], ls=LINES[i], ms=4, lw=0.9,
                               capsize=2)  # fmt: skip
-        axes.set(title=title, xscale="log", xlabel="epochs in all")
+        axes.set(title=title, xscale="log")
         axes.set_xticks(list(by_epochs), [str(epochs) for epochs in by_epochs])
         axes.minorticks_off()
-    figure.axes[0].set_ylabel(score)
+    for row in grid:
+        row[0].set_ylabel(score)
+    for axes in grid[-1]:
+        axes.set_xlabel("epochs in all")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save(figure, name)
 
@@ -190,8 +196,9 @@ def pictures() -> None:
             for title, name in {"MNIST": "mnist", "Fashion-MNIST": "fashion-mnist", "CIFAR-10": "cifar10"}.items()
         }, IN_SHORT, "calibrated NLL, nats", 1)  # fmt: skip
         budgets_picture("results_ood", {
-            "Fashion-MNIST or MNIST?": detected("ensembles-ood-mnist"),
-            "Fashion-MNIST or CIFAR-10 in grey?": detected("ensembles-ood-cifar10"),
-        }, list(DETECTORS), "AUROC, %", 100)  # fmt: skip
+            f"{title}, by {measure}": detected(name, score)
+            for measure, score in (("entropy", "ood_auroc"), ("mutual information", "ood_mutual_information_auroc"))
+            for title, name in (("MNIST", "ensembles-ood-mnist"), ("CIFAR-10", "ensembles-ood-cifar10"))
+        }, list(DETECTORS), "AUROC, %", 100, rows=2)  # fmt: skip
     curves_picture("results_thesis", "thesis_mnist")
     curves_picture("results_thesis_cifar10", "thesis_cifar10")

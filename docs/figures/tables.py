@@ -20,12 +20,20 @@ NAMES = {
     "calibrated_nll": "calibrated NLL",
     "accuracy": "accuracy, %",
     "ood_auroc": "AUROC, MNIST, %",
+    "ood_mutual_information_auroc": "mutual information: AUROC, MNIST, %",
+    "member_ood_auroc": "one member: AUROC, MNIST, %",
     "corrupted_error": "corrupted: error, %",
     "corrupted_calibrated_nll": "corrupted: calibrated NLL",
     "corrupted_calibrated_ece": "corrupted: calibrated ECE, %",
 }
 BEYOND = {
-    "ensembles-eight": ("calibrated_nll", "accuracy", "ood_auroc", "corrupted_calibrated_nll"),
+    "ensembles-eight": (
+        "calibrated_nll",
+        "accuracy",
+        "ood_auroc",
+        "ood_mutual_information_auroc",
+        "corrupted_calibrated_nll",
+    ),
     "ensembles-ood-corrupted": ("corrupted_calibrated_nll", "corrupted_error", "corrupted_calibrated_ece", "ood_auroc"),
 }
 WHOLE = "ensembles-whole-mnist", "ensembles-whole-fashion-mnist", "ensembles-whole-cifar10"
@@ -157,21 +165,19 @@ def rivals(name: str) -> str:
     return markdown(lines)
 
 
-def detectors() -> str:
-    """Return the short table of how well ensembles detect images of another data set."""
-    mnist, cifar, nll = (
-        detected("ensembles-ood-mnist"),
-        detected("ensembles-ood-cifar10"),
-        detected("ensembles-ood-mnist", "calibrated_nll"),
-    )
+def detectors(score: str, last: str) -> str:
+    """Return the short table of how well ensembles detect images of another data set, and of a last score."""
+    mnist, cifar = detected("ensembles-ood-mnist", score), detected("ensembles-ood-cifar10", score)
     most = max(mnist)
     heads = [*(f"{epochs} epochs: AUROC, MNIST, %" for epochs in mnist), f"{most} epochs: AUROC, CIFAR-10, %"]
-    heads.append(f"{most} epochs: calibrated NLL")
+    heads.append(f"{most} epochs: {NAMES[last]}")
     lines = [["", *heads], ["---", *["---:"] * len(heads)]]
+    scale = 100 if "%" in NAMES[last] else 1
     for label in DETECTORS:
         shares = [*(by_label[label] for by_label in mnist.values()), cifar[most][label]]
         cells = [number(100 * mean, 100 * error) for mean, error in shares]
-        lines.append([label, *cells, number(*nll[most][label], most=4)])
+        mean, error = detected("ensembles-ood-mnist", last)[most][label]
+        lines.append([label, *cells, number(scale * mean, scale * error, most=4)])
     return markdown(lines)
 
 
@@ -201,7 +207,10 @@ def tables() -> dict[str, str]:
     """Return all short tables by name."""
     made = {name: table(short) for name, short in SHORT.items()}
     made |= {name: ensembles(name, 16) for name in ("ensembles-resnet8", "ensembles-mlp")}
-    made |= {name: rivals(name) for name in WHOLE} | {"ood": detectors()}
+    made |= {name: rivals(name) for name in WHOLE} | {
+        "ood": detectors("ood_auroc", "calibrated_nll"),
+        "ood-information": detectors("ood_mutual_information_auroc", "member_ood_auroc"),
+    }
     return made | {name: of_detectors(name, columns) for name, columns in BEYOND.items()}
 
 
