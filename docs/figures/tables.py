@@ -16,6 +16,7 @@ from distancing.ensemble.row import read_csv
 RESULTS = Path(__file__).parents[2] / "results"
 TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n\n)((?:\|[^\n]*\n)*)")
 Row = Mapping[str, str]
+UNKNOWN = math.nan, math.nan
 NAMES = {
     "calibrated_nll": "calibrated NLL",
     "accuracy": "accuracy, %",
@@ -26,15 +27,18 @@ NAMES = {
     "corrupted_calibrated_nll": "corrupted: calibrated NLL",
     "corrupted_calibrated_ece": "corrupted: calibrated ECE, %",
 }
+EIGHT = "calibrated_nll", "accuracy", "ood_auroc", "ood_mutual_information_auroc", "corrupted_calibrated_nll"
+CORRUPTED = "corrupted_calibrated_nll", "corrupted_error", "corrupted_calibrated_ece", "ood_auroc"
+OF_MNIST = {"Fashion-MNIST": "ensembles-of-mnist-ood-fashion", "CIFAR-10": "ensembles-of-mnist-ood-cifar10"}
+# the short tables of DETECTORS: the full table, the score and the head of each column
 BEYOND = {
-    "ensembles-eight": (
-        "calibrated_nll",
-        "accuracy",
-        "ood_auroc",
-        "ood_mutual_information_auroc",
-        "corrupted_calibrated_nll",
-    ),
-    "ensembles-ood-corrupted": ("corrupted_calibrated_nll", "corrupted_error", "corrupted_calibrated_ece", "ood_auroc"),
+    "ensembles-eight": [("ensembles-eight", score, NAMES[score]) for score in EIGHT],
+    "ensembles-ood-corrupted": [("ensembles-ood-corrupted", score, NAMES[score]) for score in CORRUPTED],
+    "ood-of-mnist": [
+        *((OF_MNIST[other], "ood_auroc", f"entropy: AUROC, {other}, %") for other in OF_MNIST),
+        *((OF_MNIST[other], "ood_mutual_information_auroc", f"mutual information: {other}, %") for other in OF_MNIST),
+        (OF_MNIST["CIFAR-10"], "calibrated_nll", NAMES["calibrated_nll"]),
+    ],
 }
 WHOLE = "ensembles-whole-mnist", "ensembles-whole-fashion-mnist", "ensembles-whole-cifar10"
 
@@ -157,10 +161,9 @@ def rivals(name: str) -> str:
     lines = [["", *heads], ["---", *["---:"] * len(heads)]]
     for label in IN_SHORT:
         if any(label in by_label for by_label in nll.values()):
-            cells = [number(*by_label[label], most=4) for by_label in nll.values()]
-            cells += [
-                number(100 * mean, 100 * error) for mean, error in (by_label[label] for by_label in at_most.values())
-            ]
+            cells = [number(*by_label.get(label, UNKNOWN), most=4) for by_label in nll.values()]
+            known = (by_label.get(label, UNKNOWN) for by_label in at_most.values())
+            cells += [number(100 * mean, 100 * error) for mean, error in known]
             lines.append([label, *cells])
     return markdown(lines)
 
@@ -181,14 +184,14 @@ def detectors(score: str, last: str) -> str:
     return markdown(lines)
 
 
-def of_detectors(name: str, columns: Sequence[str]) -> str:
-    """Return the short table of scores of DETECTORS, all of whose ensembles in results/NAME.csv have one budget."""
-    by_score = [next(iter(detected(name, score).values())) for score in columns]
-    lines = [["", *(NAMES[score] for score in columns)], ["---", *["---:"] * len(columns)]]
-    for label in by_score[0]:
+def of_detectors(columns: Sequence[tuple[str, str, str]]) -> str:
+    """Return the short table of scores of DETECTORS, all of whose ensembles have one budget. columns: as in BEYOND."""
+    lines = [["", *(head for *_, head in columns)], ["---", *["---:"] * len(columns)]]
+    by_column = [(head, next(iter(detected(name, score).values()))) for name, score, head in columns]
+    for label in (label for label in DETECTORS if label in by_column[0][1]):
         cells = []
-        for score, found in zip(columns, by_score, strict=True):
-            scale = 100 if "%" in NAMES[score] else 1
+        for head, found in by_column:
+            scale = 100 if "%" in head else 1
             mean, error = found[label]
             cells.append(number(scale * mean, scale * error, most=4))
         lines.append([label, *cells])
@@ -211,7 +214,7 @@ def tables() -> dict[str, str]:
         "ood": detectors("ood_auroc", "calibrated_nll"),
         "ood-information": detectors("ood_mutual_information_auroc", "member_ood_auroc"),
     }
-    return made | {name: of_detectors(name, columns) for name, columns in BEYOND.items()}
+    return made | {name: of_detectors(columns) for name, columns in BEYOND.items()}
 
 
 def updated(text: str) -> str:
