@@ -20,7 +20,7 @@ UNKNOWN = math.nan, math.nan
 NAMES = {
     "calibrated_nll": "calibrated NLL",
     "accuracy": "accuracy, %",
-    "ood_auroc": "AUROC, MNIST, %",
+    "ood_auroc": "entropy: AUROC, MNIST, %",
     "ood_mutual_information_auroc": "mutual information: AUROC, MNIST, %",
     "member_ood_auroc": "one member: AUROC, MNIST, %",
     "corrupted_error": "corrupted: error, %",
