@@ -458,3 +458,4 @@ def test_a_sweep_of_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             assert own_scores.nll == pytest.approx(result(run)["metrics"]["validation"]["loss"], rel=1e-6)
             assert row["validation_calibrated_nll"] == own_scores.calibrated_nll
             assert row["operations"] == flops(run)
+        assert (row["epochs_each"], row["epochs"]) == ((4, 1) if row["members"] == 1 else (2, 4))  # planned, trained

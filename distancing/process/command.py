@@ -18,7 +18,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """A parser that refuses wrong arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
-        sys.exit(print_error(f"{message}; {self.prog} --help lists the arguments"))
+        sys.exit(print_error(f"{message}; --help lists the arguments"))
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:
