@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -38,12 +39,10 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     """This is a short form of `python tools/crash.py`."""
     expected, seconds = crash.undisturbed(tmp_path, crash.RUN)
     generator, kills = random.Random(0), 0
-    for trial in range(3):
-        folder = tmp_path / str(trial)
-        folder.mkdir()
+    while kills < 5:  # a run may end before its moment, since the machine may be less busy than when it was timed
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
         kills += len(crash.killed(folder, crash.RUN, seconds, generator))
         assert outcome(only_run(folder / "runs")) == expected
-    assert kills >= 3
 
 
 @pytest.mark.slow

@@ -87,8 +87,9 @@ def undisturbed(folder: Path, overrides: Sequence[str]) -> tuple[dict[str, Any],
         begun = time.monotonic()
         process = begin(folder / name, overrides)
         process.join()
+        seconds = time.monotonic() - begun
         assert process.exitcode == 0, (folder / name / "log").read_text()
-    return outcome(only_run(folder / "second/runs")), time.monotonic() - begun
+    return outcome(only_run(folder / "second/runs")), seconds
 
 
 def killed(folder: Path, overrides: Sequence[str], seconds: float, generator: random.Random) -> list[str]:
