@@ -325,6 +325,9 @@ def test_the_trial_of_each_kind_is_chosen_on_the_validation_images(
         write_csv([*rows, {**rows[0], **change}], file)
         assert cli([*arguments, "--choose"]) == 2
         assert message in capsys.readouterr().err
+    write_csv([{**row, "trial": ""} for row in rows], file)
+    assert cli([*arguments, "--choose"]) == 2
+    assert "--choose: no kind has several trials: leave --choose out" in capsys.readouterr().err
     for arguments, message in (
         (["--choose"], "--choose is for ensembles side by side: add --compare"),
         (["--csv", "it.csv"], "--csv is for ensembles side by side: add --compare"),

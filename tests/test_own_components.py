@@ -24,7 +24,9 @@ TINY = ["epochs=7", "phases.cycle.times=1", "batch_size=50", "device=cpu", "thre
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write the files of the docs' example; return their folder. No module is trusted."""
+    """Write the files of the docs' example; return their folder. No module is trusted, nor known from another test."""
+    for module in ("mine", "parts", "broken"):
+        sys.modules.pop(module, None)
     (tmp_path / "mine").mkdir()
     text = PAGE.read_text()
     (tmp_path / "mine/mine.py").write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])
@@ -270,6 +272,7 @@ def test_a_data_set_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         (["dataset._target_=mine.Sizeless", "~dataset.noise"], "dataset: Sizeless does not define available"),
         (["dataset.noise=a"], "dataset.noise='a'"),
         (["penalty.kernel._target_=broken.Kernel"], "can't import broken: SyntaxError"),
+        (["penalty.kernel._target_=queue.Kernel"], "Python has another module queue and imports that one"),
     ],
 )
 def test_one_line_says_what_is_wrong(
@@ -284,7 +287,9 @@ def test_one_line_says_what_is_wrong(
         + "\n@component\nclass Sizeless(Dataset):\n    image_shape, classes = (1, 8, 8), 2\n"
     )
     (example / "broken.py").write_text("1 +\n")
-    monkeypatch.setenv(trust.VARIABLE, os.pathsep.join([str(file), str(example / "broken.py")]))
+    (example / "queue.py").write_text("class Kernel: ...\n")
+    files = [file, example / "broken.py", example / "queue.py"]
+    monkeypatch.setenv(trust.VARIABLE, os.pathsep.join(map(str, files)))
     with pytest.raises(ConfigError, match=message):
         check(stripes(example, *overrides))
 

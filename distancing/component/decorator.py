@@ -1,5 +1,6 @@
 """Components: the classes that a YAML may name with `_target_`, as frozen dataclasses with checked fields."""
 
+import dataclasses
 from typing import TypeVar, dataclass_transform
 
 import pydantic
@@ -17,3 +18,19 @@ def component(cls: type[T]) -> type[T]:
     """
     config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
     return dataclass(frozen=True, kw_only=True, config=config)(cls)  # type: ignore[return-value]
+
+
+def names(cls: type) -> list[str]:
+    """Return the names of the settings of a class."""
+    return [field.name for field in dataclasses.fields(cls) if field.name != "hash"]
+
+
+def refusal(error: pydantic.ValidationError, cls: type, path: str = "") -> str:
+    """Return one line that says which setting of `cls` was refused first, and why. path: where a config has them."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join([path, *map(str, first["loc"])]).strip(".")
+    return {
+        "unexpected_keyword_argument": f"{key} is not a setting; allowed here: {', '.join(names(cls))}",
+        "missing": f"{key} is missing",
+        "value_error": f"{path}: ".lstrip(": ") + str(first.get("ctx", {}).get("error")),
+    }.get(first["type"], f"{key}={first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}")

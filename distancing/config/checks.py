@@ -1,6 +1,5 @@
 """Turn the composed YAML into the settings of a run, and check all of them before any work."""
 
-import dataclasses
 import hashlib
 import importlib
 import json
@@ -16,6 +15,7 @@ from yaml import YAMLError
 
 from distancing.component import trust
 from distancing.component.analysis import Analysis
+from distancing.component.decorator import names, refusal
 from distancing.data.datasets import Dataset, Torchvision
 from distancing.errors import ConfigError, first_line
 from distancing.hills.distances import Distance
@@ -234,21 +234,4 @@ def construct(cls: type, settings: Any, path: str) -> Any:
     try:
         return cls(**settings)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join([path, *map(str, first["loc"])]).strip(".")
-        raise ConfigError(
-            {
-                "unexpected_keyword_argument": f"{key} is not a setting; allowed here: {', '.join(names(cls))}",
-                "missing": f"{key} is missing",
-                "value_error": f"{path}: ".lstrip(": ") + str(first.get("ctx", {}).get("error")),
-            }.get(first["type"], f"{key}={first['input']!r}: {_lower(first['msg'])}")
-        ) from None
-
-
-def names(cls: type) -> list[str]:
-    """Return the names of the settings of a class."""
-    return [field.name for field in dataclasses.fields(cls) if field.name != "hash"]
-
-
-def _lower(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
+        raise ConfigError(refusal(error, cls, path)) from None

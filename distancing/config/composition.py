@@ -186,7 +186,7 @@ def _unknown(key: str) -> str:
 
 def _settings() -> list[str]:
     """Return the names of the top-level settings."""
-    from distancing.config.checks import names
+    from distancing.component.decorator import names
     from distancing.training.settings import Config
 
     return names(Config)

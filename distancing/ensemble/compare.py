@@ -200,13 +200,18 @@ def chosen(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of the trial of each kind with the lowest mean of the calibrated NLL on the validation images.
 
     Kinds are tuned for each number of members and epochs. A trial of which runs are missing, because they diverged, is
-    not chosen. Raise EnsembleError if there are no validation images, or the kinds had different numbers of trials for
-    the same budget.
+    not chosen. Raise EnsembleError if there are no validation images, nothing to choose from, or the kinds had
+    different numbers of trials for the same budget.
     """
     if any(row.validation_calibrated_nll is None for row in rows):
         raise EnsembleError(
             "--choose needs the calibrated NLL on validation images: set dataset.validation_fraction > 0 in the sweep, "
             "and compare the sweep again if its CSV is of an older version"
+        )
+    if not any(row.trial for row in rows):
+        raise EnsembleError(
+            "--choose: no kind has several trials: leave --choose out. If a CSV was written without it, "
+            "compare the sweep again"
         )
     budgets: dict[int, dict[str, int]] = defaultdict(dict)
     for row in rows:

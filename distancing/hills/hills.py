@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import StateDict
 
+from distancing.component.decorator import refusal
 from distancing.hills.distances import Euclidean
 from distancing.hills.features import Network
 from distancing.hills.field import Field
@@ -31,8 +33,7 @@ class Hills(Field):
     autocast: the context in which such a distance computes the predictions. None: full precision.
     theta: the parameters as one vector, if the model computes with one. None: read them from the model.
 
-    Raise pydantic.ValidationError, which is a ValueError, for a setting that is wrong; ValueError or TypeError for a
-    model that cannot have hills.
+    Raise ValueError for a setting that is wrong, ValueError or TypeError for a model that cannot have hills.
     """
 
     def __init__(
@@ -48,7 +49,10 @@ class Hills(Field):
     ) -> None:
         if penalty is not None and settings:
             raise TypeError(f"{', '.join(settings)}: give either a penalty or its settings")
-        penalty = penalty or Penalty(**{"distance": Euclidean(), "kernel": Gaussian(), **settings})
+        try:
+            penalty = penalty or Penalty(**{"distance": Euclidean(), "kernel": Gaussian(), **settings})
+        except ValidationError as error:
+            raise ValueError(refusal(error, Penalty)) from None
         if penalty.changes and not steps_per_epoch:
             raise ValueError("hills that grow or decay need steps_per_epoch, the optimiser's steps in an epoch")
         if not isinstance(model, nn.Module):
