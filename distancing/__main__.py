@@ -17,7 +17,7 @@ MODULES = {
 HELP = """\
 init       copy train.py and the configs into a folder, to be edited there
 train      train one run; with -m, a run for each combination of the swept values
-sweep      show, resume, cancel or price the runs of a sweep
+sweep      show, retry or cancel the runs of a sweep, or estimate their cost
 ensemble   evaluate an ensemble of checkpoints, or compare ensembles
 landscape  analyse the loss around and between checkpoints
 report     summarise runs as tables, figures and one page

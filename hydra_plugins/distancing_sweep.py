@@ -156,5 +156,5 @@ def _returned(directory: Path, overrides: Sequence[str]) -> JobReturn:
     if result := read_result(RunDirectory(directory)):
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=result.objective)
     run_status = status(Listed(directory, tuple(overrides), 0), {})
-    error = SweepError(f"{directory} has not ended ({run_status}): python -m distancing.sweep status says more")
+    error = SweepError(f"{directory} has not ended ({run_status}): distancing sweep status says more")
     return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)

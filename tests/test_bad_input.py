@@ -484,7 +484,7 @@ LISTS = ["{", "[]", "3", '{"run": 3, "overrides": [], "epochs": 1}', '{"run": ".
 @pytest.fixture
 def refused_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                   capfd: pytest.CaptureFixture[str]) -> Callable[..., None]:  # fmt: skip
-    """`python -m distancing.sweep COMMAND` for a sweep of these files must be refused in a line that begins so."""
+    """`distancing sweep COMMAND` for a sweep of these files must be refused in a line that begins so."""
     monkeypatch.chdir(tmp_path)
     folder = Path("runs/sweeps/it")
     folder.mkdir(parents=True)

@@ -60,6 +60,8 @@ BAD = {
     "optimizer=sgd optimizer.nesterov=true": "optimizer: nesterov=true needs momentum > 0",
     "batch_size=1.5": "batch_size=1.5: input should be a valid integer",
     "batch_size=true": "batch_size=True: input should be a valid integer",
+    "phases=distancing phases.descend.until_loss=0.05 label_smoothing=0.1": "phases.descend.until_loss=0.05 can't be "
+    "reached: with label_smoothing=0.1, no cross entropy is below 0.5448",
     "batch_size=1436": "batch_size=1436 leaves a last batch of one of the 1437 training images",
     "epochs=0": "epochs=0: input should be greater than 0",
     "epochs=1": "epochs=1: the 7 phases need at least 7 epochs; phases.cycle.times=3 repeats 2",
@@ -178,6 +180,14 @@ def test_the_order_of_the_phases_is_part_of_the_name() -> None:
     orders = ["a.epochs=1 b.epochs=69", "b.epochs=69 a.epochs=1"]
     cfgs = [compose("phases=single", "~phases.train", *(f"+phases.{o}" for o in order.split())) for order in orders]
     assert len({check(cfg).hash for cfg in cfgs}) == 2
+    inner = "{settle: {checkpoint: true}, escape: {penalty: true, restart_schedule: true}}"
+    other = compose("~phases.cycle.phases", f"+phases.cycle.phases={inner}")
+    assert check(other).hash != check(compose()).hash == "bf2f0823"  # that of the first run in README.md
+
+
+def test_what_needs_no_batch_norm_and_no_smoothing_is_not_refused() -> None:
+    assert check(compose("model=mlp", "batch_size=1436")).batch_size == 1436
+    assert check(compose("phases=distancing", "phases.descend.until_loss=0.05"))
 
 
 def test_a_missing_component_is_an_error() -> None:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distancing.config.checks import read_config
 from distancing.data.datasets import MNIST, FashionMNIST
-from distancing.ensemble import off_data, side_by_side
+from distancing.ensemble import compare, off_data, side_by_side
 from distancing.ensemble.__main__ import main as cli
 from distancing.ensemble.calibration import calibrated
 from distancing.ensemble.compare import chosen
@@ -26,7 +26,7 @@ from distancing.ensemble.row import Row, read_csv, write_csv
 from distancing.errors import DatasetError, EnsembleError
 from distancing.experiment.main import main
 from distancing.models.evaluation import refresh_batch_norm
-from distancing.runs import find_sweep, load
+from distancing.runs import Listed, find_sweep, load
 from distancing.stored import evaluation_images, find_checkpoints, on_this_machine
 
 CPU = torch.device("cpu")
@@ -270,6 +270,17 @@ def scored_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def test_the_names_of_kinds_and_trials() -> None:
+    """Two settings with one last part stay apart; a choice of optimiser is a trial, as is any setting but a few."""
+    escape, settle = (f"phases.cycle.phases.{phase}.epochs=5" for phase in ("escape", "settle"))
+    adam, more = "optimizer=adam", "phases.cycle.times=3"
+    runs = [Listed(Path(str(i)), ("a=1", *own), 8) for i, own in enumerate([[escape], [settle], [adam, more], []])]
+    assert [kind for kind, _ in compare._names(runs, tuned=False).values()] == [escape, settle, "optimizer=adam", ""]
+    assert [*compare._names(runs, tuned=True).values()] == [("", escape), ("", settle), ("", adam), ("", "")]
+    sigma = [Listed(Path(str(s)), (f"penalty.sigma={s}",), 8) for s in (1, 2)]
+    assert [kind for kind, _ in compare._names(sigma, tuned=False).values()] == ["sigma=1", "sigma=2"]
+
+
 def test_a_trial_is_chosen_for_all_seeds_together() -> None:
     """Also if a phase ends early for one seed, whose runs then have fewer epochs."""
     scores = {"s=1": (0.1, 0.5), "s=2": (0.2, 0.2)}  # of two seeds
@@ -285,6 +296,7 @@ def test_the_trial_of_each_kind_is_chosen_on_the_validation_images(
 ) -> None:
     """Δ and p are paired by seed, between the chosen trials alone. A kind may be one large network."""
     large = {"kind": "large", "members": 1, "epochs_each": 8.0, "operations": 150, "backward": None, "trial": "s=1"}
+    large["epochs"] = 5  # they stopped early, and are compared at the planned budget
     rows = [*scored_rows(), *({**row, **large} for row in scored_rows()[:3])]
     rows.append({**rows[-1], "trial": "s=2", "validation_calibrated_nll": -1.0})  # two of its three runs diverged
     file, markdown = tmp_path / "rows.csv", tmp_path / "table.md"

@@ -34,7 +34,7 @@ from distancing.report import figures
 from distancing.report.__main__ import main as cli
 from distancing.report.commands import command
 from distancing.report.gallery import gallery
-from distancing.report.metrics import higher_is_better
+from distancing.report.metrics import higher_is_better, result_numbers
 from distancing.report.overview import Overview, summarise
 from distancing.report.pack import KEPT, unpacked
 from distancing.report.page import page
@@ -172,7 +172,7 @@ def test_many_comparisons_are_corrected_whether_or_not_they_are_shown(folder: Fo
     assert (none["penalty"], a["penalty.sigma"]) == ("none", "0.1")
     assert float(a["test.accuracy p (Holm)"]) == pytest.approx(2 * float(a["test.accuracy p (scipy.stats.ttest_rel)"]))
     (note,) = (n for n in summarise([str(folder.path)], baseline=["penalty=none"]).notes if n.startswith("Δ:"))
-    assert note.endswith("corrected after Holm for 2 comparisons")
+    assert note.endswith("Holm's correction for 2 comparisons")
 
 
 def test_runs_and_groups_are_selected(folder: Folder, tmp_path: Path) -> None:
@@ -262,6 +262,31 @@ def test_groups(tmp_path: Path) -> None:
         )
     models = [group.settings["model"] for group in summarise([str(folder.sweep.path)]).groups]
     assert [model for model in models if model] == ["resnet8", "resnet14"]
+
+
+def test_runs_that_differ_in_a_list(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "runs")
+    for rates, accuracy in (([0.05, 0.05], 0.9), ([0.1, 0.1], 0.5)):
+        phases = {"swa": {"lr": rates}}
+        typed = f"phases.swa.lr={rates}".replace(" ", "")
+        for seed in (0, 1):
+            folder.add(f"{typed[-4:]}{seed}", f"seed={seed}", typed, accuracy=accuracy, phases=phases)
+    overview = summarise([str(folder.sweep.path)])
+    assert [group.name for group in overview.groups] == ["phases.swa.lr=[0.05,0.05]", "phases.swa.lr=[0.1,0.1]"]
+    assert len(table(str(folder.path), "--where", "phases.swa.lr=[0.1,0.1]", tmp=tmp_path)) == 1
+
+
+def test_an_ensemble_with_a_disagreement_that_is_not_a_number(tmp_path: Path) -> None:
+    """It is missing from the metrics of this run, and costs no other one."""
+    folder, numbers = Folder(tmp_path), []
+    for seed, apart in enumerate((0.25, None)):
+        run = folder.add(f"r{seed}", f"seed={seed}", accuracy=0.5)
+        content = json.loads((run / "result.json").read_text())
+        content["ensemble"] = {"splits": {"test": {"disagreement": [[0.0, apart], [apart, 0.0]]}}}
+        (run / "result.json").write_text(json.dumps(content))
+        numbers.append(result_numbers(collect([str(run)])[0][0]))
+    assert numbers[0]["ensemble.test.disagreement"] == 0.25
+    assert "ensemble.test.disagreement" not in numbers[1]
 
 
 ODD = r"a&b_c%d$e#f{g}h~i^j\k<b>l</b>\"m'|n,o*é θ"

@@ -18,7 +18,7 @@ from distancing.report.__main__ import main as report
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "RESULTS.md"
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"distancing.report": report, "distancing.ensemble": ensemble}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"report": report, "ensemble": ensemble}
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -26,7 +26,7 @@ def commands(text: str) -> Iterator[list[str]]:
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
-            if words[:2] == ["python", "-m"] and any(word.startswith("results/") for word in words[3:5]):
+            if words[:1] == ["distancing"] and any(word.startswith("results/") for word in words[2:4]):
                 yield words
 
 
@@ -38,10 +38,10 @@ def test_every_full_table_equals_the_output_of_its_command(monkeypatch: pytest.M
         with contextlib.redirect_stdout(io.StringIO()):
             if "--csv" in words:
                 written.add(words[-1])
-                assert COMMANDS[words[2]]([*words[3:-1], str(tmp_path / "table.csv")]) == 0
+                assert COMMANDS[words[1]]([*words[2:-1], str(tmp_path / "table.csv")]) == 0
                 assert (tmp_path / "table.csv").read_text() == Path(words[-1]).read_text(), words[-1]
             else:
-                assert COMMANDS[words[2]](words[3:]) == 0
+                assert COMMANDS[words[1]](words[2:]) == 0
     known = {f"results/{path.name}" for path in (ROOT / "results").glob("*.csv")}
     assert written == {table for table in known if "ensembles" not in table}  # the ensembles' need their checkpoints
 

@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import (
 )
 
 from distancing.config.checks import read_config
-from distancing.data.datasets import CIFAR10, Digits, FashionMNIST
+from distancing.data.datasets import CIFAR10, MNIST, Digits, FashionMNIST
 from distancing.data.npz import Npz
 from distancing.ensemble import corruptions, off_data
 from distancing.ensemble.__main__ import main as cli
@@ -92,6 +92,18 @@ def test_the_own_images_are_refused_by_any_path(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EnsembleError, match="is the data set that the networks were trained on"):
         off_data.images_of([str(tmp_path / "it.npz")], Npz(path="it.npz"))
+
+
+def test_other_images_are_in_the_folder_of_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever data set the networks were trained on."""
+    monkeypatch.setenv("DISTANCING_DATA", str(tmp_path / "datasets"))
+    x, y = np.zeros((4, 28, 28), np.uint8), np.arange(4) % 2
+    np.savez(tmp_path / "it.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    for own in (Npz(path=str(tmp_path / "it.npz")), FashionMNIST(root="elsewhere", download=False)):
+        dataset = off_data._dataset("mnist", own, "--ood=mnist")
+        assert isinstance(dataset, MNIST)
+        assert dataset.root == str(tmp_path / "datasets")
+        assert dataset.download == isinstance(own, Npz)
 
 
 def networks_by_hand(run: Path, images: torch.Tensor, weights: list[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -52,7 +52,7 @@ class User:
         return [run.path for run in made.runs()], self._capfd.readouterr().out
 
     def look(self, *command: str) -> str:
-        """What `python -m distancing.sweep COMMAND` says."""
+        """What `distancing sweep COMMAND` says."""
         assert cli(command) == 0
         return self._capfd.readouterr().out
 
@@ -105,7 +105,7 @@ def test_a_sweep_from_launch_to_end(user: User, tmp_path: Path) -> None:
                           env=environment).stdout  # fmt: skip
     assert "5 runs, 5 to start" in said
     assert said.count("array ") == said.count("job ") == 1  # of two jobs, and the last one
-    assert "python -m distancing.sweep status runs/sweeps/it" in said
+    assert "distancing sweep status runs/sweeps/it" in said
     assert user.states() == ["queued"] * 5
     _, said = user.sweep("hydra.launcher.runs_per_job=2", *TINY, "epochs=8", "seed=range(6)")
     assert "6 runs, 1 to start, 5 already queued" in said

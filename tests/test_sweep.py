@@ -507,4 +507,4 @@ def test_the_cost_of_a_sweep(
     with pytest.raises(ConfigError, match=r"hydra.launcher.at_a_time=0: input should be greater than 0"):
         launched(*sweep, "hydra.launcher.at_a_time=0")
     launched(*TINY, "model.width=3", "seed=0,1", "hydra/launcher=cost")
-    assert "nothing in runs says what 2 runs will cost: a run with few epochs would" in capsys.readouterr().out
+    assert "the cost of 2 runs is unknown, because no finished run in runs is like them" in capsys.readouterr().out

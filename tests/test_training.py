@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,18 @@ def test_early_end_by_training_loss_leaves_its_epochs_to_the_rest(tmp_path: Any)
     assert 1 < len(descend) < 20
     assert descend[-1]["train/cross_entropy"] < 1.8 <= descend[-2]["train/cross_entropy"]
     assert len(trainer.rows) == 40
+
+
+def test_a_schedule_that_continues_after_an_early_end_still_reaches_its_end(tmp_path: Any) -> None:
+    """Each escape ends after one epoch, and each settle takes the rest: its last step has the end of the cosine."""
+    settings = ["phases=cycles", "phases.cycle.times=2", "epochs=25", "phases.cycle.phases.escape.until_loss=99"]
+    trainer = drive(build(*settings, "scheduler=cosine", "optimizer.lr=0.1"), tmp_path)
+    last = {row["phase"]: row["lr"] for row in trainer.rows}
+    epochs = Counter(row["phase"] for row in trainer.rows)
+    assert (epochs["escape-1"], epochs["escape-2"]) == (1, 1)
+    for i in (1, 2):
+        length = 1 + epochs[f"settle-{i}"]
+        assert last[f"settle-{i}"] == pytest.approx(0.1 * (1 + math.cos(math.pi * (length - 1) / length)) / 2)
 
 
 @pytest.mark.parametrize("folds", [[], ["dataset.validation_fraction=0", "dataset.folds=5", "dataset.fold=1"]])

@@ -163,7 +163,7 @@ def test_the_same_in_a_sweep_file(own: Callable[[str, str], str], tmp_path: Path
     assert command_line(*SHORT, option, "+sweep=mine", COST) == 0
     said = capfd.readouterr().out
     assert said.startswith("penalty.sigma does not apply to penalty=none: 2 runs instead of 4\n")
-    assert "what 4 runs will cost" in said
+    assert "the cost of 4 runs" in said
 
 
 @pytest.mark.parametrize("typed", ["penalty=gaussian,none penalty.sigmaa=1,2", "penalty=none penalty.sigma=1,2"])
@@ -238,13 +238,14 @@ def test_printed_commands_are_pasted_back(tmp_path: Path, monkeypatch: pytest.Mo
     assert report([str(run), "--command", "--tensorboard", f"{FOLDER}/links"]) == 0
     assert report([str(run), "--tensorboard", f"{FOLDER}/links"]) == 0
     printed += capfd.readouterr().out
-    commands = re.findall(r"(?:python|tensorboard) .*", printed)
-    starts = ["tensorboard", "python -m distancing.ensemble", "python -m distancing.sweep", "python train.py"]
+    commands = re.findall(r"(?:python|distancing|tensorboard) .*", printed)
+    starts = ["tensorboard", "distancing ensemble", "distancing sweep", "python train.py"]
     assert [sum(command.startswith(start) for command in commands) for start in starts] == [2, 1, 1, 1]
     for command in commands:
         if command.startswith("tensorboard"):
             assert Path(shlex.split(command)[-1]).is_dir()
             continue
+        command = re.sub("^distancing", "python -m distancing", command)
         command = command.replace("python", shlex.quote(sys.executable), 1).replace("train.py", str(ROOT / "train.py"))
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True,
                               env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip

@@ -11,7 +11,7 @@ from distancing.component import component
 class Analysis:
     """An analysis. It leaves its subject unchanged, and always returns the same findings.
 
-    images (images): the largest number of images of each split; the first ones are used.
+    images (images): the largest number of images of each split; they are evenly spaced in it.
     seed: the seed of everything that is drawn at random.
     """
 

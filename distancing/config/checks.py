@@ -52,6 +52,7 @@ MOVED = {
     "distancing.penalty": "distancing.hills.penalty",
     "distancing.schedules": "distancing.training.schedules",
 }
+FGE = ["rise", "fall"]  # a cycle in this order or in the alphabetical one hashes as in earlier versions, without it
 LIBRARIES = "distancing.models.libraries"  # the module whose functions make networks
 ABSTRACT = {Torchvision, Analysis, *TARGETS.values()} - {Penalty}  # base classes, which cannot be used themselves
 
@@ -143,9 +144,9 @@ def config_hash(tree: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping):
             items = ((k, canonical(v, f"{path}.{k}".lstrip("."))) for k, v in value.items())
             kept = [(k, v) for k, v in items if f"{path}.{k}".lstrip(".") not in NOT_HASHED]
-            if path == "phases":  # their order matters
-                return kept
-            return dict(sorted(kept, key=lambda item: str(item[0])))
+            ordered = dict(sorted(kept, key=lambda item: str(item[0])))
+            in_cycle = path.endswith(".phases") and [k for k, _ in kept] not in ([*ordered], FGE)
+            return kept if path == "phases" or in_cycle else ordered  # the order of phases matters
         if isinstance(value, list):
             return [canonical(v, path) for v in value]
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

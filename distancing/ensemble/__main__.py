@@ -1,4 +1,4 @@
-"""`python -m distancing.ensemble RUN…`: score checkpoints as an ensemble, or `--compare` kinds of ensembles."""
+"""`distancing ensemble RUN…`: score checkpoints as an ensemble, or `--compare` kinds of ensembles."""
 
 import argparse
 import json
@@ -29,7 +29,7 @@ COMPARING = ("members", "baseline", "score", "choose", "independent", "csv", "ma
 
 def argument_parser() -> ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = ArgumentParser(prog="python -m distancing.ensemble", description=__doc__)
+    parser = ArgumentParser(prog="distancing ensemble", description=__doc__)
     parser.add_argument("paths", nargs="+", metavar="RUN", help="directories of runs and sweeps, checkpoint files")
     parser.add_argument(
         "--weights", default="equal", help="equal (default), likelihood (fitted on the validation images), or 1,2,…"

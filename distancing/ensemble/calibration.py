@@ -1,4 +1,4 @@
-"""Scores at the optimal temperature, by which predictions that differ in their temperature alone are equal.
+"""Scores at the optimal temperature: predictions that differ only in temperature get the same scores.
 
 The temperature T divides the logarithms of a prediction q [N, C]: softmax(log q / T) (Guo et al. 2017). For an
 ensemble, q is the average of its members' probabilities (Ashukha et al. 2020).

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from distancing.stored import checkpoint_files, find_checkpoints
 
 VARIED = ("seed", "dataset.bootstrap_seed", "dataset.fold")  # settings in which members of one ensemble may differ
 LENGTHS = ("epochs", "phases.cycle.times")  # settings that do not make another kind of ensemble
-PARTS = ("dataset.", "model.")  # settings that always make another kind
+CHOICES = ("dataset", "model", "penalty", "phases")  # choices of groups that make another kind
+PARTS = ("dataset.", "model.")  # settings that do, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +109,14 @@ def _names(runs: Sequence[Listed], tuned: bool) -> dict[Listed, tuple[str, str]]
     A kind is named by overrides that not all runs have, and a trial by those that not all runs of its kind have.
     """
     common = _common(runs)
-    kinds = {run: _text(o for o in run.overrides if o not in common and not (tuned and _is_tried(o))) for run in runs}
+    naming = {run: [o for o in run.overrides if o not in common and not (tuned and _is_tried(o))] for run in runs}
+    keys = {_key(override) for overrides in naming.values() for override in overrides}
+    last_parts = Counter(map(_last_part, keys))
+    short = {key for key in keys if last_parts[_last_part(key)] == 1}
+    kinds = {run: _text(overrides, short) for run, overrides in naming.items()}
     shared = {kind: _common([run for run in runs if kinds[run] == kind]) for kind in set(kinds.values())}
     return {
-        run: (kind, _text((o for o in run.overrides if tuned and _is_tried(o) and o not in shared[kind]), whole=True))
+        run: (kind, _text(o for o in run.overrides if tuned and _is_tried(o) and o not in shared[kind]))
         for run, kind in kinds.items()
     }
 
@@ -122,8 +127,8 @@ def _common(runs: Sequence[Listed]) -> set[str]:
 
 
 def _is_tried(override: str) -> bool:
-    key = override.partition("=")[0].lstrip("+")
-    return "." in key and not key.startswith(PARTS)
+    key = _key(override)
+    return key not in CHOICES and not key.startswith(PARTS)
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
@@ -132,14 +137,22 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return None if None in known else sum(value for value in known if value is not None)
 
 
-def _text(overrides: Iterable[str], whole: bool = False) -> str:
-    """Return the overrides that make a kind of ensemble or a trial, with the whole keys or the last parts of them."""
+def _text(overrides: Iterable[str], short: Container[str] = ()) -> str:
+    """Return the overrides that make a kind of ensemble or a trial, with only the last parts of the `short` keys."""
     choices = []
     for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
+        key, value = _key(override), override.partition("=")[2]
         if key not in VARIED and key not in LENGTHS:
-            choices.append(f"{key if whole else key.rpartition('.')[2]}={value}")
+            choices.append(f"{_last_part(key) if key in short else key}={value}")
     return " ".join(choices)
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
+
+
+def _last_part(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def compare(
@@ -215,7 +228,7 @@ def chosen(rows: Sequence[Row]) -> list[Row]:
         )
     budgets: dict[int, dict[str, int]] = defaultdict(dict)
     for row in rows:
-        budgets[round(row.members * row.epochs_each)][row.kind] = row.trials
+        budgets[row.planned][row.kind] = row.trials
     for epochs, trials in budgets.items():
         if len(set(trials.values())) > 1:
             counts = "; ".join(f"{kind}: {number}" for kind, number in trials.items())

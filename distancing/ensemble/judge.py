@@ -33,7 +33,7 @@ def judge(
     result = scored(members, device, weights, refresh, common)
     if len({member.config.model for member in members}) > 1:
         return result
-    theta = Theta(members[0].network(device))
+    theta = Theta(members[0].network(torch.device("cpu")))  # MPS has no float64
     parameters = torch.stack([member.parameters(theta) for member in members])
     directions = parameters - torch.stack([member.initial_parameters(theta) for member in members])
     common = common or evaluation_images(members[0].config, device)

@@ -126,8 +126,10 @@ def _dataset(name: str, own: Dataset, option: str) -> Dataset:
         settings = {"path": name, "image_size": size, "colours": "rgb" if channels == 3 else "grey"}
     elif name in SETS:
         cls = SETS[name]
-        if isinstance(own, Torchvision) and issubclass(cls, Torchvision):
-            settings = {"root": os.environ.get("DISTANCING_DATA", own.root), "download": own.download}
+        if issubclass(cls, Torchvision):
+            beside = {"root": own.root, "download": own.download} if isinstance(own, Torchvision) else {}
+            folder = os.environ.get("DISTANCING_DATA")
+            settings = beside | ({"root": folder} if folder else {})
     else:
         raise EnsembleError(
             f"{option} is none of {', '.join(SETS)}, nor an .npz file, nor a folder with train/ and test/"

@@ -71,6 +71,11 @@ class Row:
     corrupted_calibrated_nll: float | None = None
     corrupted_calibrated_ece: float | None = None
 
+    @property
+    def planned(self) -> int:
+        """The planned number of epochs of all members together."""
+        return round(self.members * self.epochs_each)
+
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the fields of rows to a CSV file."""

@@ -1,4 +1,4 @@
-"""Scores of a prediction; and of an ensemble: its average, how different its members are, and what averaging gains.
+"""Scores of a prediction, and of an ensemble: its average, the diversity of its members, and the gain from averaging.
 
 p: the members' probabilities [M, N, C], of M members on N images of C classes; q: one prediction [N, C]; labels: the
 true classes [N], int64. All in float64; no temporary is larger than p. Functions raise ValueError for no members, no

@@ -182,10 +182,10 @@ def _compared(groups: Mapping[Key, Sequence[Row]], baseline: str, score: str | N
     """Return Δ and Holm's p of each group that has a baseline, and a mark for the baselines."""
     score = _judged_by([row for group in groups.values() for row in group], score)
     matching = kind_named((key[2] for key in groups), baseline, "baseline")
-    by_epochs = {rows[0].epochs: rows for (*_, kind), rows in groups.items() if kind == matching}
+    by_epochs = {rows[0].planned: rows for key, rows in groups.items() if key[2] == matching}
     tests = {}
     for (members, epochs_each, kind), rows in groups.items():
-        base = groups.get((members, epochs_each, matching)) or by_epochs.get(rows[0].epochs)
+        base = groups.get((members, epochs_each, matching)) or by_epochs.get(rows[0].planned)
         if base and kind != matching:
             tests[members, epochs_each, kind] = _difference(rows, base, score)
     compared = {key: ["baseline", ""] for key in groups if key[2] == matching}

@@ -53,7 +53,7 @@ class Field:
         return energy, pull(gradient), k
 
     def heights(self, theta: Tensor) -> Tensor:
-        """Return k(θ, θ_c) of each hill [K], between 0 and 1."""
+        """Return k(θ, θ_c) of each hill [K], from 0 to 1; elementwise hills are summed over the parameters."""
         return self.penalty.heights(self.features(theta), self.centres, self.widths)
 
     def change(self, k: Tensor, epochs: float) -> None:

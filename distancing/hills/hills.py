@@ -146,7 +146,7 @@ class Hills(Field):
 
     @torch.no_grad()
     def heights(self, theta: Tensor | None = None) -> Tensor:
-        """Return k(θ, θ_c) of each hill [K], between 0 and 1, at θ [P] or else at the model's parameters."""
+        """Return k(θ, θ_c) of each hill [K] at θ [P] or else at the model's parameters; see `Field.heights`."""
         return super().heights(self.theta.vector if theta is None else theta) if len(self) else self.strengths
 
     def state_dict(self) -> StateDict:

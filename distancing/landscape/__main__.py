@@ -1,4 +1,4 @@
-"""`python -m distancing.landscape RUN…`: the loss around and between the checkpoints of runs and sweeps."""
+"""`distancing landscape RUN…`: the loss around and between the checkpoints of runs and sweeps."""
 
 import re
 import sys
@@ -45,15 +45,17 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(NUMBER), lis
 
 def argument_parser() -> ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = ArgumentParser(prog="python -m distancing.landscape", description=__doc__)
+    parser = ArgumentParser(prog="distancing landscape", description=__doc__)
     parser.add_argument("paths", nargs="+", metavar="RUN", help="directories of runs and sweeps, checkpoint files")
     parser.add_argument(
         "--only", default=",".join(ANALYSES), metavar="NAME,…", help="run these analyses only (default: %(default)s)"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE", help="set an analysis's option")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME.KEY=VALUE", help="change a setting of an analysis"
+    )
     parser.add_argument("--folder", type=Path, help="write the results there (default for a single run: RUN/landscape)")
     parser.add_argument("--again", action="store_true", help="repeat analyses whose results are stored already")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     return parser
 
 

@@ -52,6 +52,7 @@ class Subject:
         for other in checkpoints[1:]:
             if other.config.model != first.config.model:
                 raise LandscapeError(f"{first.name} and {other.name} are networks of different architectures")
+        device = device if device.type != "mps" else torch.device("cpu")  # MPS has no float64
         self.checkpoints, self.device, self.config = checkpoints, device, first.config
         self.names = [checkpoint.name for checkpoint in checkpoints]
         self.network: nn.Module = first.network(device)

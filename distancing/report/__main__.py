@@ -1,4 +1,4 @@
-"""`python -m distancing.report SOURCE…`: summarise hundreds of runs as a table, figures and one page."""
+"""`distancing report SOURCE…`: summarise hundreds of runs as a table, figures and one page."""
 
 import argparse
 import functools
@@ -20,7 +20,7 @@ from distancing.report.tables import as_csv, latex, markdown, rich
 def argument_parser() -> ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = ArgumentParser(
-        prog="python -m distancing.report",
+        prog="distancing report",
         description=__doc__,
         epilog="--metric, --by, --where and --baseline can be given several times.",
     )

@@ -303,7 +303,7 @@ def members(groups: Mapping[str, Mapping[str, tuple[Point, Point]]], metrics: Ma
         figure = Figure(figsize=(WIDTH, 0.95 + 0.24 * len(groups)), layout="constrained")
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         rows = np.arange(len(groups))
-        series = (("mean of the members", "white", 0.13), ("their average", COLOURS[0], -0.13))
+        series = (("mean of the members", "white", 0.13), ("their ensemble", COLOURS[0], -0.13))
         for axes, (metric, label) in zip(panels, metrics.items(), strict=True):
             for i, (name, face, shift) in enumerate(series):
                 points = [group[metric][i] for group in groups.values()]

@@ -20,7 +20,7 @@ SHORT = (
     (r"(checkpoints\.[^.]+)\.metrics\.", r"\1."),
     (r"ensemble\.splits\.([^.]+)\.ensemble\.", r"ensemble.\1."),
     (r"ensemble\.splits\.([^.]+)\.", r"ensemble.\1."),
-    (r"ensemble\.parameter_average\.", "average."),
+    (r"ensemble\.parameter_average\.", "parameter_average."),
     (r"analysis\.", ""),
 )
 NOT_METRICS = re.compile(r"seed$|diverged|final\.|versions|checkpoints\.[^.]+\.epoch$")
@@ -63,7 +63,8 @@ def result_numbers(run: Run) -> dict[str, float]:
     for name in ("disagreement", "chance_disagreement"):
         for split, matrix in _matrices(run.result, name).items():
             pairs = [value for i, row in enumerate(matrix) for value in row[i + 1 :]]
-            numbers[f"ensemble.{split}.{name}"] = math.fsum(pairs) / len(pairs)
+            if None not in pairs:
+                numbers[f"ensemble.{split}.{name}"] = math.fsum(pairs) / len(pairs)
     distances = (run.result.get("final") or {}).get("distances")
     if isinstance(distances, dict) and len(distances) > 1:  # by checkpoint; the last is to itself
         first = next(iter(distances.values()))

@@ -1,5 +1,6 @@
 """Settings by their dotted names, from nested configs and results and from typed overrides."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,7 +26,8 @@ Leaf = str | int | float | bool | None
 def flat(tree: Mapping[str, Any]) -> dict[str, Leaf]:
     """Return the leaves by their dotted names: {"penalty": {"sigma": 1}} → {"penalty.sigma": 1}.
 
-    The entries of a list that are dicts with a "name" go by this name; other entries, and empty dicts, are left out.
+    A list of plain values is a leaf, too, as text such as [0.05,0.1]. The entries of other lists that are dicts with a
+    "name" go by this name; other entries, and empty dicts, are left out.
     """
     return dict(_leaves(tree, ""))
 
@@ -34,6 +36,8 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Leaf]]:
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list) and all(entry is None or isinstance(entry, (str, int, float)) for entry in node):
+        yield path, json.dumps(node, separators=(",", ":"))
     elif isinstance(node, list):
         for entry in node:
             if isinstance(entry, Mapping) and "name" in entry:

@@ -29,7 +29,7 @@ def summary(result: Result, directory: str) -> RenderableType:
         f"TensorBoard    tensorboard --logdir {pasted}"
     )
     if result.ensemble:
-        facts += f"\nensemble       python -m distancing.ensemble {pasted}"
+        facts += f"\nensemble       distancing ensemble {pasted}"
     if landscape.rows:
         facts += f"\nlandscape      {directory}/landscape"
     if not result.networks:
@@ -57,7 +57,7 @@ def _metrics(result: Result) -> Table:
     if ensemble := result.ensemble:
         table.add_section()
         averages = {split: ensemble.splits[split].ensemble for split in splits}
-        add_row(f"average of {len(ensemble.members)}", "", "", _metrics_of(averages))
+        add_row(f"ensemble of {len(ensemble.members)}", "", "", _metrics_of(averages))
         if ensemble.parameter_average:
             add_row("at their mean", "", "", _metrics_of(ensemble.parameter_average))
     return table

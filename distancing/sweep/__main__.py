@@ -1,4 +1,4 @@
-"""`python -m distancing.sweep status|cost|retry|cancel|logs`: watch and control the runs of a sweep."""
+"""`distancing sweep status|cost|retry|cancel|logs`: watch and control the runs of a sweep."""
 
 import sys
 import time
@@ -28,7 +28,7 @@ STYLES: dict[State, str] = {
 
 def argument_parser() -> ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = ArgumentParser(prog="python -m distancing.sweep", description=__doc__)
+    parser = ArgumentParser(prog="distancing sweep", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     sweep = ArgumentParser(add_help=False)
     sweep.add_argument("sweep", metavar="SWEEP", help="its directory, or its name in runs/sweeps")

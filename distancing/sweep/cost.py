@@ -130,7 +130,10 @@ def estimate(planned: Sequence[Config], folder: Path, at_a_time: int = 1) -> str
             tables.append(_device_table(device, known, epochs, names, at_a_time))
     if not tables:
         which = f" ({'; '.join(list(names.values())[:3])}{'; …' if len(names) > 3 else ''})" if len(names) > 1 else ""
-        return f"nothing in {folder} says what {len(planned)} runs will cost{which}: a run with few epochs would"
+        return (
+            f"the cost of {len(planned)} runs{which} is unknown, because no finished run in {folder} is like them: "
+            "train one with few epochs first"
+        )
     console = Console(highlight=False, width=200, file=io.StringIO(), color_system=None)
     with console.capture() as capture:
         console.print(*tables)

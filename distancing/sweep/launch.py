@@ -57,7 +57,7 @@ def launch(frozen: Sequence[Frozen], sweep: SweepDirectory, launcher: Slurm | Lo
     if todo:
         yield cost.estimate([run.flat for run in todo], todo[0].directory.parent)
     yield from messages
-    yield f"follow with  python -m distancing.sweep status {shlex.quote(str(sweep.path))}"
+    yield f"follow with  distancing sweep status {shlex.quote(str(sweep.path))}"
 
 
 def start(runs: Sequence[Path], sweep: SweepDirectory, launcher: Slurm | Local) -> Iterator[str]:

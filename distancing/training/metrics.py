@@ -24,7 +24,7 @@ DESCRIPTIONS = {
     "validation/accuracy, test/accuracy": ("", "after the epoch, in evaluation mode, from 0 to 1"),
     "parameter_norm": ("", "‖θ‖ over all parameters, after the epoch"),
     "distance/CHECKPOINT": ("", "‖θ − θ_c‖ after the epoch, for each checkpoint stored before"),
-    "hill/CHECKPOINT": ("", "the height k(θ, θ_c) of each hill of strength 1, after the epoch, from 0 to 1"),
+    "hill/CHECKPOINT": ("", "the height k(θ, θ_c) of each hill of strength 1, after the epoch"),
     "strength/CHECKPOINT": ("nats", "the strength s_c of each hill, if hills grow or fade"),
     PUSHED: (
         "",

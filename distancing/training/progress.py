@@ -31,10 +31,14 @@ class Progress:
     training_seconds: float = 0.0  # the time of training steps alone
 
     def begin_phase(self, coming: Sequence[Phase], epochs: int) -> None:
-        """Begin the first of the `coming` phases, and share the rest of the run's `epochs` among them all."""
+        """Begin the first of the `coming` phases, and share the rest of the run's `epochs` among them all.
+
+        If an earlier phase ended early, a schedule that continues becomes as long as the phases up to its next restart.
+        """
         shares = share(coming, epochs - self.epoch)
         self.phase_start, self.phase_epochs = self.epoch, shares[0]
         if self.phase == 0 or coming[0].restart_schedule:
-            restarts = [i for i, phase in enumerate(coming) if (phase.restart_schedule or phase.lr) and i > 0]
             self.schedule_start = self.epoch
-            self.schedule_epochs = sum(shares[: restarts[0] if restarts else None])
+        restarts = [i for i, phase in enumerate(coming) if (phase.restart_schedule or phase.lr) and i > 0]
+        rest = sum(shares[: restarts[0] if restarts else None])
+        self.schedule_epochs = self.epoch - self.schedule_start + rest

@@ -21,6 +21,7 @@ from distancing.data.datasets import Dataset
 from distancing.errors import ConfigError
 from distancing.hills.penalty import Penalty
 from distancing.models import Model
+from distancing.models.evaluation import batch_norms
 from distancing.models.layout import unsafe_in_channels_last
 from distancing.training.optimizers import Optimizer
 from distancing.training.plan import Cycle, Phase, checkpoints, keys, share, size, stored, unroll
@@ -29,6 +30,11 @@ from distancing.training.trial import optimizer_problem, penalty_problem, schedu
 
 LARGE = 1e38  # below the largest float32, with room for a factor
 LONGEST = 10**6  # epochs, steps: the files of states are named by six digits of each
+
+
+def _smoothed_entropy(k: float, classes: int) -> float:
+    """Return the entropy of a label with smoothing k, which is the smallest cross entropy, in nats."""
+    return -(1 - k) * math.log(1 - k) - k * math.log(k / (classes - 1)) if k else 0.0
 
 
 def _threads(value: object) -> object:
@@ -172,7 +178,14 @@ class Config:
                 raise ValueError(f"{key[name]} has {epochs} epochs, and its average needs {phase.least} or more")
         if self.label_smoothing > (most := 1 - 1 / self.dataset.classes):
             raise ValueError(f"label_smoothing={self.label_smoothing} is above 1 − 1/classes = {most:.4g}")
-        if self.dataset.size % self.batch_size == 1:
+        lowest = _smoothed_entropy(self.label_smoothing, self.dataset.classes)
+        for name, phase in plan.items():
+            if phase.until_loss and phase.until_loss <= lowest:
+                raise ValueError(
+                    f"{key[name]}.until_loss={phase.until_loss} can't be reached: with "
+                    f"label_smoothing={self.label_smoothing}, no cross entropy is below {lowest:.4g}"
+                )
+        if self.dataset.size % self.batch_size == 1 and batch_norms(self.build_network(torch.device("cpu"))):
             raise ValueError(
                 f"batch_size={self.batch_size} leaves a last batch of one of the {self.dataset.size} training "
                 "images, which batch norm cannot normalise"
