@@ -277,7 +277,7 @@ def test_the_names_of_kinds_and_trials() -> None:
     runs = [Listed(Path(str(i)), ("a=1", *own), 8) for i, own in enumerate([[escape], [settle], [adam, more], []])]
     assert [kind for kind, _ in compare._names(runs, tuned=False).values()] == [escape, settle, "optimizer=adam", ""]
     assert [*compare._names(runs, tuned=True).values()] == [("", escape), ("", settle), ("", adam), ("", "")]
-    sigma = [Listed(Path(str(s)), (f"penalty.sigma={s}",), 8) for s in (1, 2)]
+    sigma = [Listed(Path(str(s)), (f"+sweep=of{s}", f"penalty.sigma={s}"), 8) for s in (1, 2)]  # of two sweeps
     assert [kind for kind, _ in compare._names(sigma, tuned=False).values()] == ["sigma=1", "sigma=2"]
 
 

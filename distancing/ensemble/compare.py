@@ -21,7 +21,7 @@ from distancing.runs.ensemble import Scores
 from distancing.stored import checkpoint_files, find_checkpoints
 
 VARIED = ("seed", "dataset.bootstrap_seed", "dataset.fold")  # settings in which members of one ensemble may differ
-LENGTHS = ("epochs", "phases.cycle.times")  # settings that do not make another kind of ensemble
+SAME = ("epochs", "phases.cycle.times", "sweep")  # settings that do not make another kind of ensemble
 CHOICES = ("dataset", "model", "penalty", "phases")  # choices of groups that make another kind
 PARTS = ("dataset.", "model.")  # settings that do, too
 
@@ -142,7 +142,7 @@ def _text(overrides: Iterable[str], short: Container[str] = ()) -> str:
     choices = []
     for override in overrides:
         key, value = _key(override), override.partition("=")[2]
-        if key not in VARIED and key not in LENGTHS:
+        if key not in VARIED and key not in SAME:
             choices.append(f"{_last_part(key) if key in short else key}={value}")
     return " ".join(choices)
 

@@ -16,7 +16,7 @@ from distancing.landscape.subject import Findings, Subject, Track
 @component
 class Barrier(Analysis):
     """Loss and accuracy on the straight line between two checkpoints, and how high the loss rises above the chord
-    between its ends (Frankle et al. 2020).
+    between its ends (Entezari et al. 2022).
 
     points (points): the number of points on each line, its ends included.
     pairs: the pairs of checkpoints: each checkpoint and the next (`successive`), the `first` and each other, `all`, or

@@ -35,7 +35,8 @@ from distancing.report.overview import summarise
 from distancing.report.pack import unpacked
 
 PICTURES = Path(__file__).parents[1]
-EIGHT = (*OKABE_ITO, "#000000", "#8C6D1F")  # colours
+NINE = (*OKABE_ITO, "#000000", "#8C6D1F", GREY)  # colours
+CONTROLS = ("jumps, length 20", "jumps, length 40", "restarts only")  # of the hills in section 16
 
 
 def dots(axes: Axes, rows: Sequence[Row], kinds: Mapping[str, Settings], metric: str, where: Settings) -> None:
@@ -99,7 +100,7 @@ def ensembles_picture(name: str, sources: Mapping[str, str], members: int) -> No
                     by_epochs.setdefault(float(row["epochs_each"]) * members, []).append(float(row["calibrated_nll"]))
             points = {x: mean_error(values) for x, values in sorted(by_epochs.items())}
             axes.errorbar(list(points), [mean for mean, _ in points.values()], [e for _, e in points.values()],
-                          label=label, capsize=2, marker=MARKS[i], color=EIGHT[i],
+                          label=label, capsize=2, marker=MARKS[i], color=NINE[i],
                           ls=LINES[i])  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel="epochs in all", title=title)
         ticks = sorted({float(row["epochs_each"]) * members for row in rows})
@@ -127,7 +128,7 @@ def budgets_picture(
                 x, means, errors = zip(*points, strict=True)
                 beside = [value * 1.03 ** (i - len(labels) / 2) for value in x]  # so that no point hides another
                 axes.errorbar(beside, [scale * mean for mean in means], yerr=[scale * error for error in errors],
-                              label=label, marker=MARKS[i], color=EIGHT[i], ls=LINES[i], ms=4, lw=0.9,
+                              label=label, marker=MARKS[i], color=NINE[i], ls=LINES[i], ms=4, lw=0.9,
                               capsize=2)  # fmt: skip
         axes.set(title=title, xscale="log")
         axes.set_xticks(list(by_epochs), [str(epochs) for epochs in by_epochs])
@@ -137,6 +138,21 @@ def budgets_picture(
     for axes in grid[-1]:
         axes.set_xlabel("epochs in all")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    save(figure, name)
+
+
+def trade_picture(name: str, x: Scores, y: Scores, labels: tuple[str, str]) -> None:
+    """Draw a panel for each budget: the second score of each of DETECTORS, in percent, against the first."""
+    figure = Figure(figsize=(7.0, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(x), sharey=True)
+    for axes, (epochs, by_label) in zip(panels, x.items(), strict=True):
+        for i, label in enumerate(DETECTORS):
+            (x_mean, x_error), (y_mean, y_error) = by_label[label], y[epochs][label]
+            axes.errorbar(x_mean, 100 * y_mean, xerr=x_error, yerr=100 * y_error, label=label, marker=[*MARKS, "<"][i],
+                          color=NINE[i], ls="", ms=5, lw=0.9, capsize=2)  # fmt: skip
+        axes.set(title=f"{epochs} epochs in all", xlabel=labels[0])
+    panels[0].set_ylabel(labels[1])
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     save(figure, name)
 
 
@@ -199,6 +215,10 @@ def pictures() -> None:
             f"{title}, by {measure}": detected(name, score)
             for measure, score in (("entropy", "ood_auroc"), ("mutual information", "ood_mutual_information_auroc"))
             for title, name in (("MNIST", "ensembles-ood-mnist"), ("CIFAR-10", "ensembles-ood-cifar10"))
-        }, list(DETECTORS), "AUROC, %", 100, rows=2)  # fmt: skip
+        }, [label for label in DETECTORS if label not in CONTROLS], "AUROC, %", 100, rows=2)  # fmt: skip
+        likelihood, information = (
+            detected("ensembles-ood-mnist", score) for score in ("calibrated_nll", "ood_mutual_information_auroc")
+        )
+        trade_picture("results_ood_cost", likelihood, information, ("calibrated NLL, nats", "AUROC of MNIST, %"))
     curves_picture("results_thesis", "thesis_mnist")
     curves_picture("results_thesis_cifar10", "thesis_cifar10")

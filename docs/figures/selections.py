@@ -131,7 +131,10 @@ IN_SHORT = ("one network", "plain hills", "filter directions", "random jumps", "
 DETECTORS = {  # ensembles that tell images of another data set from their own
     "plain hills": "lr=0.05 penalty=gaussian strength=1 phases=cycles",
     "filter directions": "lr=0.05 penalty=filter_direction strength=10 phases=cycles",
-    "random jumps": "lr=0.05 penalty=none phases=jumps jump=10",
+    "jumps, length 10": "lr=0.05 penalty=none phases=jumps jump=10",
+    "jumps, length 20": "lr=0.05 penalty=none phases=jumps jump=20",
+    "jumps, length 40": "lr=0.05 penalty=none phases=jumps jump=40",
+    "restarts only": "lr=0.05 penalty=none phases=cycles",
     "snapshots": "lr=0.05 penalty=none phases=snapshot",
     "independent networks": "lr=0.1 penalty=none phases=independent",
     "independent, rate 0.05": "lr=0.05 penalty=none phases=independent",
