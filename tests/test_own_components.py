@@ -24,9 +24,7 @@ TINY = ["epochs=7", "phases.cycle.times=1", "batch_size=50", "device=cpu", "thre
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write the files of the docs' example; return their folder. No module is trusted, nor known from another test."""
-    for module in ("mine", "parts", "broken"):
-        sys.modules.pop(module, None)
+    """Write the files of the docs' example; return their folder. No module is trusted."""
     (tmp_path / "mine").mkdir()
     text = PAGE.read_text()
     (tmp_path / "mine/mine.py").write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])
@@ -272,7 +270,7 @@ def test_a_data_set_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         (["dataset._target_=mine.Sizeless", "~dataset.noise"], "dataset: Sizeless does not define available"),
         (["dataset.noise=a"], "dataset.noise='a'"),
         (["penalty.kernel._target_=broken.Kernel"], "can't import broken: SyntaxError"),
-        (["penalty.kernel._target_=queue.Kernel"], "Python has another module queue and imports that one"),
+        (["penalty.kernel._target_=queue.Kernel"], "Python's own library has a module queue, which hides yours"),
     ],
 )
 def test_one_line_says_what_is_wrong(

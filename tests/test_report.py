@@ -547,7 +547,7 @@ def test_a_real_sweep(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     drawn = pictures(summarise(["it"]))
     assert set(drawn) >= {"learning_curves", "distances", "cost", "members_and_ensemble"}
     points = data(drawn["members_and_ensemble"])
-    assert points["their average"][1][0] == pytest.approx(100 * split["ensemble"]["accuracy"])
+    assert points["their ensemble"][1][0] == pytest.approx(100 * split["ensemble"]["accuracy"])
 
     capsys.readouterr()
     for path in Path("runs").glob("digits*"):

@@ -126,7 +126,7 @@ def planned(*typed: str) -> tuple[int, list[str]]:
     with contextlib.redirect_stdout(io.StringIO()) as said:
         launched(*typed, COST)
     *lines, last = said.getvalue().splitlines()
-    return int(last.partition("what ")[2].partition(" runs")[0]), lines
+    return int(last.partition("cost of ")[2].partition(" runs")[0]), lines
 
 
 @pytest.mark.slow

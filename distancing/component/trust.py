@@ -42,23 +42,16 @@ def is_trusted(module: str) -> bool:
 
 
 def load(module: str) -> Any:
-    """Import a trusted module. Raise ImportError, in one line, if that fails or gives a module of another folder."""
+    """Import a trusted module. Raise ImportError, in one line, if that fails."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        raise ImportError(f"Python's own library has a module {top}, which hides yours: rename yours")
     _extend_path()
     try:
-        loaded = importlib.import_module(module)
+        return importlib.import_module(module)
     except Exception as error:  # whatever the user's code raises
         reason = (str(error).splitlines() or ["?"])[0]
         raise ImportError(f"can't import {module}: {type(error).__name__}: {reason}") from error
-    top = module.partition(".")[0]
-    if (folder := trusted().get(top)) and not any(folder in place.parents for place in _places(loaded)):
-        raise ImportError(f"Python has another module {top} and imports that one, not yours in {folder}: rename yours")
-    return loaded
-
-
-def _places(module: Any) -> list[Path]:
-    """Return the file of a module and its folders, if it is a package. One that is built into Python has none."""
-    files = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-    return [Path(file).resolve() for file in files if file]
 
 
 def how_to_trust(module: str) -> str:
