@@ -53,7 +53,7 @@ def test_stopped_by_a_signal(number: signal.Signals, undisturbed: dict[str, Any]
     process = begin(tmp_path)
     while not list(tmp_path.glob("runs/*/metrics.csv")):
         time.sleep(0.01)
-    time.sleep(0.3)
+    time.sleep(0.1)
     os.kill(process.pid or 0, number)
     process.join()
     assert process.exitcode == 128 + number
