@@ -1,10 +1,11 @@
 """Components: the classes that a YAML may name with `_target_`, as frozen dataclasses with checked fields."""
 
 import dataclasses
-from typing import TypeVar, dataclass_transform
+from typing import TypeVar
 
 import pydantic
 from pydantic.dataclasses import dataclass
+from typing_extensions import dataclass_transform
 
 T = TypeVar("T")
 
