@@ -43,7 +43,7 @@ class GridSweeper(Sweeper):
         grid: Grid = _component(Grid, self._settings, "hydra.sweeper")
         jobs = grid.expand(arguments, OverridesParser.create(config_loader=self._loader).parse_overrides)
         if not isinstance(self._launcher, DistancingLauncher):  # which checks the runs of any sweeper itself
-            frozen = freeze(self._loader, self._master, jobs)
+            frozen = list(dict.fromkeys(freeze(self._loader, self._master, jobs)))
             jobs = [list(run.overrides) for run in frozen]
             if not isinstance(self._launcher, CostLauncher):
                 list_runs(frozen, SweepDirectory(self._master.hydra.sweep.dir))
@@ -76,7 +76,7 @@ class DistancingLauncher(Launcher):
 
         self._launcher.check()
         frozen = freeze(self._loader, self._master, job_overrides)
-        for line in launch(frozen, SweepDirectory(self._master.hydra.sweep.dir), self._launcher):
+        for line in launch(list(dict.fromkeys(frozen)), SweepDirectory(self._master.hydra.sweep.dir), self._launcher):
             print(line, flush=True)
         if not self._launcher.wait:
             return []
@@ -99,7 +99,7 @@ class CostLauncher(Launcher):
         from distancing.sweep.freeze import freeze
 
         devices: Devices = _component(Devices, self._settings, "hydra.launcher")
-        runs = freeze(self._loader, self._master, job_overrides)
+        runs = list(dict.fromkeys(freeze(self._loader, self._master, job_overrides)))
         print(estimate([run.flat for run in runs], runs[0].directory.parent, devices.at_a_time))
         return []
 

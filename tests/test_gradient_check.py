@@ -192,6 +192,36 @@ class Nowhere(nn.Module):
         return logits
 
 
+class Noisy(nn.Module):
+    """A linear classifier that draws random numbers in training mode, others in float32 than in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(64, 10), nn.BatchNorm1d(10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x.flatten(1))
+        logits: Tensor = self.norm(x * torch.rand(x.shape, dtype=x.dtype) if self.training else x)
+        return logits
+
+
+class Float32(Nowhere):
+    """A linear classifier that computes in float32 alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(x.flatten(1).float())
+        return logits
+
+
+def test_networks_of_other_packages() -> None:
+    """One may draw random numbers in training mode. One that can't compute in float64 is refused in one line."""
+    config, data = config_of("model=mlp")
+    network = Noisy()
+    assert check_gradient(config, data, network, network).error < 1e-4
+    with pytest.raises(ConfigError, match=r"can't compute in float64, with which its gradient is checked: "):
+        check_gradient(config, data, Float32(), Float32())
+
+
 def test_a_network_that_is_wrong_itself_is_not_blamed_on_the_machine() -> None:
     config, data = config_of("model=mlp")
     network = Nowhere()

@@ -74,6 +74,7 @@ def test_arrays_in_a_file(tmp_path: Path, shape: tuple[int, ...]) -> None:
         ({"y_test": np.array([{}], dtype=object)}, "allow_pickle"),
         ({"y_train": np.arange(24) % 3 + 1}, "y_train has no image of class 0, but of 3: number the classes from 0"),
         ({"y_train": np.arange(24) % 3 - 1}, "y_train has the class -1; classes are integers from 0"),
+        ({"y_train": np.r_[np.arange(23) % 3, 10**13]}, "y_train has the class 10000000000000 for 24 images: number"),
         ({"x_train": np.zeros((24, 1, 12, 10), np.uint8)}, r"channels come last: store x.transpose\(0, 2, 3, 1\)"),
         (None, "the file has x, but no x_train"),
     ],

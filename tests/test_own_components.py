@@ -266,6 +266,7 @@ def test_a_data_set_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         (["model._target_=minestrone.Net"], "if you trust the code of minestrone, set"),
         (["model._target_=mine.wrong", WIDTH], r"for two images and 2 classes it returns shape \(2, 3\) instead of"),
         (["model._target_=mine.frozen", WIDTH], r"its parameter 0\.weight is frozen"),
+        (["model._target_=mine.Two", WIDTH], "it returns tuple instead of logits of shape .* in training mode"),
         (["model._target_=mine.lazy", WIDTH], "model: it has lazy layers, whose sizes are not known before the first"),
         (["dataset._target_=mine.Sizeless", "~dataset.noise"], "dataset: Sizeless does not define available"),
         (["dataset.noise=a"], "dataset.noise='a'"),
@@ -282,6 +283,9 @@ def test_one_line_says_what_is_wrong(
         + "\n\ndef wrong() -> nn.Module:\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
         + "\ndef frozen() -> nn.Module:\n    return narrow((1, 8, 8), 2).requires_grad_(False)\n"
         + "\ndef lazy() -> nn.Module:\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(2))\n"
+        + "\nclass Two(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        + "        self.inner, self.rate = narrow((1, 8, 8), 2), torch.ones(1).item()\n\n"
+        + "    def forward(self, x):\n        y = self.inner(x)\n        return (y, y) if self.training else y\n"
         + "\n@component\nclass Sizeless(Dataset):\n    image_shape, classes = (1, 8, 8), 2\n"
     )
     (example / "broken.py").write_text("1 +\n")

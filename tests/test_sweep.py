@@ -28,6 +28,7 @@ from distancing.component import trust
 from distancing.config.checks import check, construct
 from distancing.errors import ConfigError, SweepError
 from distancing.experiment.main import main
+from distancing.process.identity import started
 from distancing.runs import Listed, RunDirectory, SweepDirectory
 from distancing.sweep import __main__ as sweep_main
 from distancing.sweep.__main__ import main as cli
@@ -86,6 +87,8 @@ def test_products_cases_and_exclusions() -> None:
     assert sum("penalty=none" in run for run in typed) == 3
     assert expand({}) == [[]]
     assert expand({"cases": {"a": {"seed": 1}, "b": {"seed": "1,2"}}}) == [["seed=1"], ["seed=2"]]  # each once
+    quoted = {"params": {"name": ["'a b'", "'c d'"], "seed": [0, 1]}, "exclude": {"x": {"name": "'a b'", "seed": 1}}}
+    assert len(expand(quoted)) == 3
 
 
 @pytest.mark.parametrize(
@@ -133,6 +136,31 @@ def test_every_sweep_composes_as_hydra_does(name: str) -> None:
         assert check(OmegaConf.create(run.texts[0])).directory == str(run.directory)  # type: ignore[arg-type]  # a dict
 
 
+def test_each_job_has_its_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """As Optuna's sweeper needs it, also if runs are equal; what is not part of a run is said."""
+    load = loader()
+    master = load.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
+    jobs = ["penalty=gaussian", "penalty=none", "penalty=gaussian", "penalty=none threads=1", "penalty=laplace"]
+    runs = freeze(load, master, [job.split() for job in jobs])
+    assert runs[0] is runs[2] is not runs[1] is runs[3]
+    assert [run.config.penalty is None for run in runs] == [False, True, False, True, False]
+    assert capsys.readouterr().out == (
+        "threads makes no run of its own: runs that differ in it alone are one, with the first value\n"
+    )
+
+
+def test_the_list_of_a_sweep_behind_a_symlink(tmp_path: Path) -> None:
+    """Its paths count from where the folder really is, so that it can be copied."""
+    (tmp_path / "far/away/runs/y").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "far/away/runs")
+    made = SweepDirectory(tmp_path / "runs/sweeps/it")
+    made.path.mkdir(parents=True)
+    made.add([Listed(tmp_path / "runs/y", (), 3)])
+    assert json.loads((made.path / "runs.jsonl").read_text())["run"] == "../../y"
+    for path in (made.path, tmp_path / "far/away/runs/sweeps/it"):
+        assert [run.path.resolve() for run in SweepDirectory(path).runs()] == [tmp_path / "far/away/runs/y"]
+
+
 # all checked first
 
 
@@ -153,6 +181,7 @@ COMMAND_LINES = {
     "-m seed=0,1 hydra/launcher=slurm hydra.launcher.runs_in_a_row=0": "hydra.launcher.runs_in_a_row=0: input should",
     "-m seed=0,1 hydra/launcher=slurm": "hydra/launcher=slurm needs the command sbatch, which",
     "-m seed=0,1 hydra/launcher=local dataset=mnist dataset.root=/nowhere dataset.download=false": "can't read MNIST",
+    "-m seed=0,1 hydra/launcher=local evaluate.ood=[mnist]": "evaluate.ood=mnist has images of 1×28×28",
     "-m +hydra.sweeper.exclude.x.sead=1 seed=0,1": "hydra.sweeper.exclude.x: sead is not a setting of this sweep",
 }
 
@@ -364,6 +393,9 @@ def test_how_a_local_run_ended(tmp_path: Path) -> None:
     assert of(exit=-signal.SIGKILL) == of(exit=137) == "killed by SIGKILL; out of memory?"
     assert of(exit=127) == "failed: exit code 127"
     assert of(exit="torn", log="\0") == "waiting: never started"
+    here = {"host": socket.gethostname(), "pid": os.getpid()}
+    assert of(**here) == of(**here, started=started(os.getpid())) == "queued"
+    assert of(**here, started="a process before this one") == "waiting: never started"
     (tmp_path / "starts.json").write_text('{"newest": "", "times": 1}')
     assert of() == "failed: its process is gone"
     (tmp_path / ".owner").write_text(json.dumps({"host": socket.gethostname(), "pid": 1}))

@@ -186,6 +186,10 @@ def test_a_run_keeps_its_threads(
         assert start(*RUN, f"runs={tmp_path}/stopped") == 0
         assert outcome(only_run(tmp_path / "stopped")) == two
         assert start(*RUN, "verify=true", f"runs={tmp_path}/stopped") == 0
+        monkeypatch.setattr("distancing.experiment.main.device_name", lambda _: "another GPU")
+        capsys.readouterr()
+        assert start(*RUN, "verify=true", f"runs={tmp_path}/new") == 2
+        assert "error: verify=true: the run was trained on cpu with PyTorch" in capsys.readouterr().err
     finally:
         os.sched_setaffinity(0, before)
     assert result(only_run(tmp_path / "stopped"))["threads"] == 2

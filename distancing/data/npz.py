@@ -101,6 +101,8 @@ def _parts(path: str, modified: int, size: int) -> tuple[Part, Part]:  # noqa: A
         raise ValueError(f"training images are {train.shape[1:]}, but test images are {test.shape[1:]}")
     if test.labels.max() > train.labels.max():
         raise ValueError(f"y_test has the class {test.labels.max()}, but y_train ends with {train.labels.max()}")
+    if train.labels.max() >= len(train.labels):
+        raise ValueError(f"y_train has the class {train.labels.max()} for {len(train.labels)} images: number from 0")
     counts = np.bincount(train.labels)
     if not counts.all():
         missing, largest = counts.argmin(), len(counts) - 1

@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Sequence
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from distancing.config.checks import check
 from distancing.ensemble import show
 from distancing.ensemble.of_run import checked, evaluate_run, not_evaluated
-from distancing.errors import DIVERGED, NOT_THE_SAME, DistancingError, print_error
+from distancing.errors import DIVERGED, NOT_THE_SAME, ConfigError, DistancingError, print_error
 from distancing.experiment.train_run import ended_result, train_run
 from distancing.landscape.outputs import analyse, record
 from distancing.process.signals import StopSignal
@@ -18,6 +19,7 @@ from distancing.runs.result import Result, read_result
 from distancing.runs.summary import summary
 from distancing.runs.tracking import tracking
 from distancing.stored import find_checkpoints
+from distancing.training.result import device_name
 from distancing.training.settings import Config
 from distancing.training.setup import reproducible, use_precision
 from distancing.training.verify import difference
@@ -92,6 +94,10 @@ def _verify(config: Config, directory: RunDirectory, console: Console, result: R
     if not config.verify or result.verified is not None:
         return result
     device = config.torch_device
+    trained, here = (result.device, result.versions.get("torch")), (device_name(device), str(torch.__version__))
+    if trained != here:
+        places = [f"{name} with PyTorch {version}" for name, version in (trained, here)]
+        raise ConfigError(f"verify=true: the run was trained on {places[0]}, and this is {places[1]}: verify it there")
     reproducible(config.compile)
     use_precision(config, device)
     data = config.dataset.load(device, config.memory_format(device))

@@ -55,8 +55,9 @@ class SweepDirectory:
         known = {run.path.resolve(): run for run in self.runs()}
         for run in runs:
             known[run.path.resolve()] = run
+        home = self.path.resolve()
         entries = [
-            {"run": os.path.relpath(path, self.path), "overrides": list(run.overrides), "epochs": run.epochs}
+            {"run": os.path.relpath(path, home), "overrides": list(run.overrides), "epochs": run.epochs}
             for path, run in known.items()
         ]
         write(self._list, "".join(f"{json.dumps(entry)}\n" for entry in entries).encode())

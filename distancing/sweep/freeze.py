@@ -25,7 +25,7 @@ from distancing.config.checks import check_resolved, resolved, settings_at
 from distancing.config.composition import check_composed, composition_error
 from distancing.errors import ConfigError
 from distancing.runs import Listed
-from distancing.runs.flat import Leaf, flat
+from distancing.runs.flat import NOT_HASHED, Leaf, flat
 from distancing.training.settings import Config
 
 T = TypeVar("T")
@@ -79,30 +79,38 @@ def to_yaml(content: dict[str, Any] | list[str]) -> str:
 
 
 def freeze(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Frozen]:
-    """Return the runs of the sweep `master`, without duplicates. jobs: the overrides of each run.
+    """Return the run of the sweep `master` for each of the jobs, which are overrides. Equal runs are one object.
 
-    Print which settings do not apply to which runs (see `applicable`), and the progress if it takes long. Raise
-    ConfigError for the first run whose config is wrong, so that none starts.
+    Print which settings do not apply to which runs (see `applicable`) or make no run of their own, and the progress if
+    it takes long. Raise ConfigError for the first run whose config is wrong, so that none starts.
     """
-    frozen: dict[str, Frozen] = {}
+    frozen: dict[str, Frozen] = {}  # by directory
+    runs: dict[Sequence[str], Frozen] = {}
+    apart: dict[str, None] = {}
     before, composer = HydraConfig.instance().cfg, Composer(loader, master)
     try:
         jobs, notes = applicable(composer, jobs)
         for note in notes:
             print(note, flush=True)
-        for overrides in _tracked(jobs, "checking"):
+        for overrides in _tracked(list(dict.fromkeys(jobs)), "checking"):
             with composer.explained(overrides):
                 tree = resolved(composer.compose(overrides))
                 config = check_resolved(tree)
             tree["overwrite"] = False  # only at the start of the sweep, not whenever a job starts
-            frozen.setdefault(config.directory, Frozen(config, overrides, tree))
+            new = Frozen(config, overrides, tree)
+            runs[overrides] = known = frozen.setdefault(config.directory, new)
+            if known is not new:
+                differing = {key for key, _ in known.flat.items() ^ new.flat.items()}
+                apart |= {name: None for name in NOT_HASHED for key in differing if f"{key}.".startswith(f"{name}.")}
     finally:
         HydraConfig.instance().cfg = before
-    return list(frozen.values())
+    for key in apart:
+        print(f"{key} makes no run of its own: runs that differ in it alone are one, with the first value", flush=True)
+    return [runs[overrides] for overrides in jobs]
 
 
 def applicable(composer: "Composer", jobs: Sequence[Sequence[str]]) -> tuple[list[Sequence[str]], list[str]]:
-    """Return the runs without the settings that they do not have, each once; and for the user, which these were.
+    """Return each run without the settings that it does not have; and for the user, which these were.
 
     Such a setting must be one of another run of the sweep, which makes another choice. A setting that no run has stays
     where it is, to be refused.
@@ -114,7 +122,7 @@ def applicable(composer: "Composer", jobs: Sequence[Sequence[str]]) -> tuple[lis
             settings = composer.plain(overrides)
             absent.append({text: key for text, key in settings.items() if not composer.has(overrides, key)})
         known |= set(settings.values()) - set(absent[-1].values())
-    runs: list[Sequence[str]] = []
+    runs: list[Sequence[str]] = []  # tuples
     dropped: dict[str, dict[str, None]] = defaultdict(dict)  # choice → settings
     affected: dict[str, list[tuple[str, ...]]] = defaultdict(list)  # choice → runs
     for overrides, missing in zip(jobs, absent, strict=True):
@@ -130,7 +138,7 @@ def applicable(composer: "Composer", jobs: Sequence[Sequence[str]]) -> tuple[lis
         instead = f": {after} runs instead of {before}" if after < before else ""
         does = "do" if len(settings_dropped) > 1 else "does"
         notes.append(f"{' and '.join(settings_dropped)} {does} not apply to {choice}{instead}")
-    return list(dict.fromkeys(map(tuple, runs))), notes
+    return runs, notes
 
 
 class _Structure(NamedTuple):

@@ -82,7 +82,8 @@ def _choices(overrides: Sequence[Override]) -> Iterator[tuple[str, list[Choice]]
             values, key = list(override.sweep_iterator(transformer=Transformer.identity)), override.get_key_element()
             if not values:
                 raise SweepError(f"{override.input_line} has no value{_of_glob(override)}")
-            yield override.key_or_group, [(f"{key}={Transformer.str(value)}", value) for value in values]
+            choices = [(f"{key}={Transformer.str(value)}", Override._convert_value(value)) for value in values]
+            yield override.key_or_group, choices
         else:
             raise SweepError(f"{override.input_line}: only an optimising sweeper can choose from an interval")
 

@@ -80,7 +80,7 @@ def _counts(started: int, states: Counter[State]) -> Iterator[str]:
 def read_images(frozen: Sequence[Frozen]) -> None:
     """Read each data set once, and download it if it is missing, so that not every node does so at the same time.
 
-    Raise DatasetError for the first data set that can't be read.
+    Those of `evaluate` are among them. Raise DatasetError or EnsembleError for the first one that can't be read.
     """
     datasets = {
         (type(run.config.dataset), run.config.dataset.root): run.config.dataset
@@ -89,6 +89,12 @@ def read_images(frozen: Sequence[Frozen]) -> None:
     }
     for dataset in datasets.values():
         dataset.read()
+    evaluated = {(str(run.config.evaluate), str(run.config.dataset)): run.config for run in frozen}
+    for config in evaluated.values():
+        if config.evaluate.ood or config.evaluate.corruptions:
+            from distancing.ensemble.of_run import checked  # slow to import
+
+            checked(config.evaluate, config)
 
 
 def snapshot(sweep: SweepDirectory) -> Path:

@@ -13,6 +13,7 @@ from pydantic import PositiveInt
 from distancing.component import component
 from distancing.errors import SweepError
 from distancing.process import threads
+from distancing.process.identity import started
 from distancing.process.signals import StopSignal
 from distancing.runs import Listed, RunDirectory, SweepDirectory
 from distancing.sweep.server import Server
@@ -43,7 +44,7 @@ class Local:
         code: the folder of a copy of the package, or None. Ctrl-C stops the runs after their current step.
         """
         sweep.make_jobs()
-        here = {"launcher": "local", "host": socket.gethostname(), "pid": os.getpid()}
+        here = {"launcher": "local", "host": socket.gethostname(), "pid": os.getpid(), "started": started(os.getpid())}
         logs = {run: sweep.jobs / f"{run.name}.log" for run in runs}
         for run, log in logs.items():
             RunDirectory(run).write_json("job.json", {**here, "log": os.path.relpath(log, run)})

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from distancing.errors import StorageError
 from distancing.process import crash
+from distancing.process.identity import started
 from distancing.process.signals import SIGNALS
 from distancing.runs import Listed, RunDirectory, metrics_file
 from distancing.sweep.job import AGAIN
@@ -162,7 +163,8 @@ def _is_alive(job: Mapping[str, object]) -> bool:
     if job.get("host") != socket.gethostname():
         return False
     try:
-        os.kill(int(str(job.get("pid"))), 0)
+        pid = int(str(job.get("pid")))
+        os.kill(pid, 0)
     except (OSError, ValueError):
         return False
-    return True
+    return job.get("started") in (None, started(pid))  # another process may have this number by now

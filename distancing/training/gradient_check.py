@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.data.batches import Data
-from distancing.errors import ConfigError, GradientError
+from distancing.errors import ConfigError, GradientError, first_line
+from distancing.models.evaluation import batch_norms
 from distancing.runs.result import GradientCheck
 from distancing.training.settings import Config
 
@@ -66,7 +67,13 @@ def _check_batch(
     with config.autocast(inputs.device):
         gradient = _gradient(network, forward, inputs, labels)
     inputs, labels = inputs.cpu().double().contiguous(), labels.cpu()
-    exact = _gradient(reference, reference, inputs, labels)
+    try:
+        exact = _gradient(reference, reference, inputs, labels)
+    except (RuntimeError, TypeError) as failure:
+        raise ConfigError(
+            f"model: {config.model} can't compute in float64, with which its gradient is checked: "
+            f"{first_line(failure)}; in forward, convert with x.to(self.weight.dtype), and make tensors that are no parameters buffers"
+        ) from failure
     if not all(value.isfinite().all() for value in exact.values()):
         raise ConfigError(f"model: {config.model} has a gradient that is not finite, before any step and in float64")
     parameter, error = largest(relative_errors(gradient, exact))
@@ -119,13 +126,21 @@ def _precision(config: Config, data: Data) -> str:
 def _gradient(
     network: nn.Module, forward: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
-    """Return the gradient of the mean cross entropy by parameter, in training mode but without dropout."""
+    """Return the gradient of the mean cross entropy by parameter, in training mode but without random numbers.
+
+    Modules that are neither of this package nor of torch.nn may draw some in training mode. In a network with such
+    modules, the batch norms alone are in training mode.
+    """
     parameters = dict(network.named_parameters())
     with _unchanged(network, inputs.device):
         network.train()
         for module in network.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.eval()
+        if not all(type(module).__module__.startswith(("torch.nn.", "distancing.")) for module in network.modules()):
+            network.eval()
+            for layer in batch_norms(network):
+                layer.train()
         logits = forward(inputs)
         loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels)
         gradient = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)

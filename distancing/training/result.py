@@ -37,7 +37,7 @@ def compose(trainer: Trainer, diverged: Diverged | None, ensemble: EnsembleResul
         metrics=final.metrics if final else None,
         checkpoints=networks[: len(trainer.checkpoints)],
         final=final,
-        device=_device_name(trainer.device),
+        device=device_name(trainer.device),
         ensemble=ensemble,
         **code,
     )
@@ -67,5 +67,6 @@ def _peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return the name of the GPU, or the type of another device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -278,5 +278,10 @@ def _too_short(epochs: int, phases: Mapping[str, Phase | Cycle]) -> str:
 
 @functools.cache
 def _unsafe_layers(model: Model, image_shape: tuple[int, int, int], classes: int) -> tuple[str, ...]:
-    with torch.random.fork_rng([]), torch.device("meta"):  # neither memory nor random numbers
-        return tuple(unsafe_in_channels_last(model.network(image_shape, classes)))
+    with torch.random.fork_rng([]):
+        try:
+            with torch.device("meta"):  # neither memory nor random numbers
+                network = model.network(image_shape, classes)
+        except Exception:  # a network may need real numbers; `Model.problem` has built it, too
+            network = model.network(image_shape, classes)
+    return tuple(unsafe_in_channels_last(network))

@@ -139,6 +139,8 @@ DETECTORS = {  # ensembles that tell images of another data set from their own
     "independent networks": "lr=0.1 penalty=none phases=independent",
     "independent, rate 0.05": "lr=0.05 penalty=none phases=independent",
 }
+# where all of them have the same learning rate
+ONE_RATE = {label: kind.partition(" ")[2] for label, kind in DETECTORS.items() if label != "independent, rate 0.05"}
 
 SHORT = {
     "push": Short(

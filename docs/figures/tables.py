@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from selections import DETECTORS, ENSEMBLES, IN_SHORT, RIVALS, SHORT, Column, Settings, Short
+from selections import DETECTORS, ENSEMBLES, IN_SHORT, ONE_RATE, RIVALS, SHORT, Column, Settings, Short
 
 from distancing.ensemble.compare import chosen
 from distancing.ensemble.row import Row as Ensemble
@@ -29,16 +29,25 @@ NAMES = {
 }
 EIGHT = "calibrated_nll", "accuracy", "ood_auroc", "ood_mutual_information_auroc", "corrupted_calibrated_nll"
 CORRUPTED = "corrupted_calibrated_nll", "corrupted_error", "corrupted_calibrated_ece", "ood_auroc"
-OF_MNIST = {"Fashion-MNIST": "ensembles-of-mnist-ood-fashion", "CIFAR-10": "ensembles-of-mnist-ood-cifar10"}
+OTHERS = {  # of networks that were trained on another set than Fashion-MNIST: the full table for each set they detect
+    "ood-of-mnist": {"Fashion-MNIST": "ensembles-of-mnist-ood-fashion", "CIFAR-10": "ensembles-of-mnist-ood-cifar10"},
+    "ood-of-cifar10": {"Fashion-MNIST": "ensembles-of-cifar10-ood-fashion", "MNIST": "ensembles-of-cifar10-ood-mnist"},
+}
 # the short tables of DETECTORS: the full table, the score and the head of each column
 BEYOND = {
     "ensembles-eight": [("ensembles-eight", score, NAMES[score]) for score in EIGHT],
     "ensembles-ood-corrupted": [("ensembles-ood-corrupted", score, NAMES[score]) for score in CORRUPTED],
-    "ood-of-mnist": [
-        *((OF_MNIST[other], "ood_auroc", f"entropy: AUROC, {other}, %") for other in OF_MNIST),
-        *((OF_MNIST[other], "ood_mutual_information_auroc", f"mutual information: {other}, %") for other in OF_MNIST),
-        (OF_MNIST["CIFAR-10"], "calibrated_nll", NAMES["calibrated_nll"]),
-    ],
+    **{
+        table: [
+            *((name, "ood_auroc", f"entropy: AUROC, {other}, %") for other, name in sets.items()),
+            *(
+                (name, "ood_mutual_information_auroc", f"mutual information: {other}, %")
+                for other, name in sets.items()
+            ),
+            (next(iter(sets.values())), "calibrated_nll", NAMES["calibrated_nll"]),
+        ]
+        for table, sets in OTHERS.items()
+    },
 }
 WHOLE = "ensembles-whole-mnist", "ensembles-whole-fashion-mnist", "ensembles-whole-cifar10"
 
@@ -133,8 +142,9 @@ def tuned(name: str, score: str) -> Scores:
 
 
 def detected(name: str, score: str = "ood_auroc") -> Scores:
-    """Return a score of each of DETECTORS."""
-    return _scores(read_csv(RESULTS / f"{name}.csv"), DETECTORS, score)
+    """Return a score of each of DETECTORS, or of ONE_RATE."""
+    rows = read_csv(RESULTS / f"{name}.csv")
+    return _scores(rows, DETECTORS if rows[0].kind.startswith("lr=") else ONE_RATE, score)
 
 
 def _scores(rows: Sequence[Ensemble], kinds: Mapping[str, str], score: str) -> Scores:
