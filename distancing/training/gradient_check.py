@@ -72,7 +72,8 @@ def _check_batch(
     except (RuntimeError, TypeError) as failure:
         raise ConfigError(
             f"model: {config.model} can't compute in float64, with which its gradient is checked: "
-            f"{first_line(failure)}; in forward, convert with x.to(self.weight.dtype), and make tensors that are no parameters buffers"
+            f"{first_line(failure)}; in forward, convert with x.to(self.weight.dtype), and register other tensors as "
+            "buffers"
         ) from failure
     if not all(value.isfinite().all() for value in exact.values()):
         raise ConfigError(f"model: {config.model} has a gradient that is not finite, before any step and in float64")
