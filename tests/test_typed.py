@@ -143,7 +143,8 @@ def planned(*typed: str) -> tuple[int, list[str]]:
         ("phases=cycles,single phases.cycle.times=1,2", 3,
          ["phases.cycle.times does not apply to phases=single: 1 runs instead of 2"]),
         ("analysis=[barrier],[] analysis.barrier.pairs=ends", 1,
-         ["analysis.barrier.pairs does not apply to analysis=[]"]),
+         ["analysis.barrier.pairs does not apply to analysis=[]",
+          "analysis makes no run of its own: runs that differ in it alone are one, with the first value"]),
         ("penalty=gaussian,random_projection penalty.distance.dimensions=4,8", 3,
          ["penalty.distance.dimensions does not apply to penalty=gaussian: 1 runs instead of 2"]),
         ("optimizer=sgd,momentum optimizer.momentum=0,0.5", 2, []),  # all have it
