@@ -52,7 +52,7 @@ class User:
         return [run.path for run in made.runs()], self._capfd.readouterr().out
 
     def look(self, *command: str) -> str:
-        """What `distancing sweep COMMAND` says."""
+        """Return what `distancing sweep COMMAND` says."""
         assert cli(command) == 0
         return self._capfd.readouterr().out
 

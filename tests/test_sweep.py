@@ -137,7 +137,7 @@ def test_every_sweep_composes_as_hydra_does(name: str) -> None:
 
 
 def test_each_job_has_its_run(capsys: pytest.CaptureFixture[str]) -> None:
-    """As Optuna's sweeper needs it, also if runs are equal; what is not part of a run is said."""
+    """Optuna's sweeper needs this, also if two are equal. A line names the setting that makes no run of its own."""
     load = loader()
     master = load.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
     jobs = ["penalty=gaussian", "penalty=none", "penalty=gaussian", "penalty=none threads=1", "penalty=laplace"]
