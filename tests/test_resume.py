@@ -5,6 +5,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from multiprocessing.context import ForkServerProcess
@@ -13,7 +15,8 @@ from typing import Any
 
 import crash
 import pytest
-from conftest import TINY, only_run, start
+import torch
+from conftest import TINY, only_run, result, start
 from crash import outcome
 
 from distancing.runs import load
@@ -26,6 +29,11 @@ RUN = [*TINY, "model=mobilenetv2", "model.width=0.1", "model.dropout=0.3", "epoc
 
 def begin(folder: Path, *overrides: str) -> ForkServerProcess:
     return crash.begin(folder, [*RUN, *overrides])
+
+
+def stop(self: Any, *_: Any) -> None:
+    """Stop a run after its next step, in the place of StopSignal.__enter__."""
+    self.received = signal.SIGTERM
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +79,6 @@ def test_every_single_step_can_be_the_last(
 ) -> None:
     """The run is stopped after each of 27 steps, and then with the newest state damaged, which costs one more step."""
     expected = undisturbed
-
-    def stop(self: Any, *_: Any) -> None:
-        self.received = signal.SIGTERM
-
     monkeypatch.chdir(tmp_path)
     stops, code = 0, None
     with monkeypatch.context() as patch:
@@ -88,6 +92,20 @@ def test_every_single_step_can_be_the_last(
                 newest.write_bytes(newest.read_bytes()[:-1000] + bytes(1000))
     assert stops == 9 * 3 - 1 + 1
     assert outcome(only_run(tmp_path / "runs")) == expected
+
+
+@pytest.mark.slow
+def test_resumed_on_another_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run goes on with the instructions of another processor, says so, and names both in its result."""
+    with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
+        patch.setattr("distancing.experiment.main.StopSignal.__enter__", stop)
+        start(*TINY, f"runs={tmp_path}")
+    command = [sys.executable, "-m", "distancing", "train", *TINY, f"runs={tmp_path}"]
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
+    again = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    devices = f"cpu {torch.backends.cpu.get_cpu_capability()}, then cpu DEFAULT"
+    assert f"note: this run has trained on {devices}\n" in again.stdout
+    assert result(only_run(tmp_path))["device"] == devices
 
 
 @pytest.mark.slow

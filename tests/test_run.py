@@ -21,7 +21,6 @@ from distancing.landscape.__main__ import main as landscape
 from distancing.runs import RunDirectory
 from distancing.runs.result import read_result
 from distancing.sweep.job import resume
-from distancing.training import provenance
 
 Runs = Callable[..., int]
 BARE = """import json, sys, torch
@@ -95,12 +94,13 @@ def test_the_same_command_again(
     assert "already ended; overwrite=true starts over" in output
     assert output.endswith(table)
     assert "has changed since" not in output
-    changed = {**provenance.provenance(), "source": "other", "git_commit": "newer"}
+    changed = {"source": "other", "git_commit": "newer", "versions": {"torch": "3.0"}}
     monkeypatch.setattr("distancing.experiment.train_run.provenance", lambda _: changed)
     assert runs(*TINY) == 0
     output = capsys.readouterr().out
     assert f"the source code has changed since: {first['source']} then, other now" in output
     assert f"the commit has changed since: {first['git_commit']} then, newer now" in output
+    assert f"PyTorch has changed since: {first['versions']['torch']} then, 3.0 now" in output
     monkeypatch.undo()
 
     assert runs(*TINY, "overwrite=true") == 0

@@ -182,6 +182,8 @@ COMMAND_LINES = {
     "-m seed=0,1 hydra/launcher=slurm": "hydra/launcher=slurm needs the command sbatch, which",
     "-m seed=0,1 hydra/launcher=local dataset=mnist dataset.root=/nowhere dataset.download=false": "can't read MNIST",
     "-m seed=0,1 hydra/launcher=local evaluate.ood=[mnist]": "evaluate.ood=mnist has images of 1×28×28",
+    "-m seed=0,1 runs=/elsewhere hydra.sweep.dir=sweeps/it": "outside of its reach: take /elsewhere/sweeps/it",
+    "-m seed=0,1 runs=/elsewhere hydra.sweep.dir=sweeps/it hydra/launcher=local": "hydra.sweep.dir=sweeps/it: the runs",
     "-m +hydra.sweeper.exclude.x.sead=1 seed=0,1": "hydra.sweeper.exclude.x: sead is not a setting of this sweep",
 }
 
@@ -520,7 +522,7 @@ def test_the_cost_of_a_sweep(
     sweep = [*TINY, "epochs=90000", "seed=range(10)", "penalty=gaussian,filter_direction", "hydra/launcher=cost"]
     launched(*sweep, "hydra.launcher.at_a_time=4")
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "cost on cpu"
+    assert said[0] == f"cost on {results[0]['device']}"
     rows = {line.split()[0]: line.split() for line in said[2:]}
     assert rows["FilterDirection"][1:] == ["10", "900000", "?", "no", "run"]
     assert rows["Euclidean"][1:6] == ["10", "900000", f"{seconds:.3g}", "2", "runs"]

@@ -19,7 +19,7 @@ from distancing.runs.result import Result, read_result
 from distancing.runs.summary import summary
 from distancing.runs.tracking import tracking
 from distancing.stored import find_checkpoints
-from distancing.training.result import device_name
+from distancing.training.provenance import device_name
 from distancing.training.settings import Config
 from distancing.training.setup import reproducible, use_precision
 from distancing.training.verify import difference
@@ -95,7 +95,8 @@ def _verify(config: Config, directory: RunDirectory, console: Console, result: R
         return result
     device = config.torch_device
     trained, here = (result.device, result.versions.get("torch")), (device_name(device), str(torch.__version__))
-    if trained != here:
+    older = device.type, here[1]  # which named no instruction set
+    if trained not in (here, older):
         places = [f"{name} with PyTorch {version}" for name, version in (trained, here)]
         raise ConfigError(f"verify=true: the run was trained on {places[0]}, and this is {places[1]}: verify it there")
     reproducible(config.compile)

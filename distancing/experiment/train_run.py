@@ -1,5 +1,6 @@
 """Train one run in its directory: build or resume the trainer, report the progress, store the result."""
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -41,7 +42,7 @@ def ended_result(config: Config, directory: RunDirectory, console: Console) -> R
     if result:
         threads.use(result.threads)  # None in a result of an older version
         console.print(f"{directory.path}: already ended; overwrite=true starts over", markup=False)
-        _print_code_changes({"source": result.source, "git_commit": result.git_commit}, config, console)
+        _print_changes(dataclasses.asdict(result), config, console)
     return result
 
 
@@ -73,7 +74,9 @@ def train_run(
         if state := directory.load_state(device, lambda line: console.print(f"warning: {line}", markup=False)):
             trainer = resumed_trainer(trainer, state, directory)
             console.print(f"{directory.path}: resumes after {_position(trainer)}")
-            _print_code_changes(state.get("provenance", {}), config, console)
+            _print_changes(state.get("provenance", {}), config, console)
+            if trainer.devices[:-1]:
+                console.print(f"note: this run has trained on {', then '.join(trainer.devices)}", markup=False)
         elif reason:
             console.print(f"threads={number}: {reason}", markup=False)
         result = _train_to_the_end(trainer, directory, stop, console)
@@ -128,9 +131,14 @@ def _position(trainer: Trainer) -> str:
     return f"epoch {trainer.progress.epoch}, step {trainer.progress.step}"
 
 
-def _print_code_changes(made_by: Mapping[str, Any], config: Config, console: Console) -> None:
-    """Print a note if this code is not the code that made a state or a result."""
-    now = provenance(config.own_modules)
-    for key, label in (("source", "the source code"), ("git_commit", "the commit")):
-        if (then := made_by.get(key)) != now[key]:
-            console.print(f"note: {label} has changed since: {then} then, {now[key]} now", markup=False)
+def _print_changes(made_by: Mapping[str, Any], config: Config, console: Console) -> None:
+    """Print a note if this code or PyTorch is not the one that made a state or a result."""
+    now: Mapping[str, Any] = provenance(config.own_modules)
+    for label, key in (("the source code", "source"), ("the commit", "git_commit")):
+        _print_change(label, made_by.get(key), now[key], console)
+    _print_change("PyTorch", made_by.get("versions", {}).get("torch"), now["versions"]["torch"], console)
+
+
+def _print_change(label: str, then: str | None, now: str | None, console: Console) -> None:
+    if then != now:
+        console.print(f"note: {label} has changed since: {then} then, {now} now", markup=False)

@@ -97,7 +97,7 @@ class Result:
     metrics: loss (nats) and accuracy of the final network on each split; null if the run diverged.
     checkpoints: the stored checkpoints, in their order.
     final: the final network; null if the run diverged.
-    device: the name of the GPU, or `cpu`.
+    device: the name of the GPU, or `cpu` and its instruction set; several if the run was resumed on another.
     source: a hash of the code.
     git_commit: the commit of the checkout; null for an installed package.
     versions: the versions of Python and of the libraries.

@@ -50,6 +50,19 @@ class SweepDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(self.path.parent / ".lock")
 
+    def check_folder(self, runs: Iterable[Listed]) -> None:
+        """Raise SweepError for the first run that `runs` would refuse for its folder."""
+        for run in runs:
+            if not self._may_list(run.path):
+                raise SweepError(
+                    f"hydra.sweep.dir={self.path}: the runs of this sweep would be in {run.path.parent}, outside of "
+                    f"its reach: take {run.path.parent}/sweeps/{self.name}"
+                )
+
+    def _may_list(self, run: Path) -> bool:
+        """Return whether a run is in the folder that contains sweeps/NAME, or in the current folder."""
+        return any(run.resolve().is_relative_to(home) for home in (self.path.resolve().parent.parent, Path.cwd()))
+
     def add(self, runs: Iterable[Listed]) -> None:
         """Add runs to the list, or replace those with the same directory."""
         known = {run.path.resolve(): run for run in self.runs()}
@@ -68,14 +81,14 @@ class SweepDirectory:
         Raise SweepError for a damaged line, and for a run outside both the folder that contains sweeps/NAME and the
         current folder. strict=False skips such lines.
         """
-        runs, homes = [], (self.path.resolve().parent.parent, Path.cwd())
+        runs = []
         lines = self._list.read_bytes().splitlines() if self._list.exists() else []
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
                 path = Path(os.path.normpath(self.path / entry["run"]))
-                if not any(path.resolve().is_relative_to(home) for home in homes):
-                    raise ValueError(f"{path} is not in {homes[0]}")
+                if not self._may_list(path):
+                    raise ValueError(f"{path} is not in {self.path.resolve().parent.parent}")
                 runs.append(Listed(path, tuple(map(str, entry["overrides"])), int(entry["epochs"])))
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 if strict:

@@ -1,4 +1,4 @@
-"""The code and the library versions that made a result."""
+"""The code, the library versions and the device that made a result."""
 
 import functools
 import hashlib
@@ -7,8 +7,12 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distancing.component.trust import source_files, update
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE = Path(__file__).parent.parent
 COMMIT_FILE = "git_commit"  # holds the commit in a copy of the package outside a checkout
@@ -29,6 +33,15 @@ def provenance(own: tuple[str, ...] = ()) -> dict[str, str | dict[str, str] | No
         "git_commit": git_commit(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), **versions},
     }
+
+
+def device_name(device: "torch.device") -> str:
+    """Return the name of the GPU, the instruction set that PyTorch uses on a CPU, or the type of another device."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
 
 
 def source(own: Iterable[str] = (), package: "hashlib._Hash | None" = None) -> str:

@@ -37,7 +37,7 @@ def compose(trainer: Trainer, diverged: Diverged | None, ensemble: EnsembleResul
         metrics=final.metrics if final else None,
         checkpoints=networks[: len(trainer.checkpoints)],
         final=final,
-        device=device_name(trainer.device),
+        device=", then ".join(trainer.devices),
         ensemble=ensemble,
         **code,
     )
@@ -65,8 +65,3 @@ def _peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of the GPU, or the type of another device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

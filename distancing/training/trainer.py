@@ -26,7 +26,7 @@ from distancing.training.gradient_check import GradientCheck
 from distancing.training.metrics import columns, distances, training_metrics
 from distancing.training.plan import Phase, checkpoints, unroll
 from distancing.training.progress import Diverged, Progress
-from distancing.training.provenance import provenance
+from distancing.training.provenance import device_name, provenance
 from distancing.training.replay import CudaGraphs, Replay
 from distancing.training.settings import LARGE, Config
 from distancing.training.step import PENALTY, Stepper
@@ -39,6 +39,7 @@ class Trainer:
     average: the average of the phase's parameters; None if it has none.
     records: the records of this epoch's steps [S, 6]. replay: takes the steps, on a GPU as captured graphs.
     final: the name, phase, epoch, passes and metrics of the final network; None before the end.
+    devices: the names of the devices that the run has trained on, one after the other.
     gradient_check: the outcome of the check of this machine's gradient; None if it was not checked.
     """
 
@@ -57,6 +58,7 @@ class Trainer:
         self.average: Average | None = None
         self.rows: list[Row] = []
         self.final: Info | None = None
+        self.devices = [device_name(device)]
         self.gradient_check: GradientCheck | None = None
         self.checkpoints = Checkpoints(self.theta, len(checkpoints(self.plan)))
         if config.penalty:
@@ -289,6 +291,7 @@ class Trainer:
             "provenance": provenance(self.config.own_modules),
             "config_hash": self.config.hash,
             "images": self.data.train.fingerprint,
+            "devices": self.devices,
             "threads": torch.get_num_threads(),  # the last digits depend on it
             "progress": dataclasses.asdict(self.progress),
             "network": self.network.state_dict(),
@@ -312,6 +315,8 @@ class Trainer:
                 f"{directory.path} began with other training images than the data set has now: restore them, or set "
                 "overwrite=true to start over"
             )
+        earlier = state.get("devices", self.devices)  # missing from older states
+        self.devices = earlier if earlier[-1:] == self.devices else [*earlier, *self.devices]
         self.progress = Progress(**state["progress"])
         self.network.load_state_dict(state["network"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
