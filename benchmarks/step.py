@@ -191,7 +191,8 @@ def pieces(trainer: Trainer, bare: Bare, script: Script) -> Runs:
     for i in range(HILLS[-1]):
         away = torch.randn_like(theta.vector)
         place = theta.vector + AWAY * theta.vector.norm() * away / away.norm()
-        trainer.add_checkpoint(Info(name=f"hill-{i}", phase="", epoch=0, forward=0, backward=0, metrics={}), place)
+        info = Info(name=f"hill-{i}", phase="", epoch=0, initial_seed=0, forward=0, backward=0, metrics={})
+        trainer.add_checkpoint(info, place)
         named = theta.named(place)
         lists.append([named[name].clone() for name, _ in bare.network.named_parameters()])
     assert trainer.hills is not None

@@ -18,6 +18,7 @@ from distancing.hills.theta import Theta
 from distancing.models.evaluation import predict, refresh_batch_norm
 from distancing.runs import RunDirectory, SweepDirectory, load
 from distancing.runs.result import read_result
+from distancing.training.plan import unroll
 from distancing.training.settings import Config
 
 # the settings of a data set that all networks of an ensemble must share, if it has them
@@ -48,11 +49,19 @@ class Checkpoint:
         """Return the parameters [P] in the order and on the device of `theta`, whatever the layout of their run."""
         return theta.flatten(self.network(theta.vector.device).state_dict())
 
-    def initial_parameters(self, theta: Theta) -> Tensor:
-        """Return θ_0, the initial parameters of the run [P], in the order and on the device of `theta`."""
+    def initial_parameters(self, theta: Theta, seed: int | None = None) -> Tensor:
+        """Return θ_0 [P], drawn with this seed, in the order and on the device of `theta`; by default of the run."""
         with torch.random.fork_rng([]):
-            torch.manual_seed(self.config.seed)
+            torch.manual_seed(self.config.seed if seed is None else seed)
             return theta.flatten(self.config.build_network(theta.vector.device).state_dict())
+
+    @property
+    def initial_seed(self) -> int | None:
+        """The seed of the initial parameters from which the network was trained; None if a run of an older version drew
+        some anew."""
+        reinitialises = any(phase.reinitialise for phase in unroll(self.config.phases).values())
+        known: int | None = load(self.file).get("initial_seed", None if reinitialises else self.config.seed)
+        return known
 
     def predictor(self, common: Data, device: torch.device, refresh: bool = False) -> Callable[[Split], Tensor]:
         """Return a function that gives the logits [N, C] of any images, as float32 on the CPU.
@@ -75,12 +84,7 @@ class Checkpoint:
         training: include the training images, which are most of the work.
         """
         directory, name = RunDirectory(self.file.parent.parent), self.file.stem
-        known = {} if refresh else directory.load_logits(name)
-        if known and data.test.fingerprint not in known:  # those that the run stored are among them
-            raise StorageError(
-                f"{self.name} was scored on other test images than the data set has now: restore them, or delete "
-                f"{self.file.parent / 'logits'} to score it on these"
-            )
+        known = {} if refresh else self._known_logits(data)
         splits = {name: split for name, split in data.splits.items() if training or name != "train"}
         missing = {name: split for name, split in splits.items() if split.fingerprint not in known}
         if missing:
@@ -92,6 +96,20 @@ class Checkpoint:
             with contextlib.suppress(OSError):  # the folder may be read-only
                 directory.save_logits(name, known)
         return {name: known[split.fingerprint] for name, split in splits.items()}
+
+    def check_images(self, data: Data) -> None:
+        """Raise StorageError if the run scored this network on other test images."""
+        self._known_logits(data)
+
+    def _known_logits(self, data: Data) -> dict[str, Tensor]:
+        """Return the stored logits [N, C] by the fingerprints of their images. Raise as `check_images`."""
+        known = RunDirectory(self.file.parent.parent).load_logits(self.file.stem)
+        if known and data.test.fingerprint not in known:  # those that the run stored are among them
+            raise StorageError(
+                f"{self.name} was scored on other test images: restore them, or take networks of one data set; to "
+                f"score it on these, delete {self.file.parent / 'logits'}"
+            )
+        return known
 
 
 def evaluation_images(config: Config, device: torch.device) -> Data:
@@ -110,7 +128,7 @@ def evaluation_images(config: Config, device: torch.device) -> Data:
 
 
 def on_this_machine(dataset: Dataset) -> Dataset:
-    """Return the data set, whose images are in $DISTANCING_DATA if their folder is on the machine of the run."""
+    """Return the data set. It is read from $DISTANCING_DATA if this machine lacks the folder that the run used."""
     here = os.environ.get("DISTANCING_DATA")
     if here and isinstance(dataset, Torchvision) and not Path(dataset.root).is_dir():
         return dataclasses.replace(dataset, root=here)
@@ -123,16 +141,20 @@ def find_checkpoints(paths: Sequence[str | Path]) -> list[Checkpoint]:
     The checkpoints of a run include its final network if that is another network. Raise EnsembleError if a path is none
     of these or the networks do not fit together, StorageError for a damaged file, ConfigError for a wrong config.
     """
-    files: dict[Path, None] = {}
+    found: list[Path] = []
     for path in map(Path, paths):
         if path.suffix == ".pt" and path.is_file():
-            files[path] = None
+            found.append(path)
         elif (path / "runs.jsonl").exists():
-            files |= dict.fromkeys(file for run in SweepDirectory(path).runs() for file in checkpoint_files(run.path))
+            found += [file for run in SweepDirectory(path).runs() for file in checkpoint_files(run.path)]
         elif (path / ".hydra/config.yaml").exists():
-            files |= dict.fromkeys(checkpoint_files(path))
+            found += checkpoint_files(path)
         else:
             raise EnsembleError(f"{path} is not the directory of a run or a sweep, nor a checkpoint file")
+    spellings: dict[Path, Path] = {}
+    for file in found:
+        spellings.setdefault(file.resolve(), file)
+    files = list(spellings.values())
     configs = {run: read_config(run / ".hydra/config.yaml") for run in {file.parent.parent for file in files}}
     one_run = len(configs) == 1
     checkpoints = [
@@ -152,7 +174,7 @@ def checkpoint_files(run: Path) -> list[Path]:
     directory = RunDirectory(run)
     if result := read_result(directory):
         networks = result.networks
-        if len(networks) > 1 and networks[-1].epoch == networks[-2].epoch:
+        if result.final and len(networks) > 1 and networks[-1].epoch == networks[-2].epoch:
             networks.pop()  # the final network is the last checkpoint
         return [directory.checkpoint(network.name) for network in networks]
     return sorted((run / "checkpoints").glob("*.pt"), key=lambda file: (load(file)["epoch"], file.name))

@@ -51,13 +51,19 @@ class GridSweeper(Sweeper):
         for job in returned:
             if job.status == JobStatus.FAILED:
                 raise job._return_value
+        if incomplete := getattr(self._launcher, "incomplete", []):
+            raise SweepError("; ".join(incomplete))
         return returned
 
 
 class DistancingLauncher(Launcher):
-    """Freeze the runs and start them in other processes. name: of the launcher in distancing.sweep."""
+    """Freeze the runs and start them in other processes.
+
+    name: of the launcher in distancing.sweep. incomplete: a line for each run that lacks something at the end.
+    """
 
     name: str
+    incomplete: Sequence[str] = ()
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
@@ -72,7 +78,7 @@ class DistancingLauncher(Launcher):
         """Start the runs; return their objectives if the launcher waits for them. Raise SweepError or ConfigError."""
         from distancing.runs import SweepDirectory
         from distancing.sweep.freeze import freeze
-        from distancing.sweep.launch import launch, wait
+        from distancing.sweep.launch import incomplete, launch, wait
 
         self._launcher.check()
         frozen = freeze(self._loader, self._master, job_overrides)
@@ -81,6 +87,7 @@ class DistancingLauncher(Launcher):
         if not self._launcher.wait:
             return []
         wait([run.listed for run in frozen])
+        self.incomplete = incomplete(run.listed for run in dict.fromkeys(frozen))
         return [_returned(run.directory, run.overrides) for run in frozen]
 
 

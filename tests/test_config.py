@@ -112,6 +112,13 @@ BAD = {
     "penalty=filter_direction penalty.distance.parameters=weights": "penalty.distance.parameters='weights': input",
     "penalty.kernel._target_=distancing.runs.os.system": "only a Kernel of this package",
     "+dataset.seeds._target_=os.abort": "dataset.seeds is not a setting",
+    "phases=single penalty.strength=3": "penalty.strength=3 would have no effect, because no hill acts in these phases",
+    "phases=snapshot penalty=filter_direction": "penalty=filter_direction would have no effect, because no hill acts",
+    "analysis=[barrier] phases=single": "analysis.barrier needs at least 2 checkpoints, but these phases store 1",
+    "analysis=[barrier,gradients] penalty=none": "analysis.gradients needs hills, but none act in this run",
+    "analysis=[gradients] phases=snapshot": "analysis.gradients needs hills, but none act in this run",
+    "analysis=[plane] analysis.plane.through=[descend,settle-1,final]": "analysis.plane goes through final, but these",
+    "analysis=[sharpness] model=mobilenetv2 model.dropout=0.1": "analysis needs a network whose loss is not random",
     "dataset.seed={_target_: os.abort}": "dataset.seed={'_target_': 'os.abort'}: input should be a valid integer",
 }  # fmt: skip
 

@@ -108,6 +108,10 @@ def test_members_from_anywhere(runs: dict[str, Path]) -> None:
     for a, b in zip(forwards.splits.values(), backwards.splits.values(), strict=True):
         assert vars(a.ensemble) == pytest.approx(vars(b.ensemble))
         assert a.correlation == pytest.approx(b.correlation)
+    spelt_twice = runs["mlp"] / ".." / runs["mlp"].name
+    assert [member.file for member in find_checkpoints([runs["mlp"], runs["seed"], spelt_twice])] == [
+        runs[name] / "checkpoints/final.pt" for name in ("mlp", "seed")
+    ]
     (alone,) = find_checkpoints([runs["cycles"] / "checkpoints/settle-2.pt"])
     weighted = judge(find_checkpoints([runs["cycles"]]), CPU, [0, 0, 3, 0])
     only = judge([alone], CPU).splits["test"].ensemble
@@ -115,6 +119,24 @@ def test_members_from_anywhere(runs: dict[str, Path]) -> None:
     assert weighted.weights == [0, 0, 1, 0]
     likely = judge(find_checkpoints([runs["cycles"]]), CPU, "likelihood").splits["validation"]
     assert likely.ensemble.nll <= min(scores.nll for scores in likely.members) + 1e-6
+
+
+def test_each_member_comes_from_its_own_initial_parameters(tmp_path: Path) -> None:
+    """The cosines of independent networks of one run are those of the networks' own ways."""
+    independent = ["penalty=none", "phases=independent", "phases.cycle.times=3", "epochs=3"]
+    assert start(*TINY, *independent, f"runs={tmp_path}") == 0
+    run = only_run(tmp_path)
+    config = read_config(run / ".hydra/config.yaml")
+    ways = []
+    for i in (1, 2, 3):
+        stored = load(run / f"checkpoints/descend-{i}.pt")
+        torch.manual_seed(stored["initial_seed"])
+        network = config.model.build(config.dataset.image_shape, config.dataset.classes)
+        pairs = [(stored["network"][name], initial) for name, initial in network.named_parameters()]
+        ways.append(torch.cat([(trained - initial.detach()).flatten() for trained, initial in pairs]))
+    reference = [[F.cosine_similarity(a, b, dim=0).item() for a in ways] for b in ways]
+    assert result(run)["ensemble"]["cosines"] == [pytest.approx(row, abs=1e-5) for row in reference]
+    assert result(run)["checkpoints"][0]["initial_seed"] != config.seed
 
 
 def test_bags_and_folds_are_scored_on_common_images(runs: dict[str, Path]) -> None:

@@ -317,6 +317,12 @@ def test_stored_analyses_are_reused_unless_their_inputs_change(
     (copy / "landscape/barrier.png").unlink()
     assert cli([str(copy), *three_points]) == 0
     assert len(calls) == 4
+    files = [str(copy / f"checkpoints/{name}.pt") for name in ("descend", "settle-1", "settle-2")]
+    for _ in range(2):
+        assert cli([*files, *three_points, f"--folder={copy}/other"]) == 0
+    assert len(calls) == 5
+    assert cli([files[0], files[2], files[1], *three_points, f"--folder={copy}/other"]) == 0  # other pairs
+    assert len(calls) == 6
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from distancing.data.npz import Npz
 from distancing.ensemble.__main__ import main as ensemble
 from distancing.errors import ConfigError, DatasetError, StorageError
 from distancing.hills.theta import Theta
+from distancing.landscape.__main__ import main as landscape
 from distancing.landscape.subject import shortened
 from distancing.models import PreActResNet
 from distancing.process import memory
@@ -111,7 +112,9 @@ def test_other_images_under_the_same_name(tmp_path: Path, capsys: pytest.Capture
     (folder,) = (tmp_path / "runs").iterdir()
     capsys.readouterr()
     assert ensemble([str(folder)]) == 2
-    assert "was scored on other test images than the data set has now: restore them, or" in capsys.readouterr().err
+    assert "was scored on other test images: restore them, or" in capsys.readouterr().err
+    assert landscape([str(folder), "--only=barrier", "--set=barrier.points=3"]) == 2
+    assert "was scored on other test images: restore them, or" in capsys.readouterr().err
     shutil.rmtree(folder / "checkpoints/logits")
     assert ensemble([str(folder)]) == 0
 

@@ -14,6 +14,7 @@ from torch.optim import swa_utils
 
 from distancing.data.batches import Epoch
 from distancing.ensemble.__main__ import main as ensemble
+from distancing.errors import DIVERGED
 from distancing.hills.theta import Theta
 from distancing.models.mlp import MLP
 from distancing.runs import RunDirectory, load
@@ -134,6 +135,10 @@ def test_a_run_of_swag_is_an_ensemble_of_its_samples(tmp_path: Any) -> None:
     assert [info["backward"] for info in networks] == [8] * 5
     assert content["final"]["distances"]["swag-sample-1"] > 0
     assert ensemble([str(run), "--json", str(tmp_path / "scores.json")]) == 0
+
+    diverges = ["+phases.last.lr=[1e35,1e35]", "+phases.last.epochs=1", "epochs=9"]
+    assert start(*TINY, *SWAG, *diverges, f"runs={tmp_path}/diverged") == DIVERGED
+    assert [member.name for member in find_checkpoints([only_run(tmp_path / "diverged")])] == names
 
 
 CSGMCMC = ["phases=csgmcmc", "epochs=8", "phases.cycle.times=2", "optimizer.lr=0.02"]

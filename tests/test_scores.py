@@ -290,12 +290,12 @@ def test_distances_and_cosines(dtype: torch.dtype) -> None:
     theta = torch.cat([random[:1], random[:1] + 1, 1 + 1e-4 * random[2:]]).to(dtype)
     exact = theta.double().numpy()
     with SMALL:
-        distances, cosines = scores.distances(theta), scores.cosines(theta, theta[0])
+        distances, cosines = scores.distances(theta), scores.cosines(theta.double() - theta[0].double())
     np.testing.assert_allclose(distances, np.linalg.norm(exact[:, None] - exact, axis=2), rtol=1e-12)
     directions = (exact - exact[0])[1:] / np.linalg.norm(exact - exact[0], axis=1)[1:, None]
     np.testing.assert_allclose(cosines[1:, 1:], directions @ directions.T, rtol=1e-12, atol=1e-12)
     assert not cosines[0].any()  # θ_0 itself has no direction
-    assert scores.cosines(torch.outer(torch.arange(1, 99).to(dtype), theta[0]), 0 * theta[0]).max() == 1  # not more
+    assert scores.cosines(torch.outer(torch.arange(1, 99).to(dtype), theta[0])).max() == 1  # not more
 
 
 def test_refused_arguments() -> None:

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf, open_dict
 
 from distancing.component import trust
 from distancing.config.checks import check, construct
-from distancing.errors import ConfigError, SweepError
+from distancing.errors import NOT_THE_SAME, ConfigError, SweepError
 from distancing.experiment.main import main
 from distancing.process.identity import started
 from distancing.runs import Listed, RunDirectory, SweepDirectory
@@ -35,9 +35,9 @@ from distancing.sweep.__main__ import main as cli
 from distancing.sweep.cost import Devices
 from distancing.sweep.freeze import Composer, freeze
 from distancing.sweep.grid import Grid
-from distancing.sweep.job import STARTS, resume
+from distancing.sweep.job import REQUEUE, STARTS, Job, note, resume
 from distancing.sweep.launch import LAUNCHERS
-from distancing.sweep.local import Local
+from distancing.sweep.local import Local, _devices
 from distancing.sweep.server import Server
 from distancing.sweep.status import status
 from distancing.training import provenance
@@ -254,6 +254,38 @@ def test_failed_runs_are_told_and_retried(sweep: Sweep, capfd: pytest.CaptureFix
     assert "1 to start" in capfd.readouterr().out
     assert result(bad)["status"] == result(good)["status"] == "finished"
     assert not (bad / "error.txt").exists()
+
+
+@pytest.mark.slow
+def test_finished_runs_are_completed(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a finished run is asked for later is added, once. What fails then is told, and the rest is kept."""
+    started = [*TINY, "epochs=8", "hydra/launcher=local", "seed=0,1"]
+    sweep(*started)
+    barrier = ["analysis=[barrier]", "analysis.barrier.points=3"]
+    listed = sweep(*started, *barrier, "verify=true").runs()
+    assert "2 runs, 0 to start, 2 finished ones to complete" in capfd.readouterr().out
+    for run in listed:
+        assert result(run.path)["verified"] is True
+        assert set(result(run.path)["analysis"]) == {"barrier"}
+    sweep(*started, *barrier, "verify=true")
+    assert "2 runs, 0 to start, 2 already finished" in capfd.readouterr().out
+
+    fails = ["seed=0", "analysis=[valley,barrier,sharpness]", "analysis.valley.lr=1e30", "analysis.barrier.points=5"]
+    with pytest.raises(SweepError, match=r"has finished, but valley.lr=1e\+30: training the curve diverged"):
+        sweep(*started[:-1], *fails)
+    assert set(result(listed[0].path)["analysis"]) == {"barrier", "sharpness"}
+    assert len((listed[0].path / "landscape/barrier.csv").read_text().splitlines()) == 1 + 3 * 2 * 5
+    assert cli(["status", "it"]) == 0
+    assert "but valley.lr=1e+30: training the curve diverged" in capfd.readouterr().out
+
+    directory = RunDirectory(listed[1].path)
+    directory.write_result({**(directory.read_result() or {}), "verified": None})
+    monkeypatch.setattr("distancing.experiment.main.difference", lambda *_: "checkpoint descend")
+    assert resume(str(listed[1].path)) == NOT_THE_SAME
+    assert cli(["status", "it"]) == 0
+    assert "but it was not the same a second time" in capfd.readouterr().out
 
 
 @pytest.mark.slow
@@ -501,6 +533,37 @@ def test_every_launcher_is_built(file: Path) -> None:
     assert file.stem != "tcml" or (place.gres, place.partition, place.gpus_per_node) == ("gpu:1", "day", None)
 
 
+def test_a_job_that_starts_before_its_launcher_knows_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins its runs, although their files are still those of an earlier job, and the launcher leaves its notes."""
+    runs = [RunDirectory(tmp_path / name) for name in ("a", "b")]
+    for run in runs:
+        run.path.mkdir()
+        run.write_json("job.json", {"launcher": "slurm", "job": "6_0", "log": "old", "exit": 1})
+    variables = {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(tmp_path / "jobs"), "SLURM_JOB_ID": "9",
+                 "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("distancing.sweep.job._time_is_up", lambda: True)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        assert Job([str(run.path) for run in runs])._resume_all() == REQUEUE
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    noted = {"launcher": "slurm", "job": "7_2", "log": "../jobs/7_2_a.out", "begun": False}
+    assert runs[0].read_json("job.json") == noted
+    runs[0].write_json("job.json", {**noted, "begun": True})
+    note(str(runs[0].path), "7_2", tmp_path / "jobs", several=True)
+    assert runs[0].read_json("job.json")["begun"] is True
+
+
+@pytest.mark.parametrize(("visible", "devices"), [("0,2", ["0", "2"]), ("-1", []), ("1,-1,0", ["1"])])
+def test_the_gpus_of_a_local_sweep(visible: str, devices: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert _devices() == devices
+
+
 # what it will cost
 
 
@@ -534,8 +597,15 @@ def test_the_cost_of_a_sweep(
     assert sorted(Path("runs").glob("digits-*")) == runs
     assert len(SweepDirectory("runs/sweeps/it").runs()) == 2  # those that were trained
 
+    assert cli(["cost", "it"]) == 0
+    assert capsys.readouterr().out == "runs/sweeps/it: all of its runs have ended\n"
+    half_done = SweepDirectory("runs/sweeps/it").runs()[0].path
+    (half_done / "result.json").rename("result.json")
+    rows = (half_done / "metrics.csv").read_text().splitlines(keepends=True)
+    (half_done / "metrics.csv").write_text("".join(rows[:3]))  # the head and two epochs
+    seconds = result(SweepDirectory("runs/sweeps/it").runs()[1].path)["seconds"] / 7
     assert cli(["cost", "it", "--at-a-time", "2"]) == 0
-    assert ["each", "2", "14", f"{seconds:.3g}"] in [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
+    assert ["each", "1", "5", f"{seconds:.3g}"] in [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
     assert cli(["cost", "it", "--at-a-time", "0"]) == 2
     assert "--at-a-time=0 is below 1" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"hydra.launcher.at_a_time=0: input should be greater than 0"):

@@ -26,6 +26,7 @@ from distancing.hills.theta import Theta, filter_direction
 from distancing.models.evaluation import evaluate
 from distancing.models.mlp import MLP
 from distancing.runs import RunDirectory
+from distancing.stored import Checkpoint
 from distancing.training.loop import train
 from distancing.training.optimizers import SGD
 from distancing.training.plan import Phase
@@ -334,6 +335,9 @@ def test_an_independent_network_in_the_same_run(tmp_path: Any) -> None:
         network = trainer.config.model.build(dataset.image_shape, dataset.classes)
         assert torch.equal(trainer.theta.flatten(network.state_dict()), begins[-1])
         assert all(torch.equal(trainer.network.state_dict()[name], x) for name, x in network.state_dict().items())
+        for begin, info in zip(begins, trainer.checkpoints.infos, strict=False):
+            checkpoint = Checkpoint(info["name"], directory.checkpoint(info["name"]), trainer.config)
+            assert torch.equal(checkpoint.initial_parameters(trainer.theta, checkpoint.initial_seed), begin)
     assert min((a - b).norm() for a, b in itertools.combinations(begins, 2)) > begins[0].norm() / 2
 
 

@@ -1,5 +1,6 @@
 """The base class of the analyses in distancing/landscape, which study checkpoints and the loss around them."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import NonNegativeInt, PositiveInt
@@ -21,6 +22,15 @@ class Analysis:
 
     images: PositiveInt = 2000
     seed: NonNegativeInt = 0
+
+    def problem(self, checkpoints: Sequence[str], hills_act: bool) -> str | None:  # noqa: ARG002
+        """Return why a run can't be analysed, before it is trained; None if it can.
+
+        checkpoints: the names of the networks that it will store. hills_act: whether hills act in it.
+        """
+        if len(checkpoints) < self.least:
+            return f"needs at least {self.least} checkpoints, but these phases store {len(checkpoints)}"
+        return None
 
     def __call__(self, subject: Any, track: Any) -> Any:
         """Return the `landscape.subject.Findings` about a `Subject`; `track` shows the progress.

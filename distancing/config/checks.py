@@ -26,7 +26,7 @@ from distancing.models.factory import Factory, is_factory
 from distancing.runs import RunDirectory
 from distancing.runs.flat import NOT_HASHED, Leaf, flat, typed
 from distancing.training.optimizers import Optimizer
-from distancing.training.plan import Cycle, Phase
+from distancing.training.plan import Cycle, Phase, hills_act, unroll
 from distancing.training.schedules import Schedule
 from distancing.training.settings import LARGE, Config, Evaluation
 
@@ -92,6 +92,17 @@ def check_resolved(tree: Mapping[str, Any]) -> Config:
         settings["evaluate"] = construct(Evaluation, settings["evaluate"], "evaluate")
     config: Config = construct(Config, settings, "")
     return config
+
+
+def check_effect(config: Config, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an override of the penalty if no hill acts in the run's phases."""
+    if config.penalty and not hills_act(unroll(config.phases)):
+        for override in overrides:
+            if typed(override)[0].partition(".")[0] == "penalty":
+                raise ConfigError(
+                    f"{override} would have no effect, because no hill acts in these phases: take penalty=none, or "
+                    "give penalty=true to a phase that follows a checkpoint"
+                )
 
 
 def _check_values(node: Any, path: str) -> None:

@@ -35,12 +35,11 @@ def judge(
         return result
     theta = Theta(members[0].network(torch.device("cpu")))  # MPS has no float64
     parameters = torch.stack([member.parameters(theta) for member in members])
-    directions = parameters - torch.stack([member.initial_parameters(theta) for member in members])
     common = common or evaluation_images(members[0].config, device)
     return dataclasses.replace(
         result,
         distances=scores.distances(parameters).tolist(),
-        cosines=scores.cosines(directions, torch.zeros_like(directions[0])).tolist(),
+        cosines=_cosines(members, theta, parameters),
         parameter_average=_parameter_average(members[0], _mean(members, device), common, device),
     )
 
@@ -114,6 +113,16 @@ def on_split(
         mutual_information=scores.mutual_information(p, weights),
         temperature_from=("halves" if known is None else "validation") if calibrate else None,
     )
+
+
+def _cosines(members: Sequence[Checkpoint], theta: Theta, parameters: Tensor) -> list[list[float]] | None:
+    """Return the cosines between the directions from the members' initial parameters to their parameters [M, P]."""
+    seeds = [member.initial_seed for member in members]
+    if None in seeds:
+        return None
+    starts = [member.initial_parameters(theta, seed) for member, seed in zip(members, seeds, strict=True)]
+    cosines: list[list[float]] = scores.cosines(parameters - torch.stack(starts)).tolist()
+    return cosines
 
 
 def _scores(prediction: Prediction, validation: Prediction | None, calibrate: bool) -> Scores:

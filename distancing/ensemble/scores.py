@@ -228,12 +228,11 @@ def likelihood_weights(p: Tensor, labels: Tensor) -> Tensor:
     return weights
 
 
-def cosines(theta: Tensor, start: Tensor) -> Tensor:
-    """Return the cosines [M, M] between θ_i − θ_0, for θ [M, P] and θ_0 = `start` [P]; 0 with a θ_i equal to θ_0."""
-    products = torch.zeros(len(theta), len(theta), dtype=torch.float64, device=theta.device)
-    for part, origin in zip(theta.split(PIECE[1], 1), start.split(PIECE[1]), strict=True):
-        directions = part.double() - origin.double()
-        products += directions @ directions.T
+def cosines(directions: Tensor) -> Tensor:
+    """Return the cosines [M, M] between directions [M, P]; 0 with a direction that is 0."""
+    products = torch.zeros(len(directions), len(directions), dtype=torch.float64, device=directions.device)
+    for part in directions.split(PIECE[1], 1):
+        products += part.double() @ part.double().T
     lengths = products.diagonal().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
     return (products / lengths / lengths[:, None]).clamp(-1, 1)
 

@@ -176,8 +176,9 @@ def picture(result: EnsembleResult) -> "Figure":
     matrices: dict[str, NDArray[np.float64]] = {
         "disagreement, share of test images": np.asarray(result.splits["test"].disagreement)
     }
-    if result.distances and result.cosines:
+    if result.distances:
         matrices["distance ‖θ$_i$ − θ$_j$‖"] = np.asarray(result.distances)
+    if result.cosines:
         matrices["cosine of the directions from θ$_0$"] = np.asarray(result.cosines)
     figure = Figure(figsize=(12, 6.5), dpi=110, layout="constrained", facecolor="white")
     grid = figure.add_gridspec(2, 1)

@@ -7,10 +7,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from distancing.config.checks import check
+from distancing.config.checks import check, check_effect
 from distancing.ensemble import show
 from distancing.ensemble.of_run import checked, evaluate_run, not_evaluated
-from distancing.errors import DIVERGED, NOT_THE_SAME, ConfigError, DistancingError, print_error
+from distancing.errors import DIVERGED, NOT_THE_SAME, ConfigError, DistancingError, LandscapeError, print_error
 from distancing.experiment.train_run import ended_result, train_run
 from distancing.landscape.outputs import analyse, record
 from distancing.process.signals import StopSignal
@@ -33,6 +33,7 @@ def main(cfg: DictConfig, overrides: Sequence[str] = (), keep_crash: bool = Fals
     """
     try:
         config = check(cfg)
+        check_effect(config, overrides)
         frozen = OmegaConf.to_yaml(cfg, resolve=True), OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
         result = run(config, RunDirectory(config.directory, keep_crash=keep_crash), frozen)
     except (DistancingError, OSError) as error:
@@ -66,14 +67,21 @@ def run(
 
 
 def _analyse(config: Config, directory: RunDirectory, console: Console, result: Result) -> Result:
-    """Return the result with the values of the config's analyses; compute those that are not stored yet."""
+    """Return the result with the values of the config's analyses; compute those that are not stored yet.
+
+    Raise LandscapeError for analyses that the checkpoints do not allow, after the others have been stored.
+    """
     if not config.analysis or result.status != "finished":
         return result
+    left_out: dict[str, str] = {}
     with directory, tracking(console) as track:
         checkpoints = find_checkpoints([directory.path])
-        values, computed = analyse(config.analysis, checkpoints, directory.landscape, config.torch_device, track)
+        device = config.torch_device
+        values, computed = analyse(config.analysis, checkpoints, directory.landscape, device, track, left_out=left_out)
         if any(values[name] != (result.analysis or {}).get(name) for name in values):
             record(directory, values, computed)
+    if left_out:
+        raise LandscapeError("; ".join(left_out.values()))
     return read_result(directory) or result
 
 

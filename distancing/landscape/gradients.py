@@ -47,6 +47,9 @@ class Gradients(Analysis):
         "PHASE/angle_first, PHASE/angle_last": ("degrees", "the angle in the phase's first and last epoch"),
     }
 
+    def problem(self, checkpoints: Sequence[str], hills_act: bool) -> str | None:
+        return super().problem(checkpoints, hills_act) if hills_act else "needs hills, but none act in this run"
+
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:  # noqa: ARG002 (nothing takes long enough)
         """Raise LandscapeError for checkpoints of several runs, and for a run without hills or these columns."""
         if subject.run is None:

@@ -56,6 +56,12 @@ class Plane(Analysis):
     points: Annotated[int, Ge(3)] = 21
     margin: NonNegativeFloat = 0.2
 
+    def problem(self, checkpoints: Sequence[str], hills_act: bool) -> str | None:
+        for name in self.through or ():
+            if name not in checkpoints:
+                return f"goes through {name}, but these phases store {', '.join(checkpoints)}"
+        return super().problem(checkpoints, hills_act)
+
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:
         """Raise LandscapeError for checkpoints that span no plane, and for unknown names."""
         corners = self._corners(subject.names)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from distancing.data.batches import Data
 from distancing.errors import LandscapeError
 from distancing.hills.theta import Theta
-from distancing.models.evaluation import batch_size, evaluating, refresh_from
+from distancing.models.evaluation import batch_size, drops_out, evaluating, refresh_from
 from distancing.runs import RunDirectory
 from distancing.stored import Checkpoint, evaluation_images
 
@@ -44,7 +44,8 @@ class Subject:
     run: the run's directory if all checkpoints are of one run, else None. lines: the profiles of
     `path.line`, which analyses share.
 
-    Raises LandscapeError if the architectures differ, or if the network has dropout.
+    Raises LandscapeError if the architectures differ, or if the network has dropout; StorageError if a run scored its
+    networks on other test images.
     """
 
     def __init__(self, checkpoints: Sequence[Checkpoint], device: torch.device, images: int) -> None:
@@ -56,13 +57,16 @@ class Subject:
         self.checkpoints, self.device, self.config = checkpoints, device, first.config
         self.names = [checkpoint.name for checkpoint in checkpoints]
         self.network: nn.Module = first.network(device)
-        if any(isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 for layer in self.network.modules()):
+        if drops_out(self.network):
             raise LandscapeError(f"{first.name} has dropout, which makes its loss random; set model.dropout=0")
         self.theta = Theta(self.network.eval())
         self.parameters = torch.stack([checkpoint.parameters(self.theta) for checkpoint in checkpoints])
         self.start = first.initial_parameters(self.theta)
         self.autocast = first.config.autocast_of_stored(device)
-        self.data = shortened(evaluation_images(first.config, device), images)
+        data = evaluation_images(first.config, device)
+        for checkpoint in checkpoints:
+            checkpoint.check_images(data)
+        self.data = shortened(data, images)
         folders = {checkpoint.file.parent.parent for checkpoint in checkpoints}
         self.run = RunDirectory(folders.pop()) if len(folders) == 1 else None
         self.lines: dict[tuple[int, int, int], Any] = {}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distancing.errors import ReportError
 from distancing.process.command import ArgumentParser, command
-from distancing.report.commands import link, script
+from distancing.report.commands import link, script, tags
 from distancing.report.overview import Overview, summarise
 from distancing.report.pack import pack, unpacked
 from distancing.report.runs import collect
@@ -59,6 +60,8 @@ def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) 
     if args.command:
         print("\n\n".join(script(run) for run in collect(sources)[0]))
         return
+    if args.tensorboard and (packed := [source for source in args.sources if source.endswith(".zip")]):
+        raise ReportError(f"--tensorboard={args.tensorboard}: {packed[0]} holds no logs of TensorBoard; name its sweep")
     overview = summarise(sources, args.metric, args.by, args.where, args.best, args.baseline)
     if args.all:
         args.csv, args.markdown, args.latex = (args.all / f"table.{suffix}" for suffix in ("csv", "md", "tex"))
@@ -73,6 +76,8 @@ def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) 
         pack([run for group in overview.all_groups for run in group.runs], args.pack)
     if args.tensorboard:
         links = link(overview, args.tensorboard)
+        if without := [name for name in overview.metrics if name not in tags(overview)]:
+            console.print(f"TensorBoard has no {', '.join(without)}", markup=False)
         console.print(f"{links} runs: tensorboard --logdir {shlex.quote(str(args.tensorboard))}", markup=False)
     if damaged := overview.damaged:
         console.print(f"{len(damaged)} damaged files:", style="red")

@@ -3,10 +3,12 @@
 import os
 import re
 import shlex
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from distancing.errors import ReportError
 from distancing.report.groups import text
+from distancing.report.metrics import column_names, result_numbers
 from distancing.report.overview import Overview
 from distancing.report.runs import Run
 
@@ -78,13 +80,29 @@ def _write_columns(overview: Overview, folder: Path) -> None:
             shown.append(HParam(key, Discrete(numbers)))
         else:  # str(), as in the runs' own events
             shown.append(HParam(key, Discrete([str(value) for value in values], dtype=str)))
-    summary = hparams_config_pb(shown, [Metric(_tag(name), display_name=name) for name in overview.metrics])
+    summary = hparams_config_pb(shown, [Metric(tag, display_name=name) for name, tag in tags(overview).items()])
     with open(folder / COLUMNS, "wb") as file:
         writer = RecordWriter(file)
         writer.write(Event(wall_time=0, file_version="brain.Event:2").SerializeToString())
         writer.write(Event(wall_time=0, step=0, summary=summary).SerializeToString())
 
 
-def _tag(metric: str) -> str:
-    """Return a metric's tag in TensorBoard. One like test.loss is of the final network."""
-    return f"final/{metric.replace('.', '/')}" if metric.count(".") == 1 else metric.replace(".", "/")
+def tags(overview: Overview) -> dict[str, str]:
+    """Return the tag in TensorBoard of each of the overview's metrics that has one."""
+    runs = [run for group in overview.groups for run in group.finished]
+    analyses = {name for run in runs for name in run.result.get("analysis") or {}}
+    found = {metric: _tag(metric, runs, analyses) for metric in overview.metrics}
+    return {metric: tag for metric, tag in found.items() if tag}
+
+
+def _tag(metric: str, runs: Sequence[Run], analyses: Container[str]) -> str | None:
+    """Return a metric's tag. One like test.loss is of the final network; a column of metrics.csv has its own name."""
+    first, dot, rest = metric.partition(".")
+    if dot and first in ("train", "validation", "test"):
+        return f"final/{first}/{rest}"
+    if dot and first in analyses:
+        return f"analysis/{first}/{rest}"
+    if first == "ensemble":
+        return metric.replace(".", "/")
+    in_result = any(metric in result_numbers(run) for run in runs[:1])
+    return None if in_result or not any(metric in column_names(run) for run in runs) else metric

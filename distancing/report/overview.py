@@ -101,8 +101,10 @@ def summarise(
         present = "; ".join(f"{key} is {', '.join(names)[:200]}" for key, names in values.items())
         raise ReportError(f"--where {' --where '.join(where)} selects none of the {len(runs)} runs: {present}")
     reference = _baseline(groups, settings, baseline, conditions) if baseline else None
-    if reference and reference not in shown:
-        shown.insert(0, reference)
+    if reference:  # `shown` may hold the same runs in another object
+        shown = [reference if set(group.runs) & set(reference.runs) else group for group in shown]
+        if reference not in shown:
+            shown.insert(0, reference)
     for key in by:
         if key not in settings or key == "seed":
             raise ReportError(
@@ -183,15 +185,15 @@ def _metrics(names: Sequence[str], numbers: Numbers, damage: list[str]) -> list[
     if not names:
         return [name for name in DEFAULT_METRICS if name in known] or known[:1]
     finished = [run for run, values in numbers.items() if values]
-    columns = {column for run in finished[:: max(1, len(finished) // 20)] for column in column_names(run)}
-    columns -= {"epoch", "phase"}
+    if all(name in known for name in names):
+        return list(dict.fromkeys(names))
+    columns = {column for run in finished for column in column_names(run)} - {"epoch", "phase"}
     if unknown := [name for name in names if name not in known and name not in columns]:
         raise ReportError(
             f"--metric {unknown[0]}: no run has this metric; there are {', '.join([*known, *sorted(columns)])}"
         )
-    if from_csv := [name for name in names if name not in known]:
-        for run in finished:
-            numbers[run] |= last_values(run, from_csv, damage)
+    for run in finished:
+        numbers[run] |= last_values(run, [name for name in names if name not in known], damage)
     return list(dict.fromkeys(names))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from distancing.errors import ReportError
 from distancing.report.runs import Run
 
-KEPT = (".hydra/config.yaml", ".hydra/overrides.yaml", "result.json", "metrics.csv")
+KEPT = (".hydra/config.yaml", ".hydra/overrides.yaml", "result.json", "metrics.csv", "error.txt")
 DATE = (1980, 1, 1, 0, 0, 0)  # the date of every entry, so that the same runs make the same file
 MAX_BYTES = 1 << 28  # the limit of an unpacked entry; larger ones are skipped
 

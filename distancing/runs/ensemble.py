@@ -156,7 +156,7 @@ class EnsembleResult:
     weights: the weights of the members, with sum 1.
     splits: the scores on each split.
     distances: the matrix of ‖θ_i − θ_j‖ between the members.
-    cosines: the matrix of the cosines between the members' directions θ_i − θ_0.
+    cosines: the matrix of the cosines between the members' directions θ_i − θ_0, each from its own initial parameters.
     parameter_average: the scores on each split of the network at the mean of the members' parameters.
     ood: the detection of the images of other data sets, by the names of these; null if none were asked for.
     corruptions: the scores under corruptions; null if none were asked for.

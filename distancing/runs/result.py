@@ -58,6 +58,8 @@ class CheckpointInfo:
     name: the name of the checkpoint, which is that of its phase; `final` for the final network.
     phase: the phase at whose end it was stored.
     epoch (epochs): the run's epochs until then.
+    initial_seed: the seed of the initial parameters from which it was trained, which is that of the run unless a phase
+        reinitialises.
     forward (passes): the forward passes over the training images until then, of training and of batch-norm statistics.
         Evaluations do not count.
     backward (passes): the backward passes over the training images until then.
@@ -72,6 +74,7 @@ class CheckpointInfo:
     metrics: Metrics
     file: str
     distances: dict[str, float | None]
+    initial_seed: int | None = None
     forward: float | None = None
     backward: float | None = None
 

@@ -34,7 +34,7 @@ def argument_parser() -> ArgumentParser:
     sweep.add_argument("sweep", metavar="SWEEP", help="its directory, or its name in runs/sweeps")
     show = commands.add_parser("status", parents=[sweep], help="show the state of each run")
     show.add_argument("--watch", nargs="?", const=5.0, type=float, metavar="SECONDS", help="refresh until none runs")
-    estimate = commands.add_parser("cost", parents=[sweep], help="estimate hours, disk and memory from finished runs")
+    estimate = commands.add_parser("cost", parents=[sweep], help="estimate the hours, disk and memory that are left")
     estimate.add_argument("--at-a-time", type=int, default=1, metavar="N", help="number of runs that train at a time")
     commands.add_parser("retry", parents=[sweep], help="start runs that failed, stopped, or never started")
     commands.add_parser("cancel", parents=[sweep], help="stop queued and running jobs; saved states are kept")
@@ -104,15 +104,17 @@ def _may_start(status_by_run: Mapping[Listed, Status]) -> bool:
 
 
 def _cost(sweep: SweepDirectory, at_a_time: int) -> str:
-    """Return the estimated cost of the sweep. Raise SweepError if none of its runs is frozen yet."""
-    runs = sweep.runs()
-    planned = cost.configs(sweep)
-    if not planned:
-        raise SweepError(f"{sweep.path}: none of its runs is frozen yet")
+    """Return the estimated cost of what is left of the sweep. Raise SweepError if none of its runs is frozen yet."""
     if at_a_time < 1:
         raise SweepError(f"--at-a-time={at_a_time} is below 1")
-    tables = cost.estimate(planned, runs[0].path.parent, at_a_time)
-    unfrozen = len(runs) - len(planned)
+    left = {run: run.epochs - state.epoch for run, state in statuses(sweep).items() if state.state not in ENDED}
+    if not left:
+        return f"{sweep.path}: all of its runs have ended"
+    frozen = [{**config, "epochs": left[run]} for run in left if (config := cost.frozen_config(run.path))]
+    if not frozen:
+        raise SweepError(f"{sweep.path}: none of its runs is frozen yet")
+    tables = cost.estimate(frozen, next(iter(left)).path.parent, at_a_time)
+    unfrozen = len(left) - len(frozen)
     return f"{tables}\nand {unfrozen} runs that are not frozen yet" if unfrozen else tables
 
 

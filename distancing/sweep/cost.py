@@ -16,7 +16,7 @@ from rich.table import Table
 
 from distancing.component import component
 from distancing.errors import StorageError
-from distancing.runs import RunDirectory, SweepDirectory
+from distancing.runs import RunDirectory
 from distancing.runs.flat import Leaf, flat
 
 Config = Mapping[str, Leaf]  # setting → value
@@ -64,12 +64,8 @@ def workload(config: Config) -> Workload:
     return tuple(sorted((k, v) for k, v in config.items() if k.startswith(TIMED) and k not in NOT_TIMED))
 
 
-def configs(sweep: SweepDirectory) -> list[Config]:
-    """Return the configs of the sweep's frozen runs."""
-    return [config for run in sweep.runs() if (config := _config(run.path))]
-
-
-def _config(run: Path) -> Config | None:
+def frozen_config(run: Path) -> Config | None:
+    """Return the settings of a frozen run; None if they can't be read."""
     try:
         tree = yaml.load(RunDirectory(run).config.read_bytes(), yaml.CSafeLoader)
     except (OSError, yaml.YAMLError):
@@ -86,7 +82,7 @@ def measured(folder: Path) -> dict[str, dict[Workload, Measured]]:
     for run in _recent(folder):
         try:
             result = RunDirectory(run).read_result()
-            config = _config(run) if result else None
+            config = frozen_config(run) if result else None
         except (StorageError, OSError):
             continue
         if config and result and result.get("status") == "finished" and result["epochs"]:

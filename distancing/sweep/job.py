@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
-from distancing.errors import ConfigError, DistancingError, StorageError, message, print_error
+from distancing.errors import NOT_THE_SAME, ConfigError, DistancingError, StorageError, message, print_error
 from distancing.process import threads
 from distancing.runs import RunDirectory
 from distancing.sweep import forks
@@ -42,7 +43,12 @@ class Job:
 
         SIGUSR2, which says so, reaches all processes of the job. Here it stays pending.
         """
+        from submitit import JobEnvironment
+
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        here = JobEnvironment()
+        for path in self.runs:
+            note(path, here.job_id, here.paths.folder, several=True)
         os.environ["OMP_NUM_THREADS"] = str(max(1, threads.share() // self.at_a_time))
         forks.import_everything()
         runs = [RunDirectory(run) for run in self.runs]
@@ -56,6 +62,20 @@ class Job:
             for run in [run for run, process in running.items() if not process.is_alive()]:
                 run.write_json("job.json", {**run.read_json("job.json"), "exit": running.pop(run).exitcode})
         return REQUEUE if waiting else _exit_code([int(run.read_json("job.json").get("exit", 1)) for run in runs])
+
+
+def note(run: str, job_id: str, jobs: Path, several: bool) -> None:
+    """Write the job.json of a run of a submitted job, with its log in the folder `jobs`.
+
+    several: the job has several runs, which begin and end in turn. It may start before its launcher knows its number,
+    and so writes the files itself. A file that is of this job already stays as it is.
+    """
+    directory = RunDirectory(run)
+    if several and directory.read_json("job.json").get("job") == job_id:
+        return
+    log = jobs / f"{job_id}_{directory.path.name if several else '0_log'}.out"
+    content = {"launcher": "slurm", "job": job_id, "log": os.path.relpath(log, run)}
+    directory.write_json("job.json", content | ({"begun": False} if several else {}))
 
 
 def _time_is_up() -> bool:
@@ -87,7 +107,7 @@ def _exit_code(statuses: Sequence[int]) -> int:
 
 
 def resume(path: str, in_slurm: bool = False) -> int:
-    """Start or resume the run in `path`; return its exit code: 0 if it finished or diverged.
+    """Start or resume the run in `path`; return its exit code: 0 if it diverged, or has finished with its analyses.
 
     An error is written to the directory's error.txt. In Slurm, SIGTERM only saves the state, because it precedes a
     kill by an unknown time. If another process holds the directory there, such as an orphan on a lost node, the exit
@@ -103,7 +123,10 @@ def resume(path: str, in_slurm: bool = False) -> int:
         config = read_config(directory.config)
         if not directory.path.name.endswith(config.hash):
             raise ConfigError(f"{directory.config} is not the config that {path} is named after")
-        run(config, directory, save_only=(signal.SIGTERM,) if in_slurm else ())
+        result = run(config, directory, save_only=(signal.SIGTERM,) if in_slurm else ())
+        if config.verify and not result.verified:
+            directory.error.write_text("it was not the same a second time\n")
+            return NOT_THE_SAME
         return 0
     except StorageError as error:
         if in_slurm and directory.in_use:

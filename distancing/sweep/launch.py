@@ -5,16 +5,20 @@ import shlex
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from distancing.component import trust
 from distancing.data.datasets import Torchvision
 from distancing.errors import SweepError
 from distancing.runs import Listed, RunDirectory, SweepDirectory
+from distancing.runs.result import read_result
 from distancing.sweep import cost, slurm
-from distancing.sweep.freeze import Frozen
+from distancing.sweep.freeze import Frozen, to_yaml
 from distancing.sweep.local import Local
 from distancing.sweep.slurm import Slurm
 from distancing.sweep.status import ACTIVE, ENDED, State, status
@@ -22,6 +26,7 @@ from distancing.training.provenance import COMMIT_FILE, PACKAGE, git_commit, sou
 
 LAUNCHERS: dict[str, type[Slurm] | type[Local]] = {"slurm": Slurm, "local": Local}
 POLL = 2.0  # seconds
+LATER = ("analysis", "evaluate", "verify")  # what a run does after its training
 PIN = """'''Python imports this first. Otherwise `python -m` would prefer a package in the current folder.'''
 import distancing{own}
 """
@@ -45,20 +50,25 @@ def launch(frozen: Sequence[Frozen], sweep: SweepDirectory, launcher: Slurm | Lo
     read_images(frozen)
     with sweep.lock():
         queue = slurm.queue(run.directory for run in frozen)
-        states = {run: status(run.listed, queue).state for run in frozen}
+        statuses = {run: status(run.listed, queue) for run in frozen}
+        states = {run: found.state for run, found in statuses.items()}
         again = [run for run, state in states.items() if run.config.overwrite and state not in ACTIVE]
-        todo = [run for run, state in states.items() if state not in (*ACTIVE, *ENDED) or run in again]
+        new = [run for run, state in states.items() if state not in (*ACTIVE, *ENDED) or run in again]
+        more = [run for run, state in states.items() if state == "finished" and run not in new and _lacks(run, queue)]
+        todo = [*new, *more]
         for run in todo:
             directory = RunDirectory(run.directory)
             if run in again:
                 directory.clear()
-            directory.freeze(*run.texts)
+            directory.freeze(_with_later(run) if run in more else run.texts[0], run.texts[1])
         sweep.add(run.listed for run in frozen)
-        counts = Counter(state for run, state in states.items() if run not in again)
-        yield f"{sweep.path}: {len(frozen)} runs, {', '.join(_counts(len(todo), counts))}"
+        counts = Counter(state for run, state in states.items() if run not in todo)
+        yield f"{sweep.path}: {len(frozen)} runs, {', '.join(_counts(len(new), len(more), counts))}"
         messages = start([run.directory for run in todo], sweep, launcher)
-    if todo:
-        yield cost.estimate([run.flat for run in todo], todo[0].directory.parent)
+    if new:
+        done = {run: 0 if run in again else statuses[run].epoch for run in new}
+        left = [{**run.flat, "epochs": run.config.epochs - done[run]} for run in new]
+        yield cost.estimate(left, new[0].directory.parent)
     yield from messages
     yield f"follow with  distancing sweep status {shlex.quote(str(sweep.path))}"
 
@@ -72,9 +82,41 @@ def start(runs: Sequence[Path], sweep: SweepDirectory, launcher: Slurm | Local) 
     return launcher.start(runs, sweep, snapshot(sweep) if launcher.snapshot else None) if runs else iter(())
 
 
-def _counts(started: int, states: Counter[State]) -> Iterator[str]:
+def _lacks(run: Frozen, queue: Mapping[str, str]) -> bool:
+    """Return whether a finished run lacks something that it is asked for now, and no process is at work on it."""
+    directory, config = RunDirectory(run.directory), run.config
+    result = read_result(directory)
+    if result is None or directory.in_use or directory.read_json("job.json").get("job") in queue:
+        return False
+    known, settings = result.analysis or {}, _frozen_tree(directory).get("analysis") or {}
+    asked = run.tree["analysis"] or {}
+    if any(name not in known or asked[name] != settings.get(name) for name in asked):
+        return True
+    if config.verify and result.verified is None:
+        return True
+    if not (config.evaluate.ood or config.evaluate.corruptions):
+        return False
+    from distancing.ensemble.of_run import not_evaluated  # slow to import
+
+    missing = not_evaluated(config.evaluate, result.ensemble)
+    return bool(missing.ood or missing.corruptions)
+
+
+def _with_later(run: Frozen) -> str:
+    """Return the frozen config of a finished run, as YAML, with what it is asked for now beyond its training."""
+    return to_yaml({**_frozen_tree(RunDirectory(run.directory)), **{key: run.tree[key] for key in LATER}})
+
+
+def _frozen_tree(directory: RunDirectory) -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.load(directory.config.read_bytes(), yaml.CSafeLoader)
+    return tree
+
+
+def _counts(started: int, completed: int, states: Counter[State]) -> Iterator[str]:
     """Yield how many runs are started, and how many are not because of their state."""
     yield f"{started} to start"
+    if completed:
+        yield f"{completed} finished ones to complete"
     for state in (*ENDED, *ACTIVE):
         if states[state]:
             yield f"{states[state]} already {state}"
@@ -125,3 +167,9 @@ def wait(runs: Sequence[Listed]) -> None:
             if not any(status(run, queue).state in ACTIVE for run in runs):
                 return
         time.sleep(POLL)
+
+
+def incomplete(runs: Iterable[Listed]) -> list[str]:
+    """Return a line for each finished run whose process failed or was killed afterwards."""
+    notes = {run.path: ended.note for run in runs if (ended := status(run, {})).state == "finished"}
+    return [f"{path} has finished, {note}" for path, note in notes.items() if note]

@@ -1,6 +1,7 @@
 """Train runs in several processes on this machine, which share its devices and cores."""
 
 import contextlib
+import itertools
 import os
 import socket
 from collections import deque
@@ -115,5 +116,5 @@ def _devices() -> list[str]:
     import torch
 
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return visible.split(",")
+        return list(itertools.takewhile(lambda name: not name.startswith("-"), visible.split(",")))  # as CUDA does
     return [str(i) for i in range(torch.cuda.device_count())]

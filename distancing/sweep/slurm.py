@@ -16,7 +16,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from distancing.component import component
 from distancing.errors import SweepError
 from distancing.runs import RunDirectory, SweepDirectory
-from distancing.sweep.job import KILLED, REQUEUE, Job
+from distancing.sweep.job import KILLED, REQUEUE, Job, note
 from distancing.sweep.status import Jobs
 
 # Slurm's variables describe the job around this process, or are options of sbatch and srun. They would reach the new
@@ -108,7 +108,8 @@ class Slurm:
         for array in _parts(jobs, _max_array_size()):
             ids = self._submit(array, sweep, code)
             for job, job_id in zip(array, ids, strict=True):
-                _note(job, job_id, sweep)
+                for run in job.runs:
+                    note(run, job_id, sweep.jobs, several=len(job.runs) > 1)
             lines.append(f"array {ids[0].split('_')[0]}: {len(ids)} jobs" if len(ids) > 1 else f"job {ids[0]}")
         return iter(lines)
 
@@ -157,15 +158,6 @@ class Slurm:
             yield
         finally:
             os.environ |= values
-
-
-def _note(job: Job, job_id: str, sweep: SweepDirectory) -> None:
-    """Write the job.json of each run of a submitted job. If there are several, they begin and end in turn."""
-    several = len(job.runs) > 1
-    for run in map(Path, job.runs):
-        log = sweep.jobs / f"{job_id}_{run.name if several else '0_log'}.out"
-        content = {"launcher": "slurm", "job": job_id, "log": os.path.relpath(log, run)}
-        RunDirectory(run).write_json("job.json", content | ({"begun": False} if several else {}))
 
 
 def queue(runs: Iterable[Path]) -> dict[str, str]:

@@ -32,7 +32,7 @@ class Status:
     state: a `waiting` run was never started; a `stopped` one was told to stop and can be resumed.
     epoch: the number of epochs done. seconds_left: an estimate from the last epochs. test_accuracy: None before the
         end.
-    note: the reason of a failure, or the signal that killed the process.
+    note: the reason of a failure, or the signal that killed the process; also of what a finished run did afterwards.
     log, advice: the last lines of the log of a run whose process died, and settings to try.
     """
 
@@ -62,8 +62,8 @@ def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
         accuracy = (result["metrics"] or {}).get("test", {}).get("accuracy")
         where = result["diverged"]
         note = f"in phase {where['phase']}, epoch {where['epoch']}, step {where['step']}" if where else ""
-        if not (where or result["analysis"]):
-            note = _after_result(directory)
+        if not where:
+            note = _after_result(directory, bool(result["analysis"]))
         return Status("diverged" if where else "finished", result["epochs"], None, accuracy, note)
     epoch, seconds = _progress(directory.metrics)
     job = directory.read_json("job.json")
@@ -82,11 +82,15 @@ def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
     if directory.crash.exists():
         return _gone(directory, {}, epoch)
     if directory.error.exists():
-        lines = directory.error.read_text(errors="replace").strip().splitlines() or [""]
-        return Status("failed", epoch, note=lines[-1])
+        return Status("failed", epoch, note=_error(directory))
     if job.get("cancelled"):
         return Status("cancelled", epoch)
     return _gone(directory, job, epoch, ended.get(job.get("job", ""), "").lower().replace("_", " "))
+
+
+def _error(directory: RunDirectory) -> str:
+    """Return the last line of a run's error."""
+    return next(iter(directory.error.read_text(errors="replace").strip().splitlines()[-1:]), "")
 
 
 def _gone(directory: RunDirectory, job: Mapping[str, Any], epoch: int, why: str = "") -> Status:
@@ -108,8 +112,12 @@ def _gone(directory: RunDirectory, job: Mapping[str, Any], epoch: int, why: str 
     return Status("stopped", epoch) if directory.states() else Status("waiting", epoch, note="never started")
 
 
-def _after_result(directory: RunDirectory) -> str:
-    """Return a note if the process was killed after it had written the result, for example during an analysis."""
+def _after_result(directory: RunDirectory, is_analysed: bool) -> str:
+    """Return a note if the process failed or was killed after it had written the result, as in an analysis."""
+    if directory.error.exists() and directory.error.stat().st_mtime > (directory.path / "result.json").stat().st_mtime:
+        return f"but {_error(directory)}"
+    if is_analysed:
+        return ""
     job = {} if directory.crash.exists() else directory.read_json("job.json")
     files = [directory.path / name for name in ("result.json", "job.json")] + [_log(directory, job)]
     written, *later = [file.stat().st_mtime for file in files if file.is_file()]

@@ -19,6 +19,7 @@ class About(TypedDict):
     name: str
     phase: str
     epoch: int
+    initial_seed: int | None
     forward: float
     backward: float
 

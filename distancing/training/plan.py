@@ -144,6 +144,12 @@ def checkpoints(plan: Mapping[str, Phase]) -> list[str]:
     return [checkpoint for name, phase in plan.items() for checkpoint in phase.stored(name)]
 
 
+def hills_act(plan: Mapping[str, Phase]) -> bool:
+    """Return whether a phase lets the hills at earlier checkpoints act."""
+    names = list(plan)
+    return any(phase.penalty and checkpoints({n: plan[n] for n in names[:i]}) for i, phase in enumerate(plan.values()))
+
+
 def share(phases: Sequence[Phase], left: int) -> list[int]:
     """Return the epochs of each remaining phase, out of the run's `left` epochs.
 

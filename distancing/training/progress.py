@@ -21,6 +21,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     phase: int = 0  # index into the plan; the plan's length once all phases are done
+    initial_seed: int | None = None  # of the initial parameters; unknown in the states of older versions
     phase_start: int = 0  # epochs done when the phase began
     phase_epochs: int = 0  # the largest number of epochs of the phase
     schedule_start: int = 0  # epochs done when the learning-rate schedule (re)started

@@ -21,10 +21,10 @@ from distancing.data.datasets import Dataset
 from distancing.errors import ConfigError
 from distancing.hills.penalty import Penalty
 from distancing.models import Model
-from distancing.models.evaluation import batch_norms
+from distancing.models.evaluation import batch_norms, drops_out
 from distancing.models.layout import unsafe_in_channels_last
 from distancing.training.optimizers import Optimizer
-from distancing.training.plan import Cycle, Phase, checkpoints, keys, share, size, stored, unroll
+from distancing.training.plan import Cycle, Phase, checkpoints, hills_act, keys, share, size, stored, unroll
 from distancing.training.schedules import Schedule
 from distancing.training.trial import optimizer_problem, penalty_problem, schedule_problem, try_out
 
@@ -156,10 +156,10 @@ class Config:
         for name, analysis in self.analysis.items():
             if not re.fullmatch(r"[\w-]{1,50}", name):
                 raise ValueError(f"analysis.{name}: an analysis's name may have letters, digits, _ and -")
-            if (networks := len(stored(plan))) < analysis.least:
-                raise ValueError(
-                    f"analysis.{name} needs at least {analysis.least} checkpoints, but these phases store {networks}"
-                )
+            if problem := analysis.problem(stored(plan), bool(self.penalty) and hills_act(plan)):
+                raise ValueError(f"analysis.{name} {problem}")
+        if self.analysis and drops_out(self.build_network(torch.device("cpu"))):
+            raise ValueError("analysis needs a network whose loss is not random: set model.dropout=0")
         if (self.evaluate.ood or self.evaluate.corruptions) and len(stored(plan)) < 2:
             raise ValueError("evaluate needs an ensemble, but these phases store one network only")
         if all(phase.epochs for phase in plan.values()):

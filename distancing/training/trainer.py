@@ -53,7 +53,7 @@ class Trainer:
         graphs = CudaGraphs(device) if config.graph and device.type == "cuda" else None
         self.replay = Replay(self.stepper.step, graphs, self.theta.clear_gradients, _host_work(config))
         self.plan = unroll(config.phases)
-        self.progress = Progress()
+        self.progress = Progress(initial_seed=config.seed)
         self.best = Best()
         self.average: Average | None = None
         self.rows: list[Row] = []
@@ -237,8 +237,9 @@ class Trainer:
         self.best = Best()
         self.replay.forget()
         if self.phase.reinitialise:
+            self.progress.initial_seed = self._phase_seed()
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self._phase_seed())
+                torch.manual_seed(self.progress.initial_seed)
                 self._move(self.config.build_network(self.device).state_dict())
         if self.phase.jump:
             direction = filter_direction(self.theta, torch.Generator().manual_seed(self._phase_seed()))
@@ -270,7 +271,7 @@ class Trainer:
         """Store the network as checkpoint `name`; return its info. Raise Diverged if its loss is not finite."""
         progress, images = self.progress, len(self.data.train)
         about = About(
-            name=name, phase=self.phase_name, epoch=progress.epoch,
+            name=name, phase=self.phase_name, epoch=progress.epoch, initial_seed=progress.initial_seed,
             forward=progress.forward / images, backward=progress.backward / images,
         )  # fmt: skip
         info = save_checkpoint(directory, self.network, self.data, self.stepper.autocast, about, self.config.hash)
