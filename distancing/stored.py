@@ -98,15 +98,20 @@ class Checkpoint:
         return {name: known[split.fingerprint] for name, split in splits.items()}
 
     def check_images(self, data: Data) -> None:
-        """Raise StorageError if the run scored this network on other test images."""
+        """Raise StorageError if the run scored this network on other images.
+
+        The training images of a bag or of a fold are its own, so that only the test images are compared.
+        """
         self._known_logits(data)
 
     def _known_logits(self, data: Data) -> dict[str, Tensor]:
         """Return the stored logits [N, C] by the fingerprints of their images. Raise as `check_images`."""
         known = RunDirectory(self.file.parent.parent).load_logits(self.file.stem)
-        if known and data.test.fingerprint not in known:  # those that the run stored are among them
+        own = self.config.dataset.bootstrap or self.config.dataset.folds
+        common = [data.test] if own else [data.test, data.train]
+        if known and any(split.fingerprint not in known for split in common):  # the run stored those of its images
             raise StorageError(
-                f"{self.name} was scored on other test images: restore them, or take networks of one data set; to "
+                f"{self.name} was scored on other images: restore them, or take networks of one data set; to "
                 f"score it on these, delete {self.file.parent / 'logits'}"
             )
         return known

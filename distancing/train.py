@@ -72,7 +72,7 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
         start = hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(task)
         with _hydras_parser_mended():
             start()
-    except DistancingError:  # in a sweep, before its first run
+    except (DistancingError, BrokenPipeError):  # the first in a sweep, before its first run
         raise
     except Exception as error:
         if error in bugs:

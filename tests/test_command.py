@@ -3,6 +3,7 @@
 import argparse
 import io
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,17 @@ def test_every_command_explains_itself(name: str, monkeypatch: pytest.MonkeyPatc
                                        capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     assert distancing(monkeypatch, name, "--help") == 0
     assert capsys.readouterr().out.startswith(f"usage: distancing {name} ")
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    """A command whose output is cut off, as by head, ends without a message."""
+    command = [sys.executable, "-m", "distancing", "report", str(ROOT / "results/escape.zip"), "--command"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,6 @@ BAD = {
     "analysis=[barrier,gradients] penalty=none": "analysis.gradients needs hills, but none act in this run",
     "analysis=[gradients] phases=snapshot": "analysis.gradients needs hills, but none act in this run",
     "analysis=[plane] analysis.plane.through=[descend,settle-1,final]": "analysis.plane goes through final, but these",
-    "analysis=[sharpness] model=mobilenetv2 model.dropout=0.1": "analysis needs a network whose loss is not random",
     "dataset.seed={_target_: os.abort}": "dataset.seed={'_target_': 'os.abort'}: input should be a valid integer",
 }  # fmt: skip
 

@@ -80,6 +80,7 @@ def test_products_equal_those_of_the_dense_hessian(data: Data, monkeypatch: pyte
     monkeypatch.setattr("distancing.landscape.loss.PIXELS", 1)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.ReLU(), nn.Linear(3, 10)).double()
+    network.register_parameter("unused", nn.Parameter(torch.ones(2).double()))
     loss = loss_of(network, data)
     theta, images = loss.theta, data.normalise(data.train.images).double()
 
@@ -103,7 +104,7 @@ def test_products_equal_those_of_the_dense_hessian(data: Data, monkeypatch: pyte
         estimate, error = ritz[-1]
         assert estimate == pytest.approx(largest, rel=1e-9)
         assert 0 <= error <= 1e-9 * estimate
-        signs = torch.randn(200, 235, dtype=torch.float64).sign()
+        signs = torch.randn(200, len(theta), dtype=torch.float64).sign()
         samples = trace_samples((relative(term, unit) for term in loss.products()), signs)
         torch.testing.assert_close(samples, torch.einsum("kp,pq,kq->k", signs, matrix, signs))
         assert abs(samples.mean() - matrix.trace()) < 4 * samples.std() / 200**0.5

@@ -213,6 +213,13 @@ class Float32(Nowhere):
         return logits
 
 
+class AlwaysNoisy(Noisy):
+    """A classifier that draws random numbers in evaluation mode, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + torch.rand(x.shape, dtype=x.dtype))
+
+
 def test_networks_of_other_packages() -> None:
     """One may draw random numbers in training mode. One that can't compute in float64 is refused in one line."""
     config, data = config_of("model=mlp")
@@ -220,6 +227,9 @@ def test_networks_of_other_packages() -> None:
     assert check_gradient(config, data, network, network).error < 1e-4
     with pytest.raises(ConfigError, match=r"can't compute in float64, with which its gradient is checked: "):
         check_gradient(config, data, Float32(), Float32())
+    noisy = AlwaysNoisy()
+    with pytest.raises(ConfigError, match="gives other logits for the same images in evaluation mode"):
+        check_gradient(config, data, noisy, noisy)
 
 
 def test_a_network_that_is_wrong_itself_is_not_blamed_on_the_machine() -> None:

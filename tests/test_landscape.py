@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.component import component
+from distancing.errors import LandscapeError
 from distancing.experiment import main as experiment
 from distancing.hills.theta import Theta
 from distancing.landscape import lines
@@ -140,6 +141,52 @@ def test_unknown_operations_fix_their_channels() -> None:
     assert group.axes == (("3.weight", 0), ("3.bias", 0), ("5.weight", 1))
     pixels = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Flatten(), nn.Linear(12, 2))  # four inputs for each channel
     assert permutation_groups(pixels, (1, 2, 2)) == []
+
+
+class Tied(nn.Module):
+    """A perceptron whose second hidden layer is used twice, as another module or as a function."""
+
+    def __init__(self, module: bool) -> None:
+        super().__init__()
+        self.last, self.first, self.second, self.third = (nn.Linear(n, m) for n, m in ((6, 2), (4, 6), (6, 6), (6, 6)))
+        self.module = module
+        self.third.weight = self.second.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x.flatten(1)).relu()).relu()
+        x = self.third(x) if self.module else F.linear(x, self.third.weight.t(), self.third.bias)
+        logits: Tensor = self.last(F.relu(x))
+        return logits
+
+
+class Hidden(nn.Linear):
+    """A layer that scales each unit by its place, so that no unit can move."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * torch.arange(1, 7).to(x)
+
+
+@pytest.mark.parametrize(
+    "network", [Tied(True), Tied(False), nn.Sequential(nn.Flatten(), Hidden(4, 6), nn.Linear(6, 2))]
+)
+def test_permuted_networks_whose_units_are_not_free(network: nn.Module) -> None:
+    """What permutes leaves the function as it is, and matching never changes it."""
+    groups, images, theta = permutation_groups(network, (1, 2, 2)), torch.randn(9, 1, 2, 2), Theta(network)
+    with torch.no_grad():
+        before = network(images)
+        matched, _ = match(groups, torch.randn(len(theta)), theta.vector, theta)
+        theta.vector.copy_(matched)
+        torch.testing.assert_close(network(images), before)
+
+
+class Branches(Tied):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def test_a_network_whose_graph_cannot_be_read() -> None:
+    with pytest.raises(LandscapeError, match=r"this network can't be read \(.*\); set barrier.matching=false"):
+        permutation_groups(Branches(True), (1, 2, 2))
 
 
 # runs
@@ -348,12 +395,25 @@ def test_killed_between_training_and_analysis(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
+def test_dropout_is_off(tmp_path: Path) -> None:
+    """All analyses of a network with dropout are the same once more."""
+    dropout = ["model=mobilenetv2", "model.width=0.1", "model.dropout=0.5", "analysis.valley.lr=0.01"]
+    tiny = [setting for setting in RUN if not setting.startswith("model.")]
+    assert start(*tiny, *dropout, f"runs={tmp_path}") == 0
+    run = only_run(tmp_path)
+    first = result(run)["analysis"]
+    torch.manual_seed(9)
+    settings = [f"--set={setting.removeprefix('analysis.')}" for setting in (*RUN, *dropout) if "analysis." in setting]
+    assert cli([str(run), "--only=barrier,valley", *settings, "--again"]) == 0
+    assert result(run)["analysis"] == first
+
+
+@pytest.mark.slow
 def test_refused_arguments(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     others, alone = {}, str(run / "checkpoints/descend.pt")
     for name, overrides in {
         "wide": ["model.width=3"],
         "other": ["model.width=2", "dataset.seed=5"],
-        "dropout": ["model=mobilenetv2", "model.width=0.1", "model.dropout=0.1"],
     }.items():
         tiny = [override for override in TINY if not override.startswith("model.")]
         assert start(*tiny, *overrides, "phases=distancing", "epochs=2", f"runs={tmp_path / name}") == 0
@@ -363,7 +423,6 @@ def test_refused_arguments(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         ([alone, "--only", "barrier", "--folder", str(tmp_path / "x")], "barrier needs at least 2 checkpoints, but"),
         ([str(run), others["wide"], "--folder", str(tmp_path / "x")], "are networks of different architectures"),
         ([str(run), others["other"], "--folder", str(tmp_path / "x")], "dataset.seed=0, but"),
-        ([others["dropout"]], "has dropout, which makes its loss random; set model.dropout=0"),
         ([str(run), others["wide"]], "--folder=… is needed"),
         ([str(run), "--only", "volcano"], "--only=volcano is no analysis; there are barrier, "),
         ([str(run), "--set", "barrier.points=2"], "barrier.points=2: input should be greater than or equal to 3"),

@@ -112,9 +112,12 @@ def test_other_images_under_the_same_name(tmp_path: Path, capsys: pytest.Capture
     (folder,) = (tmp_path / "runs").iterdir()
     capsys.readouterr()
     assert ensemble([str(folder)]) == 2
-    assert "was scored on other test images: restore them, or" in capsys.readouterr().err
+    assert "was scored on other images: restore them, or" in capsys.readouterr().err
     assert landscape([str(folder), "--only=barrier", "--set=barrier.points=3"]) == 2
-    assert "was scored on other test images: restore them, or" in capsys.readouterr().err
+    assert "was scored on other images: restore them, or" in capsys.readouterr().err
+    np.savez(file, **{**content, "x_train": content["x_train"] // 4})  # whose mean and variance normalise the others
+    assert ensemble([str(folder)]) == 2
+    assert "was scored on other images: restore them, or" in capsys.readouterr().err
     shutil.rmtree(folder / "checkpoints/logits")
     assert ensemble([str(folder)]) == 0
 

@@ -131,6 +131,11 @@ class NoneAtAll(Optimizer):
         pass
 
 @component
+class Undecayed(Optimizer):
+    def build(self, theta):
+        return torch.optim.RMSprop([theta.vector], lr=self.lr)
+
+@component
 class Negative(Schedule):
     def __call__(self, lr, t, length):
         return lr * (1 - 2 * t / length)
@@ -205,6 +210,8 @@ def test_own_components_train_as_those_of_the_package(parts: Path) -> None:
             "optimizer: NoneAtAll builds NoneType instead of a torch.optim.Optimizer",
         ),
         ("optimizer._target_=parts.Bell", "parts has no such Optimizer"),
+        ("optimizer._target_=parts.Undecayed", "Undecayed does not apply l2=0.001 to"),
+        ("optimizer.decay=weights", "Heavy does not apply l2=0.001 to the parameters that decay=weights names: give"),
         ("optimizer.bell=1", "optimizer.bell is not a setting; allowed here: lr, l2, decay, ball"),
         ("scheduler._target_=parts.Negative", r"scheduler: Negative returns -0.1 at epoch 7 of 7, but a learning rate"),
         ("scheduler._target_=parts.Loud", r"scheduler: Loud raises ZeroDivisionError in parts.py, line \d+: float div"),
@@ -257,7 +264,7 @@ def test_a_data_set_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ("overrides", "message"),
     [
         (["model._target_=mine.nn.Conv2d"], r"can't import mine\.nn: ModuleNotFoundError: .*"),
-        (["model._target_=mine.Stripes"], "mine has no such Model, a torch.nn.Module, or a function"),
+        (["model._target_=mine.Stripes"], "mine has no such Model, torch.nn.Module, or function"),
         (["model._target_=mine.component", WIDTH], "mine has no such Model"),
         (["model._target_=mine.Missing"], "mine has no such Model"),
         (["dataset._target_=mine.Small"], "mine has no such Dataset"),
@@ -266,6 +273,7 @@ def test_a_data_set_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         (["model._target_=minestrone.Net"], "if you trust the code of minestrone, set"),
         (["model._target_=mine.wrong", WIDTH], r"for two images and 2 classes it returns shape \(2, 3\) instead of"),
         (["model._target_=mine.frozen", WIDTH], r"its parameter 0\.weight is frozen"),
+        (["model._target_=mine.double", WIDTH], r"its parameter 0\.weight is torch.float64, but a run"),
         (["model._target_=mine.Two", WIDTH], "it returns tuple instead of logits of shape .* in training mode"),
         (["model._target_=mine.lazy", WIDTH], "model: it has lazy layers, whose sizes are not known before the first"),
         (["dataset._target_=mine.Sizeless", "~dataset.noise"], "dataset: Sizeless does not define available"),
@@ -282,6 +290,7 @@ def test_one_line_says_what_is_wrong(
         file.read_text()
         + "\n\ndef wrong() -> nn.Module:\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
         + "\ndef frozen() -> nn.Module:\n    return narrow((1, 8, 8), 2).requires_grad_(False)\n"
+        + "\ndef double() -> nn.Module:\n    return narrow((1, 8, 8), 2).double()\n"
         + "\ndef lazy() -> nn.Module:\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(2))\n"
         + "\nclass Two(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
         + "        self.inner, self.rate = narrow((1, 8, 8), 2), torch.ones(1).item()\n\n"

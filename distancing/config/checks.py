@@ -198,7 +198,7 @@ def _component_class(target: str, path: str, base: type) -> type:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         reason = f"only a {base.__name__} of this package may be constructed here"
         if own:
-            networks = ", a torch.nn.Module, or a function whose annotation returns one" if base is Model else ""
+            networks = ", torch.nn.Module, or function with the annotation -> torch.nn.Module" if base is Model else ""
             wrong = f"{module} has no such {base.__name__}{networks}"
             reason = str(error) if isinstance(error, ImportError) else wrong
         elif module and not module.startswith("distancing."):

@@ -164,7 +164,10 @@ class FunctionSpace(Euclidean):
     probe: PositiveInt | None = None
 
     def features(self, network: Network) -> Features:
-        return Predictions(network, network.images(self.probe or 128), moving=self.probe is None)
+        images = network.images(self.probe or 128)
+        if self.probe and len(images) < self.probe:
+            raise ValueError(f"probe={self.probe} is above the number of inputs, {len(images)}")
+        return Predictions(network, images, moving=self.probe is None)
 
 
 @component

@@ -40,11 +40,11 @@ class Barrier(Analysis):
         selected = pairs(self.pairs, len(names))
         values: dict[str, float] = {}
         matched: dict[tuple[int, int], Tensor] = {}  # θ_j with its units permuted, where that changes it
+        groups = permutation_groups(subject.network, subject.config.dataset.image_shape) if self.matching else []
         for i, j in track(selected, "barrier: matching", len(selected)):
             pair = lines.tag(names[i], names[j])
             values[f"distance/{pair}"] = float((theta[i] - theta[j]).norm())
             if self.matching:
-                groups = permutation_groups(subject.network, subject.config.dataset.image_shape)
                 end, moved = match(groups, theta[i], theta[j], subject.theta, self.seed)
                 values[f"distance_matched/{pair}"] = float((theta[i] - end).norm())
                 values[f"units_moved/{pair}"] = moved

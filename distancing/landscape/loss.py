@@ -36,7 +36,7 @@ class Loss:
         """Return L and ∂L/∂θ [P]."""
         value, gradient = 0.0, torch.zeros_like(self.theta.vector)
         for loss in self._batch_losses():
-            gradient += self._flat(torch.autograd.grad(loss, list(self._parameters.values())))
+            gradient += self._flat(torch.autograd.grad(loss, list(self._parameters.values()), materialize_grads=True))
             value += float(loss.detach())
         return value, gradient
 
@@ -51,7 +51,7 @@ class Loss:
         """
         parameters = list(self._parameters.values())
         for loss in self._batch_losses():
-            gradient = torch.autograd.grad(loss, parameters, create_graph=True)
+            gradient = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
 
             def product(v: Tensor, gradient: tuple[Tensor, ...] = gradient) -> Tensor:
                 named = self.theta.named(v)

@@ -5,6 +5,7 @@ Permuting the units of a hidden layer, with all weights into and out of them, le
 moves are read from the network's own graph.
 """
 
+import copy
 import dataclasses
 import operator
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from distancing.errors import LandscapeError, first_line
 from distancing.hills.theta import Theta
 from distancing.models.evaluation import evaluating
 
@@ -46,16 +48,42 @@ def permutation_groups(network: nn.Module, image_shape: tuple[int, int, int]) ->
     and operations on each channel by itself. Any other operation fixes the channels of its inputs and its output; the
     image's channels and the classes are fixed as well. ResNet's shortcut `pad` is such an operation: it appends
     channels of zeros, so that a stage's first channels are those of the stage before, and no residual stream permutes.
+
+    Each group is tried: one that changes the network's function is left out. Raise LandscapeError for a network whose
+    graph can't be read.
     """
-    tracer = _Tracer()
-    tracker = _AxisTracker(fx.GraphModule(network, tracer.trace(network)), garbage_collect_values=False)
-    with evaluating(network):
-        tracker.run(torch.zeros(1, *image_shape, device=next(network.parameters()).device))
-    state, axes_by_root = network.state_dict(), dict[int, list[tuple[str, int]]]()
+    images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        graph = fx.GraphModule(network, _Tracer().trace(network))
+        tracker = _AxisTracker(graph, {id(value): name for name, value in _tensors(network).items()})
+        with evaluating(network):
+            tracker.run(images.to(next(network.parameters()).device))
+    except Exception as error:  # whatever the network's code raises
+        reason = f"barrier.matching: the graph of this network can't be read ({first_line(error)})"
+        raise LandscapeError(f"{reason}; set barrier.matching=false") from error
+    state, axes_by_root = _tensors(network), dict[int, list[tuple[str, int]]]()
     for axis, space in tracker.axes.items():
         if (root := tracker.root(space)) != _AxisTracker.FIXED:
             axes_by_root.setdefault(root, []).append(axis)
-    return [PermutationGroup(state[axes[0][0]].shape[axes[0][1]], tuple(axes)) for axes in axes_by_root.values()]
+    groups = [PermutationGroup(state[axes[0][0]].shape[axes[0][1]], tuple(axes)) for axes in axes_by_root.values()]
+    twin, images = copy.deepcopy(network).cpu().double(), images.double()
+    return [group for group in groups if _keeps_function(twin, group, images)]
+
+
+def _keeps_function(network: nn.Module, group: PermutationGroup, images: Tensor) -> bool:
+    """Return whether another order of the group's units leaves the network's logits as they are."""
+    state = {name: value.detach().clone() for name, value in _tensors(network).items()}
+    with evaluating(network):
+        before = network(images)
+        network.load_state_dict(permuted(state, [group], [torch.arange(group.size).roll(1)]), strict=False)
+        after = network(images)
+    network.load_state_dict(state, strict=False)
+    return torch.allclose(after, before, rtol=1e-9, atol=1e-9 * float(before.abs().max()))
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers, each once."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def permuted(
@@ -130,19 +158,24 @@ class _AxisTracker(fx.Interpreter):
 
     Axes with the same channels are in one space. Spaces that prove to be the same are merged (union-find).
 
+    names: the names of the network's tensors, by their ids.
     space: the space of each node's output. axes: the space of each (tensor, axis). parents: the parent of each space.
     """
 
     FIXED = 0  # the space of all channels that can't permute
 
-    def __init__(self, module: fx.GraphModule, **options: Any) -> None:
-        super().__init__(module, **options)
+    def __init__(self, module: fx.GraphModule, names: Mapping[int, str]) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.names = names
         self.parents = [self.FIXED]
         self.space: dict[fx.Node, int] = {}
         self.axes: dict[tuple[str, int], int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         output = super().run_node(n)
+        if n.op == "get_attr":  # a tensor that the network uses outside of its layers
+            for axis in range(output.dim()):
+                self.axes[self._key(str(n.target), axis)] = self.FIXED
         sources = [self.space[node] for node in n.all_input_nodes]
         space = self._output_space(n, sources, output)
         self.space[n] = self._merge(self.FIXED, *sources) if space is None else space
@@ -189,6 +222,10 @@ class _AxisTracker(fx.Interpreter):
         """Put this axis of the layer's tensors into the space, and return the space, merged with any that they had."""
         for name in tensors:
             if getattr(self.fetch_attr(layer), name) is not None:
-                key = f"{layer}.{name}", axis
+                key = self._key(f"{layer}.{name}", axis)
                 self.axes[key] = space = self._merge(space, self.axes.get(key, space))
         return space
+
+    def _key(self, name: str, axis: int) -> tuple[str, int]:
+        """Return the axis of a tensor under the name that the network lists it with, since layers may share it."""
+        return self.names.get(id(self.fetch_attr(name)), name), axis

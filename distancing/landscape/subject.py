@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from distancing.data.batches import Data
 from distancing.errors import LandscapeError
 from distancing.hills.theta import Theta
-from distancing.models.evaluation import batch_size, drops_out, evaluating, refresh_from
+from distancing.models.evaluation import batch_size, evaluating, refresh_from
 from distancing.runs import RunDirectory
 from distancing.stored import Checkpoint, evaluation_images
 
@@ -44,8 +44,7 @@ class Subject:
     run: the run's directory if all checkpoints are of one run, else None. lines: the profiles of
     `path.line`, which analyses share.
 
-    Raises LandscapeError if the architectures differ, or if the network has dropout; StorageError if a run scored its
-    networks on other test images.
+    Raises LandscapeError if the architectures differ, StorageError if a run scored its networks on other images.
     """
 
     def __init__(self, checkpoints: Sequence[Checkpoint], device: torch.device, images: int) -> None:
@@ -57,8 +56,6 @@ class Subject:
         self.checkpoints, self.device, self.config = checkpoints, device, first.config
         self.names = [checkpoint.name for checkpoint in checkpoints]
         self.network: nn.Module = first.network(device)
-        if drops_out(self.network):
-            raise LandscapeError(f"{first.name} has dropout, which makes its loss random; set model.dropout=0")
         self.theta = Theta(self.network.eval())
         self.parameters = torch.stack([checkpoint.parameters(self.theta) for checkpoint in checkpoints])
         self.start = first.initial_parameters(self.theta)

@@ -16,6 +16,7 @@ from distancing.errors import LandscapeError
 from distancing.landscape import lines
 from distancing.landscape.path import Pairs, Path, line, pairs, passes, profile
 from distancing.landscape.subject import Findings, Subject, Track
+from distancing.models.evaluation import batch_norms
 
 
 @component
@@ -66,20 +67,21 @@ class Valley(Analysis):
         """Return the trained bend [P] between a and b.
 
         Each step takes the gradient of the cross entropy at a random point of the curve. Batch norms use the batch, as
-        in training. The order of the images and the points follow from the seed. Raises LandscapeError if the learning
-        rate is too large.
+        in training; dropout is off. The order of the images and the points follow from the seed. Raises LandscapeError
+        if the learning rate is too large.
         """
         generator = torch.Generator().manual_seed(self.seed)
         bend, velocity = a.lerp(b, 0.5), torch.zeros_like(a)
         epochs = (Epoch(subject.data, self.batch_size, self.seed, epoch) for epoch in range(self.epochs))
         batches = (batch for epoch in epochs for batch in epoch.batches())
         steps = self.epochs * math.ceil(len(subject.data.train) / self.batch_size)
+        norms = batch_norms(subject.network)
         with subject.at(a, refresh=False) as network:
             for step, (images, labels) in enumerate(track(batches, "valley: training", steps)):
                 t = float(torch.rand((), generator=generator))
                 subject.theta.vector.copy_(bezier(a, bend, b)(t))
-                if network.training != (len(labels) > 1):  # batch norm can't normalise a single image
-                    network.train(len(labels) > 1)
+                for norm in norms:
+                    norm.train(len(labels) > 1)  # batch norm can't normalise a single image
                 with subject.autocast:
                     logits = network(images)
                 F.cross_entropy(logits.float(), labels).backward()

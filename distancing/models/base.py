@@ -60,34 +60,35 @@ class Model:
 def _problem(model: Model, image_shape: tuple[int, int, int], classes: int) -> str | None:
     try:
         try:
-            network, outputs = _tried(model, image_shape, classes, "meta")
+            outputs = _tried(model, image_shape, classes, "meta")
         except Exception:  # a network may need real numbers, such as those of .item()
-            network, outputs = _tried(model, image_shape, classes, "cpu")
+            outputs = _tried(model, image_shape, classes, "cpu")
     except Exception as error:  # whatever the network's code raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return f"it can't be built for images of shape {image_shape} and {classes} classes: {reason}"
-    if not outputs:
-        return "it has lazy layers, whose sizes are not known before the first batch: give their input sizes"
+    if isinstance(outputs, str):
+        return outputs
     for mode, logits in outputs.items():
         if getattr(logits, "shape", None) != (2, classes):
             returned = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
             wanted = f"instead of logits of shape (2, {classes})"
             return f"for two images and {classes} classes it returns {returned} {wanted} in {mode} mode"
-    if frozen := [name for name, p in network.named_parameters() if not p.requires_grad]:
-        return f"its parameter {frozen[0]} is frozen, but a run trains all of them"
     return None
 
 
-def _tried(
-    model: Model, image_shape: tuple[int, int, int], classes: int, device: str
-) -> tuple[nn.Module, dict[str, object]]:
-    """Return the network and its outputs for two images in each mode; no outputs if it has lazy layers."""
+def _tried(model: Model, image_shape: tuple[int, int, int], classes: int, device: str) -> dict[str, object] | str:
+    """Return the network's outputs for two images in each mode, or what is wrong about its parameters."""
     with torch.random.fork_rng([]), torch.device(device), torch.no_grad():
         network = model.network(image_shape, classes)
-        if any(map(torch.nn.parameter.is_lazy, network.parameters())):
-            return network, {}
+        for name, p in network.named_parameters():
+            if torch.nn.parameter.is_lazy(p):
+                return "it has lazy layers, whose sizes are not known before the first batch: give their input sizes"
+            if p.dtype != torch.float32:
+                return f"its parameter {name} is {p.dtype}, but a run trains torch.float32"
+            if not p.requires_grad:
+                return f"its parameter {name} is frozen, but a run trains all of them: make it a buffer"
         images = torch.zeros(2, *image_shape)
-        return network, {"evaluation": network.eval()(images), "training": network.train()(images)}
+        return {"evaluation": network.eval()(images), "training": network.train()(images)}
 
 
 def initialise(module: nn.Module, scheme: str) -> None:

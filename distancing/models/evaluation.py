@@ -61,11 +61,6 @@ def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
-def drops_out(network: nn.Module) -> bool:
-    """Return whether a network has dropout."""
-    return any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in network.modules())
-
-
 def refresh_from(network: nn.Module, batches: Iterable[Tensor], autocast: torch.autocast) -> None:
     """Set the running statistics of all batch norms to the mean over these normalised batches [B, C, H, W].
 

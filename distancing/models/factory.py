@@ -22,6 +22,10 @@ class Factory(Model):
     factory: Callable[..., nn.Module]
     settings: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        return f"{self.factory.__module__}.{self.factory.__qualname__}({settings.removeprefix(', ')})"
+
     def __hash__(self) -> int:  # the settings may hold lists
         return hash(repr(self))
 

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn, ParamSpec
@@ -11,7 +12,7 @@ from distancing.errors import DistancingError, print_error
 from distancing.process import crash
 
 P = ParamSpec("P")
-INTERRUPTED = 130  # as a shell reports SIGINT
+INTERRUPTED, CUT_OFF = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -34,6 +35,9 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
             return main(*args, **kwargs)
         except KeyboardInterrupt:
             return INTERRUPTED
+        except BrokenPipeError:  # its reader, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the exit
+            return CUT_OFF
         except (DistancingError, OSError) as error:
             return print_error(error)
 

@@ -40,7 +40,8 @@ def check_gradient(
     before the gradient is called wrong.
 
     Parameters, buffers, modes and random generators are left unchanged. Raise GradientError if the error is above the
-    tolerance, or is not a number, for each of BATCHES batches; ConfigError if the exact gradient is not finite.
+    tolerance, or is not a number, for each of BATCHES batches; ConfigError if the exact gradient is not finite, or the
+    network draws random numbers in evaluation mode.
     """
     # a compiled network is compiled for one batch size
     size = min(config.batch_size if config.compile else min(config.batch_size, IMAGES), len(data.train))
@@ -49,6 +50,11 @@ def check_gradient(
         check = _check_batch(config, data, network, forward, batch)
         if check.error <= check.tolerance:
             return check
+    if _is_random(network, data.normalise(data.train.images[:size])):
+        raise ConfigError(
+            f"model: {config.model} gives other logits for the same images in evaluation mode: draw no random numbers "
+            "there"
+        )
     raise GradientError(
         f"this machine computes a wrong gradient: that of {check.parameter} is off by {check.error:.2%} from "
         f"float64's, where rounding explains {check.tolerance:.2g}; nothing was trained; "
@@ -146,6 +152,14 @@ def _gradient(
         loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels)
         gradient = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     return dict(zip(parameters, gradient, strict=True))
+
+
+def _is_random(network: nn.Module, inputs: Tensor) -> bool:
+    """Return whether the logits in evaluation mode depend on random numbers."""
+    with _unchanged(network, inputs.device), torch.no_grad():
+        network.eval()
+        first, second = (network(inputs).float() for _ in range(2))
+    return not torch.allclose(first, second, rtol=1e-3, atol=1e-3 * float(first.abs().max()))
 
 
 @contextmanager
