@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +79,10 @@ def test_what_a_run_leaves_behind(runs: Runs, tmp_path: Path, capsys: pytest.Cap
         for name, value in scores.items():
             (event,) = events.Scalars(f"final/{split}/{name}")
             assert event.value == pytest.approx(value, rel=1e-6)
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/reference/files.md").read_text(), re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(program.replace("runs/NAME-HASH", str(run)), found)
+    assert float(found["accuracy"]) == pytest.approx(run_result["metrics"]["test"]["accuracy"])
     assert OmegaConf.load(run / ".hydra/config.yaml") == compose(*TINY, "epochs=9", f"runs={tmp_path}")
     assert "epochs=9" in OmegaConf.load(run / ".hydra/overrides.yaml")
 
