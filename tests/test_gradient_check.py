@@ -213,6 +213,14 @@ class Float32(Nowhere):
         return logits
 
 
+class Probabilities(Nowhere):
+    """A linear classifier whose softmax the loss would take once more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        probabilities: Tensor = self.linear(x.flatten(1)).softmax(1)
+        return probabilities
+
+
 class AlwaysNoisy(Noisy):
     """A classifier that draws random numbers in evaluation mode, too."""
 
@@ -227,6 +235,8 @@ def test_networks_of_other_packages() -> None:
     assert check_gradient(config, data, network, network).error < 1e-4
     with pytest.raises(ConfigError, match=r"can't compute in float64, with which its gradient is checked: "):
         check_gradient(config, data, Float32(), Float32())
+    with pytest.raises(ConfigError, match="returns probabilities: let it return logits, without a softmax"):
+        check_gradient(config, data, Probabilities(), Probabilities())
     noisy = AlwaysNoisy()
     with pytest.raises(ConfigError, match="gives other logits for the same images in evaluation mode"):
         check_gradient(config, data, noisy, noisy)

@@ -279,6 +279,8 @@ def test_finished_runs_are_completed(
     assert len((listed[0].path / "landscape/barrier.csv").read_text().splitlines()) == 1 + 3 * 2 * 5
     assert cli(["status", "it"]) == 0
     assert "but valley.lr=1e+30: training the curve diverged" in capfd.readouterr().out
+    assert cli(["retry", "it"]) == 0
+    assert "1/1" in capfd.readouterr().out
 
     directory = RunDirectory(listed[1].path)
     directory.write_result({**(directory.read_result() or {}), "verified": None})

@@ -36,7 +36,7 @@ def argument_parser() -> ArgumentParser:
     show.add_argument("--watch", nargs="?", const=5.0, type=float, metavar="SECONDS", help="refresh until none runs")
     estimate = commands.add_parser("cost", parents=[sweep], help="estimate the hours, disk and memory that are left")
     estimate.add_argument("--at-a-time", type=int, default=1, metavar="N", help="number of runs that train at a time")
-    commands.add_parser("retry", parents=[sweep], help="start runs that failed, stopped, or never started")
+    commands.add_parser("retry", parents=[sweep], help="start runs that failed, stopped or lack an analysis")
     commands.add_parser("cancel", parents=[sweep], help="stop queued and running jobs; saved states are kept")
     logs = commands.add_parser("logs", help="print the log of a run")
     logs.add_argument("run", metavar="RUN", help="its directory, or its hash")
@@ -174,7 +174,10 @@ def _duration(seconds: float | None) -> str:
 
 
 def retry(sweep: SweepDirectory, console: Console) -> None:
-    """Start all runs that have not ended and are neither queued nor running, with the sweep's last launcher."""
+    """Start all runs that have not ended, or lack something at their end, with the sweep's last launcher.
+
+    Those that are queued or running are left alone.
+    """
     from distancing.config.checks import construct
     from distancing.errors import ConfigError
     from distancing.sweep.launch import LAUNCHERS, start
@@ -188,7 +191,11 @@ def retry(sweep: SweepDirectory, console: Console) -> None:
         raise SweepError(f"{sweep.path}/launcher.json: {error}") from error
     launcher.check()
     with sweep.lock():
-        todo = [run.path for run, run_status in statuses(sweep).items() if run_status.state not in (*ACTIVE, *ENDED)]
+        todo = [
+            run.path
+            for run, run_status in statuses(sweep).items()
+            if run_status.incomplete or run_status.state not in (*ACTIVE, *ENDED)
+        ]
         console.print(f"{len(todo)} to start", markup=False)
         messages = start(todo, sweep, launcher)
     for line in messages:

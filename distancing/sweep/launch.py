@@ -171,5 +171,5 @@ def wait(runs: Sequence[Listed]) -> None:
 
 def incomplete(runs: Iterable[Listed]) -> list[str]:
     """Return a line for each finished run whose process failed or was killed afterwards."""
-    notes = {run.path: ended.note for run in runs if (ended := status(run, {})).state == "finished"}
-    return [f"{path} has finished, {note}" for path, note in notes.items() if note]
+    statuses = {run.path: status(run, {}) for run in runs}
+    return [f"{path} has finished, {found.note}" for path, found in statuses.items() if found.incomplete]

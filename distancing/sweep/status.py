@@ -44,6 +44,11 @@ class Status:
     log: tuple[str, ...] = ()
     advice: str = ""
 
+    @property
+    def incomplete(self) -> bool:
+        """True if the run has finished, and something that it was asked for failed afterwards."""
+        return self.state == "finished" and bool(self.note)
+
     def __str__(self) -> str:
         return f"{self.state}{': ' if self.state in ('failed', 'waiting') else ' '}{self.note}".strip()
 

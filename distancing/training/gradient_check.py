@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from distancing.data.batches import Data
 from distancing.errors import ConfigError, GradientError, first_line
-from distancing.models.evaluation import batch_norms
+from distancing.models.evaluation import batch_norms, evaluating
 from distancing.runs.result import GradientCheck
 from distancing.training.settings import Config
 
@@ -41,16 +41,21 @@ def check_gradient(
 
     Parameters, buffers, modes and random generators are left unchanged. Raise GradientError if the error is above the
     tolerance, or is not a number, for each of BATCHES batches; ConfigError if the exact gradient is not finite, or the
-    network draws random numbers in evaluation mode.
+    network returns probabilities or draws random numbers in evaluation mode.
     """
     # a compiled network is compiled for one batch size
     size = min(config.batch_size if config.compile else min(config.batch_size, IMAGES), len(data.train))
+    inputs = data.normalise(data.train.images[:size])
+    logits = _logits(network, inputs)
+    if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0])):
+        raise ConfigError(f"model: {config.model} returns probabilities: let it return logits, without a softmax")
     for i in range(BATCHES):
         batch = torch.arange(i * size, (i + 1) * size, device=data.train.labels.device) % len(data.train)
         check = _check_batch(config, data, network, forward, batch)
         if check.error <= check.tolerance:
             return check
-    if _is_random(network, data.normalise(data.train.images[:size])):
+    scale = float(logits.abs().max())
+    if not torch.allclose(_logits(network, inputs), logits, rtol=1e-3, atol=1e-3 * scale, equal_nan=True):
         raise ConfigError(
             f"model: {config.model} gives other logits for the same images in evaluation mode: draw no random numbers "
             "there"
@@ -154,12 +159,10 @@ def _gradient(
     return dict(zip(parameters, gradient, strict=True))
 
 
-def _is_random(network: nn.Module, inputs: Tensor) -> bool:
-    """Return whether the logits in evaluation mode depend on random numbers."""
-    with _unchanged(network, inputs.device), torch.no_grad():
-        network.eval()
-        first, second = (network(inputs).float() for _ in range(2))
-    return not torch.allclose(first, second, rtol=1e-3, atol=1e-3 * float(first.abs().max()))
+def _logits(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the logits in evaluation mode. Random numbers, if it draws any, differ from call to call."""
+    with evaluating(network):
+        return network(inputs).float()
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from distancing.report.pack import unpacked
 
 PICTURES = Path(__file__).parents[1]
 NINE = (*OKABE_ITO, "#000000", "#8C6D1F", GREY)  # colours
-CONTROLS = ("jumps, length 20", "jumps, length 40", "restarts only")  # of the hills in section 16
+CONTROLS = ("jumps, length 20", "jumps, length 40", "restart only")  # of the hills in section 16
 
 
 def dots(axes: Axes, rows: Sequence[Row], kinds: Mapping[str, Settings], metric: str, where: Settings) -> None:

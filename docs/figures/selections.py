@@ -72,7 +72,7 @@ IMAGE_KINDS = {
     **CONTROLS,
 }
 CHECKPOINTS = {
-    "restarts only": NONE,
+    "restart only": NONE,
     **{
         f"{name}, {fate}": {"penalty": HILLS[name], "penalty.newest": newest, "penalty.half_life": half_life}
         for name in ("plain", "filter directions")
@@ -134,7 +134,7 @@ DETECTORS = {  # ensembles that tell images of another data set from their own
     "jumps, length 10": "lr=0.05 penalty=none phases=jumps jump=10",
     "jumps, length 20": "lr=0.05 penalty=none phases=jumps jump=20",
     "jumps, length 40": "lr=0.05 penalty=none phases=jumps jump=40",
-    "restarts only": "lr=0.05 penalty=none phases=cycles",
+    "restart only": "lr=0.05 penalty=none phases=cycles",
     "snapshots": "lr=0.05 penalty=none phases=snapshot",
     "independent networks": "lr=0.1 penalty=none phases=independent",
     "independent, rate 0.05": "lr=0.05 penalty=none phases=independent",
