@@ -112,6 +112,7 @@ BAD = {
     "penalty=filter_direction penalty.distance.parameters=weights": "penalty.distance.parameters='weights': input",
     "penalty.kernel._target_=distancing.runs.os.system": "only a Kernel of this package",
     "+dataset.seeds._target_=os.abort": "dataset.seeds is not a setting",
+    "penalty=function_space penalty.distance.probe=2000": "penalty.distance.probe=2000 is above the 1437 training",
     "phases=single penalty.strength=3": "penalty.strength=3 would have no effect, because no hill acts in these phases",
     "phases=snapshot penalty=filter_direction": "penalty=filter_direction would have no effect, because no hill acts",
     "analysis=[barrier] phases=single": "analysis.barrier needs at least 2 checkpoints, but these phases store 1",

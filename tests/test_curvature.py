@@ -361,7 +361,7 @@ def test_the_hills_on_a_plane(subject: Subject, run: Path) -> None:
     penalty = subject.config.penalty
     assert penalty is not None
     single = check(compose("phases=snapshot"))  # no phase has hills
-    with patch.object(subject, "config", dataclasses.replace(subject.config, phases=single.phases, analysis={})):
+    with patch.object(subject, "config", dataclasses.replace(subject.config, phases=single.phases)):
         assert hills(subject) == []
     others: tuple[dict[str, Any], ...] = ({"kernel": Laplace()}, {"distance": Euclidean(parameters="weights")})
     for other in others:  # whose σ is no radius of exp(−1/2) in parameter space

@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, compose, only_run, result, start
 
 from distancing.component import trust
-from distancing.config.checks import check
+from distancing.config.checks import check, check_new
 from distancing.data.datasets import Digits
 from distancing.errors import ConfigError, DatasetError
 
@@ -224,7 +224,7 @@ def test_own_components_train_as_those_of_the_package(parts: Path) -> None:
 def test_one_line_says_what_is_wrong_with_the_others(parts: Path, overrides: str, message: str) -> None:
     searched = f"hydra.searchpath=[file://{parts}/conf]"
     with pytest.raises(ConfigError, match=message):
-        check(compose(searched, *OWN, *TINY, *overrides.split()))
+        check_new(check(compose(searched, *OWN, *TINY, *overrides.split())), ())
 
 
 def test_an_analysis_that_returns_something_else(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:

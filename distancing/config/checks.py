@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from distancing.component.analysis import Analysis
 from distancing.component.decorator import names, refusal
 from distancing.data.datasets import Dataset, Torchvision
 from distancing.errors import ConfigError, first_line
-from distancing.hills.distances import Distance
+from distancing.hills.distances import Distance, FunctionSpace
 from distancing.hills.kernels import Kernel
 from distancing.hills.penalty import Penalty
 from distancing.models import Model
@@ -26,9 +27,10 @@ from distancing.models.factory import Factory, is_factory
 from distancing.runs import RunDirectory
 from distancing.runs.flat import NOT_HASHED, Leaf, flat, typed
 from distancing.training.optimizers import Optimizer
-from distancing.training.plan import Cycle, Phase, hills_act, unroll
+from distancing.training.plan import Cycle, Phase, hills_act, stored, unroll
 from distancing.training.schedules import Schedule
 from distancing.training.settings import LARGE, Config, Evaluation
+from distancing.training.trial import decay_problem, try_out
 
 Tree = dict[str, Any]  # a config as plain dicts and lists, not yet checked
 SMALL, LONG = 1e-38, 2**32  # the smallest float (LARGE is the largest) and the largest integer
@@ -94,9 +96,25 @@ def check_resolved(tree: Mapping[str, Any]) -> Config:
     return config
 
 
-def check_effect(config: Config, overrides: Sequence[str]) -> None:
-    """Raise ConfigError for an override of the penalty if no hill acts in the run's phases."""
-    if config.penalty and not hills_act(unroll(config.phases)):
+def check_new(config: Config, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an analysis that the run's phases do not allow, and for settings without effect.
+
+    Stored runs are not checked so, because earlier versions have accepted such configs.
+    """
+    plan = unroll(config.phases)
+    is_pushed = bool(config.penalty) and hills_act(plan)
+    for name, analysis in config.analysis.items():
+        if problem := analysis.problem(stored(plan), is_pushed):
+            raise ConfigError(f"analysis.{name} {problem}")
+    try:
+        try_out("optimizer", config.optimizer, partial(decay_problem, config.optimizer))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    distance = config.penalty.distance if config.penalty else None
+    if isinstance(distance, FunctionSpace) and distance.probe and distance.probe > config.dataset.size:
+        images = f"the {config.dataset.size} training images"
+        raise ConfigError(f"penalty.distance.probe={distance.probe} is above {images}")
+    if config.penalty and not is_pushed:
         for override in overrides:
             if typed(override)[0].partition(".")[0] == "penalty":
                 raise ConfigError(

@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from distancing.config.checks import check, check_effect
+from distancing.config.checks import check, check_new
 from distancing.ensemble import show
 from distancing.ensemble.of_run import checked, evaluate_run, not_evaluated
 from distancing.errors import DIVERGED, NOT_THE_SAME, ConfigError, DistancingError, LandscapeError, print_error
@@ -33,7 +33,7 @@ def main(cfg: DictConfig, overrides: Sequence[str] = (), keep_crash: bool = Fals
     """
     try:
         config = check(cfg)
-        check_effect(config, overrides)
+        check_new(config, overrides)
         frozen = OmegaConf.to_yaml(cfg, resolve=True), OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
         result = run(config, RunDirectory(config.directory, keep_crash=keep_crash), frozen)
     except (DistancingError, OSError) as error:

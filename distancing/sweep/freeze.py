@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import Progress
 
-from distancing.config.checks import check_effect, check_resolved, resolved, settings_at
+from distancing.config.checks import check_new, check_resolved, resolved, settings_at
 from distancing.config.composition import check_composed, composition_error
 from distancing.errors import ConfigError
 from distancing.runs import Listed
@@ -96,7 +96,7 @@ def freeze(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str
             with composer.explained(overrides):
                 tree = resolved(composer.compose(overrides))
                 config = check_resolved(tree)
-                check_effect(config, overrides)
+                check_new(config, overrides)
             tree["overwrite"] = False  # only at the start of the sweep, not whenever a job starts
             new = Frozen(config, overrides, tree)
             runs[overrides] = known = frozen.setdefault(config.directory, new)

@@ -19,13 +19,12 @@ from distancing.component.analysis import Analysis
 from distancing.component.trust import own_modules
 from distancing.data.datasets import Dataset
 from distancing.errors import ConfigError
-from distancing.hills.distances import FunctionSpace
 from distancing.hills.penalty import Penalty
 from distancing.models import Model
 from distancing.models.evaluation import batch_norms
 from distancing.models.layout import unsafe_in_channels_last
 from distancing.training.optimizers import Optimizer
-from distancing.training.plan import Cycle, Phase, checkpoints, hills_act, keys, share, size, stored, unroll
+from distancing.training.plan import Cycle, Phase, checkpoints, keys, share, size, stored, unroll
 from distancing.training.schedules import Schedule
 from distancing.training.trial import optimizer_problem, penalty_problem, schedule_problem, try_out
 
@@ -131,10 +130,6 @@ class Config:
             raise ValueError(_too_short(self.epochs, self.phases))
         if problem := self.model.problem(self.dataset.image_shape, self.dataset.classes):
             raise ValueError(f"model: {problem}")
-        distance = self.penalty.distance if self.penalty else None
-        probe = distance.probe if isinstance(distance, FunctionSpace) else None
-        if probe and probe > self.dataset.size:
-            raise ValueError(f"penalty.distance.probe={probe} is above the {self.dataset.size} training images")
         plan, key = unroll(self.phases), keys(self.phases)
         if not plan:
             raise ValueError("phases is empty: a run needs at least one phase")
@@ -158,11 +153,9 @@ class Config:
                 raise ValueError(
                     f"{key[name]} follows {before}, which has an lr of its own: set its lr or restart_schedule=true"
                 )
-        for name, analysis in self.analysis.items():
+        for name in self.analysis:
             if not re.fullmatch(r"[\w-]{1,50}", name):
                 raise ValueError(f"analysis.{name}: an analysis's name may have letters, digits, _ and -")
-            if problem := analysis.problem(stored(plan), bool(self.penalty) and hills_act(plan)):
-                raise ValueError(f"analysis.{name} {problem}")
         if (self.evaluate.ood or self.evaluate.corruptions) and len(stored(plan)) < 2:
             raise ValueError("evaluate needs an ensemble, but these phases store one network only")
         if all(phase.epochs for phase in plan.values()):

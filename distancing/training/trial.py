@@ -55,18 +55,22 @@ def optimizer_problem(optimizer: Optimizer) -> str | None:
     built.step()
     if torch.equal(theta.vector, before) or not theta.vector.isfinite().all():
         return "does not step theta.vector to other finite numbers"
-    if optimizer.l2:
-        theta = Theta(nn.Linear(2, 2))
-        before = theta.vector.clone()
-        optimizer.build(theta).step()  # the gradient is 0
-        decayed = theta.vector != before
-        wanted = decayed.all() if optimizer.decay == "all" else decayed[: theta.weights].all()
-        if not wanted or (optimizer.decay == "weights" and decayed[theta.weights :].any()):
-            return (
-                f"does not apply l2={optimizer.l2:g} to the parameters that decay={optimizer.decay} names: give "
-                "torch's optimiser self.groups(theta, 2 * self.l2)"
-            )
     return None
+
+
+def decay_problem(optimizer: Optimizer) -> str | None:
+    """Return what is wrong about the parameters to which an optimiser applies `l2`, or None."""
+    theta = Theta(nn.Linear(2, 2))
+    before = theta.vector.clone()
+    optimizer.build(theta).step()  # the gradient is 0
+    decayed = theta.vector != before
+    weights, others = decayed[: theta.weights], decayed[theta.weights :]
+    if not optimizer.l2 or (weights.all() and bool(others.any()) == (optimizer.decay == "all")):
+        return None
+    return (
+        f"does not apply l2={optimizer.l2:g} to the parameters that decay={optimizer.decay} names: give torch's optimiser "
+        "self.groups(theta, 2 * self.l2)"
+    )
 
 
 @torch.no_grad()
