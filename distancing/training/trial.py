@@ -68,8 +68,8 @@ def decay_problem(optimizer: Optimizer) -> str | None:
     if not optimizer.l2 or (weights.all() and bool(others.any()) == (optimizer.decay == "all")):
         return None
     return (
-        f"does not apply l2={optimizer.l2:g} to the parameters that decay={optimizer.decay} names: give torch's optimiser "
-        "self.groups(theta, 2 * self.l2)"
+        f"does not apply l2={optimizer.l2:g} to the parameters that decay={optimizer.decay} names: give torch's "
+        "optimiser self.groups(theta, 2 * self.l2)"
     )
 
 
