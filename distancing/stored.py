@@ -50,7 +50,7 @@ class Checkpoint:
         return theta.flatten(self.network(theta.vector.device).state_dict())
 
     def initial_parameters(self, theta: Theta, seed: int | None = None) -> Tensor:
-        """Return θ_0 [P], drawn with this seed, in the order and on the device of `theta`; by default of the run."""
+        """Return θ_0 [P] in the order and on the device of `theta`. It is drawn with this seed, or else the run's."""
         with torch.random.fork_rng([]):
             torch.manual_seed(self.config.seed if seed is None else seed)
             return theta.flatten(self.config.build_network(theta.vector.device).state_dict())

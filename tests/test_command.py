@@ -34,9 +34,10 @@ def test_every_command_explains_itself(name: str, monkeypatch: pytest.MonkeyPatc
     assert capsys.readouterr().out.startswith(f"usage: distancing {name} ")
 
 
-def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [["report", str(ROOT / "results/escape.zip"), "--command"], ["train", "--help"]])
+def test_a_reader_that_has_seen_enough(arguments: list[str], tmp_path: Path) -> None:
     """A command whose output is cut off, as by head, ends without a message."""
-    command = [sys.executable, "-m", "distancing", "report", str(ROOT / "results/escape.zip"), "--command"]
+    command = [sys.executable, "-um", "distancing", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
     assert process.stdout is not None
     assert process.stderr is not None

@@ -122,19 +122,19 @@ def test_members_from_anywhere(runs: dict[str, Path]) -> None:
 
 
 def test_each_member_comes_from_its_own_initial_parameters(tmp_path: Path) -> None:
-    """The cosines of independent networks of one run are those of the networks' own ways."""
+    """The cosines of independent networks of one run compare the directions from each one's own initial parameters."""
     independent = ["penalty=none", "phases=independent", "phases.cycle.times=3", "epochs=3"]
     assert start(*TINY, *independent, f"runs={tmp_path}") == 0
     run = only_run(tmp_path)
     config = read_config(run / ".hydra/config.yaml")
-    ways = []
+    directions = []
     for i in (1, 2, 3):
         stored = load(run / f"checkpoints/descend-{i}.pt")
         torch.manual_seed(stored["initial_seed"])
         network = config.model.build(config.dataset.image_shape, config.dataset.classes)
         pairs = [(stored["network"][name], initial) for name, initial in network.named_parameters()]
-        ways.append(torch.cat([(trained - initial.detach()).flatten() for trained, initial in pairs]))
-    reference = [[F.cosine_similarity(a, b, dim=0).item() for a in ways] for b in ways]
+        directions.append(torch.cat([(trained - initial.detach()).flatten() for trained, initial in pairs]))
+    reference = [[F.cosine_similarity(a, b, dim=0).item() for a in directions] for b in directions]
     assert result(run)["ensemble"]["cosines"] == [pytest.approx(row, abs=1e-5) for row in reference]
     assert result(run)["checkpoints"][0]["initial_seed"] != config.seed
 

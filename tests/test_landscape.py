@@ -153,7 +153,7 @@ class Tied(nn.Module):
         self.third.weight = self.second.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.second(self.first(x.flatten(1)).relu()).relu()
+        x = F.relu(self.second(F.relu(self.first(x.flatten(1)))))
         x = self.third(x) if self.module else F.linear(x, self.third.weight.t(), self.third.bias)
         logits: Tensor = self.last(F.relu(x))
         return logits
@@ -167,16 +167,18 @@ class Hidden(nn.Linear):
 
 
 @pytest.mark.parametrize(
-    "network", [Tied(True), Tied(False), nn.Sequential(nn.Flatten(), Hidden(4, 6), nn.Linear(6, 2))]
+    ("network", "number"),
+    [(Tied(True), 1), (Tied(False), 0), (nn.Sequential(nn.Flatten(), Hidden(4, 6), nn.Linear(6, 2)), 0)],
 )
-def test_permuted_networks_whose_units_are_not_free(network: nn.Module) -> None:
-    """What permutes leaves the function as it is, and matching never changes it."""
+def test_permuted_networks_whose_units_are_not_free(network: nn.Module, number: int) -> None:
+    """The groups are those that leave the function as it is, and matching does not change it."""
     groups, images, theta = permutation_groups(network, (1, 2, 2)), torch.randn(9, 1, 2, 2), Theta(network)
     with torch.no_grad():
         before = network(images)
         matched, _ = match(groups, torch.randn(len(theta)), theta.vector, theta)
         theta.vector.copy_(matched)
         torch.testing.assert_close(network(images), before)
+    assert len(groups) == number
 
 
 class Branches(Tied):
@@ -396,7 +398,7 @@ def test_killed_between_training_and_analysis(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_dropout_is_off(tmp_path: Path) -> None:
-    """All analyses of a network with dropout are the same once more."""
+    """Analyses of a network with dropout give the same values a second time."""
     dropout = ["model=mobilenetv2", "model.width=0.1", "model.dropout=0.5", "analysis.valley.lr=0.01"]
     tiny = [setting for setting in RUN if not setting.startswith("model.")]
     assert start(*tiny, *dropout, f"runs={tmp_path}") == 0

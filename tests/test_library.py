@@ -304,6 +304,11 @@ def frozen() -> nn.Module:
         (perceptron, {"strength": 1.0, "sigma": 1.0, "sigmas": 2.0}, "^sigmas is not a setting; allowed here: .*norm$"),
         (perceptron, {**SETTINGS, "growth": 1.0}, "need steps_per_epoch"),
         (perceptron, {**SETTINGS, "distance": FunctionSpace()}, "give Hills a batch of inputs"),
+        (
+            perceptron,
+            {**SETTINGS, "distance": FunctionSpace(probe=99), "inputs": INPUTS},
+            f"probe=99 is above the number of inputs, {len(INPUTS)}",
+        ),
     ],
 )
 def test_what_cannot_have_hills(model: Callable[[], nn.Module], settings: dict[str, Any], message: str) -> None:

@@ -15,6 +15,7 @@ from distancing.component import trust
 from distancing.config.checks import check, check_new
 from distancing.data.datasets import Digits
 from distancing.errors import ConfigError, DatasetError
+from distancing.models.factory import Factory
 
 PAGE = ROOT / "docs/how-to/own-components.md"
 CHOICES = ["--config-dir", "mine/conf", "dataset=stripes", "model=small", "penalty=plateau"]
@@ -303,6 +304,12 @@ def test_one_line_says_what_is_wrong(
     monkeypatch.setenv(trust.VARIABLE, os.pathsep.join(map(str, files)))
     with pytest.raises(ConfigError, match=message):
         check(stripes(example, *overrides))
+
+
+def test_a_network_in_a_message() -> None:
+    assert str(Factory(factory=torch.nn.Linear, settings={"in_features": 2, "bias": False})).endswith(
+        ".Linear(in_features=2, bias=False)"
+    )
 
 
 def stripes(example: Path, *overrides: str) -> object:

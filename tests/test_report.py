@@ -138,6 +138,14 @@ def test_some_seeds_of_a_baseline_that_is_shown(folder: Folder, tmp_path: Path) 
     ]  # fmt: skip
 
 
+def test_a_packed_run_keeps_its_state(folder: Folder, tmp_path: Path) -> None:
+    packed = str(tmp_path / "it.zip")
+    states = [table(source, "--where", "penalty.sigma=3", *more, tmp=tmp_path) for source, *more in (
+        (str(folder.sweep.path), "--pack", packed), (packed,),
+    )]  # fmt: skip
+    assert [rows[0]["failed"] for rows in states] == ["1", "1"]
+
+
 def test_a_column_that_every_second_run_has(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "runs")
     for seed in range(42):

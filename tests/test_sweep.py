@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import pytest
 from conftest import ROOT, TINY, command_line, compose, launched, multirun, result
 from hydra.core.config_loader import ConfigLoader
@@ -182,8 +183,8 @@ COMMAND_LINES = {
     "-m seed=0,1 hydra/launcher=slurm": "hydra/launcher=slurm needs the command sbatch, which",
     "-m seed=0,1 hydra/launcher=local dataset=mnist dataset.root=/nowhere dataset.download=false": "can't read MNIST",
     "-m seed=0,1 hydra/launcher=local evaluate.ood=[mnist]": "evaluate.ood=mnist has images of 1×28×28",
-    "-m seed=0,1 runs=/elsewhere hydra.sweep.dir=sweeps/it": "outside of its reach: take /elsewhere/sweeps/it",
-    "-m seed=0,1 runs=/elsewhere hydra.sweep.dir=sweeps/it hydra/launcher=local": "hydra.sweep.dir=sweeps/it: the runs",
+    "-m seed=0,1 runs=/elsewhere hydra.sweep.dir=sweeps/it": "can't name runs in /elsewhere: take /elsewhere/sweeps/it",
+    "-m seed=0,1 runs=/elsewhere hydra.sweep.dir=sweeps/it hydra/launcher=local": "hydra.sweep.dir=sweeps/it: the list",
     "-m +hydra.sweeper.exclude.x.sead=1 seed=0,1": "hydra.sweeper.exclude.x: sead is not a setting of this sweep",
 }
 
@@ -260,12 +261,17 @@ def test_failed_runs_are_told_and_retried(sweep: Sweep, capfd: pytest.CaptureFix
 def test_finished_runs_are_completed(
     sweep: Sweep, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a finished run is asked for later is added, once. What fails then is told, and the rest is kept."""
+    """A launcher adds what a finished run lacks, once. It names what failed, and the other analyses are kept."""
     started = [*TINY, "epochs=8", "hydra/launcher=local", "seed=0,1"]
     sweep(*started)
     barrier = ["analysis=[barrier]", "analysis.barrier.points=3"]
+    images, labels = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 10
+    np.savez("other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    sweep(*started, "evaluate.ood=[other.npz]")
+    assert "2 runs, 0 to start, 2 to complete" in capfd.readouterr().out
     listed = sweep(*started, *barrier, "verify=true").runs()
-    assert "2 runs, 0 to start, 2 finished ones to complete" in capfd.readouterr().out
+    assert "2 runs, 0 to start, 2 to complete" in capfd.readouterr().out
+    assert all(result(run.path)["ensemble"]["ood"]["other.npz"]["images"] == 20 for run in listed)
     for run in listed:
         assert result(run.path)["verified"] is True
         assert set(result(run.path)["analysis"]) == {"barrier"}
@@ -287,7 +293,7 @@ def test_finished_runs_are_completed(
     monkeypatch.setattr("distancing.experiment.main.difference", lambda *_: "checkpoint descend")
     assert resume(str(listed[1].path)) == NOT_THE_SAME
     assert cli(["status", "it"]) == 0
-    assert "but it was not the same a second time" in capfd.readouterr().out
+    assert "but its second training differed from the first" in capfd.readouterr().out
 
 
 @pytest.mark.slow

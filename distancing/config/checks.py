@@ -27,7 +27,7 @@ from distancing.models.factory import Factory, is_factory
 from distancing.runs import RunDirectory
 from distancing.runs.flat import NOT_HASHED, Leaf, flat, typed
 from distancing.training.optimizers import Optimizer
-from distancing.training.plan import Cycle, Phase, hills_act, stored, unroll
+from distancing.training.plan import Cycle, Phase, stored, unroll, with_hills
 from distancing.training.schedules import Schedule
 from distancing.training.settings import LARGE, Config, Evaluation
 from distancing.training.trial import decay_problem, try_out
@@ -99,10 +99,10 @@ def check_resolved(tree: Mapping[str, Any]) -> Config:
 def check_new(config: Config, overrides: Sequence[str]) -> None:
     """Raise ConfigError for an analysis that the run's phases do not allow, and for settings without effect.
 
-    Stored runs are not checked so, because earlier versions have accepted such configs.
+    Stored runs are not checked, because earlier versions accepted such configs.
     """
     plan = unroll(config.phases)
-    is_pushed = bool(config.penalty) and hills_act(plan)
+    is_pushed = config.penalty is not None and bool(with_hills(plan))
     for name, analysis in config.analysis.items():
         if problem := analysis.problem(stored(plan), is_pushed):
             raise ConfigError(f"analysis.{name} {problem}")

@@ -1,6 +1,5 @@
 """Train one run in its directory: build or resume the trainer, report the progress, store the result."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -42,7 +41,7 @@ def ended_result(config: Config, directory: RunDirectory, console: Console) -> R
     if result:
         threads.use(result.threads)  # None in a result of an older version
         console.print(f"{directory.path}: already ended; overwrite=true starts over", markup=False)
-        _print_changes(dataclasses.asdict(result), config, console)
+        _print_changes(vars(result), config, console)
     return result
 
 

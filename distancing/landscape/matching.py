@@ -173,9 +173,6 @@ class _AxisTracker(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         output = super().run_node(n)
-        if n.op == "get_attr":  # a tensor that the network uses outside of its layers
-            for axis in range(output.dim()):
-                self.axes[self._key(str(n.target), axis)] = self.FIXED
         sources = [self.space[node] for node in n.all_input_nodes]
         space = self._output_space(n, sources, output)
         self.space[n] = self._merge(self.FIXED, *sources) if space is None else space

@@ -24,7 +24,7 @@ from distancing.hills.kernels import Gaussian
 from distancing.landscape.marks import mark, short
 from distancing.landscape.path import SPLITS, passes
 from distancing.landscape.subject import Findings, Subject, Track
-from distancing.training.plan import unroll
+from distancing.training.plan import unroll, with_hills
 
 COLLINEAR = 1e-4  # three checkpoints that are nearer to one line than this share of the longer side span no plane
 TINY = 1e-12  # smaller losses are drawn as this, on the logarithmic scale
@@ -145,17 +145,15 @@ def hills(subject: Subject) -> list[tuple[int, float]]:
     distance of all parameters: else σ is not the radius in parameter space at which a hill is down to exp(−1/2) of its
     height.
     """
-    penalty, plan = subject.config.penalty, unroll(subject.config.phases)
-    acting = [i for i, phase in enumerate(plan.values()) if phase.penalty]
-    if subject.run is None or penalty is None or not acting or type(penalty.kernel) is not Gaussian:
+    penalty, names = subject.config.penalty, with_hills(unroll(subject.config.phases))
+    if subject.run is None or penalty is None or type(penalty.kernel) is not Gaussian:
         return []
     if type(penalty.distance) is not Euclidean or penalty.distance.parameters != "all":
         return []
-    stored_before = {name for phase, part in list(plan.items())[: acting[-1]] for name in part.stored(phase)}
     return [
         (i, float(penalty.width(theta, subject.start)))
         for i, (name, theta) in enumerate(zip(subject.names, subject.parameters, strict=True))
-        if name in stored_before
+        if name in names
     ]
 
 

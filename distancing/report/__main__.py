@@ -76,7 +76,8 @@ def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) 
         pack([run for group in overview.all_groups for run in group.runs], args.pack)
     if args.tensorboard:
         links = link(overview, args.tensorboard)
-        if without := [name for name in overview.metrics if name not in tags(overview)]:
+        known = tags(overview)
+        if without := [name for name in overview.metrics if name not in known]:
             console.print(f"TensorBoard has no {', '.join(without)}", markup=False)
         console.print(f"{links} runs: tensorboard --logdir {shlex.quote(str(args.tensorboard))}", markup=False)
     if damaged := overview.damaged:

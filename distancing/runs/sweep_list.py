@@ -51,12 +51,12 @@ class SweepDirectory:
         return filelock.FileLock(self.path.parent / ".lock")
 
     def check_folder(self, runs: Iterable[Listed]) -> None:
-        """Raise SweepError for the first run that `runs` would refuse for its folder."""
+        """Raise SweepError for the first run in a folder that the list may not name."""
         for run in runs:
             if not self._may_list(run.path):
                 raise SweepError(
-                    f"hydra.sweep.dir={self.path}: the runs of this sweep would be in {run.path.parent}, outside of "
-                    f"its reach: take {run.path.parent}/sweeps/{self.name}"
+                    f"hydra.sweep.dir={self.path}: the list of this sweep can't name runs in {run.path.parent}: take "
+                    f"{run.path.parent}/sweeps/{self.name}"
                 )
 
     def _may_list(self, run: Path) -> bool:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import PositiveInt
@@ -64,13 +65,18 @@ def workload(config: Config) -> Workload:
     return tuple(sorted((k, v) for k, v in config.items() if k.startswith(TIMED) and k not in NOT_TIMED))
 
 
-def frozen_config(run: Path) -> Config | None:
-    """Return the settings of a frozen run; None if they can't be read."""
+def frozen_tree(run: Path) -> dict[str, Any]:
+    """Return the resolved config of a frozen run; {} if it can't be read."""
     try:
         tree = yaml.load(RunDirectory(run).config.read_bytes(), yaml.CSafeLoader)
     except (OSError, yaml.YAMLError):
-        return None
-    return flat(tree) if isinstance(tree, dict) else None
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def frozen_config(run: Path) -> Config:
+    """Return the settings of a frozen run by their dotted names; {} if they can't be read."""
+    return flat(frozen_tree(run))
 
 
 def measured(folder: Path) -> dict[str, dict[Workload, Measured]]:
@@ -82,7 +88,7 @@ def measured(folder: Path) -> dict[str, dict[Workload, Measured]]:
     for run in _recent(folder):
         try:
             result = RunDirectory(run).read_result()
-            config = frozen_config(run) if result else None
+            config = frozen_config(run) if result else {}
         except (StorageError, OSError):
             continue
         if config and result and result.get("status") == "finished" and result["epochs"]:

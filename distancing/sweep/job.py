@@ -125,7 +125,7 @@ def resume(path: str, in_slurm: bool = False) -> int:
             raise ConfigError(f"{directory.config} is not the config that {path} is named after")
         result = run(config, directory, save_only=(signal.SIGTERM,) if in_slurm else ())
         if config.verify and not result.verified:
-            directory.error.write_text("it was not the same a second time\n")
+            directory.error.write_text("its second training differed from the first\n")
             return NOT_THE_SAME
         return 0
     except StorageError as error:

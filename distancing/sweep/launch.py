@@ -8,9 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from distancing.component import trust
 from distancing.data.datasets import Torchvision
@@ -88,7 +85,7 @@ def _lacks(run: Frozen, queue: Mapping[str, str]) -> bool:
     result = read_result(directory)
     if result is None or directory.in_use or directory.read_json("job.json").get("job") in queue:
         return False
-    known, settings = result.analysis or {}, _frozen_tree(directory).get("analysis") or {}
+    known, settings = result.analysis or {}, cost.frozen_tree(run.directory).get("analysis") or {}
     asked = run.tree["analysis"] or {}
     if any(name not in known or asked[name] != settings.get(name) for name in asked):
         return True
@@ -104,19 +101,14 @@ def _lacks(run: Frozen, queue: Mapping[str, str]) -> bool:
 
 def _with_later(run: Frozen) -> str:
     """Return the frozen config of a finished run, as YAML, with what it is asked for now beyond its training."""
-    return to_yaml({**_frozen_tree(RunDirectory(run.directory)), **{key: run.tree[key] for key in LATER}})
-
-
-def _frozen_tree(directory: RunDirectory) -> dict[str, Any]:
-    tree: dict[str, Any] = yaml.load(directory.config.read_bytes(), yaml.CSafeLoader)
-    return tree
+    return to_yaml({**run.tree, **cost.frozen_tree(run.directory), **{key: run.tree[key] for key in LATER}})
 
 
 def _counts(started: int, completed: int, states: Counter[State]) -> Iterator[str]:
-    """Yield how many runs are started, and how many are not because of their state."""
+    """Yield how many runs are started or completed, and how many are not because of their state."""
     yield f"{started} to start"
     if completed:
-        yield f"{completed} finished ones to complete"
+        yield f"{completed} to complete"
     for state in (*ENDED, *ACTIVE):
         if states[state]:
             yield f"{states[state]} already {state}"

@@ -32,7 +32,7 @@ class Status:
     state: a `waiting` run was never started; a `stopped` one was told to stop and can be resumed.
     epoch: the number of epochs done. seconds_left: an estimate from the last epochs. test_accuracy: None before the
         end.
-    note: the reason of a failure, or the signal that killed the process; also of what a finished run did afterwards.
+    note: the reason of a failure, or the signal that killed the process, also if a finished run was being analysed.
     log, advice: the last lines of the log of a run whose process died, and settings to try.
     """
 
@@ -95,7 +95,8 @@ def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
 
 def _error(directory: RunDirectory) -> str:
     """Return the last line of a run's error."""
-    return next(iter(directory.error.read_text(errors="replace").strip().splitlines()[-1:]), "")
+    lines = directory.error.read_text(errors="replace").strip().splitlines() or [""]
+    return lines[-1]
 
 
 def _gone(directory: RunDirectory, job: Mapping[str, Any], epoch: int, why: str = "") -> Status:

@@ -144,10 +144,10 @@ def checkpoints(plan: Mapping[str, Phase]) -> list[str]:
     return [checkpoint for name, phase in plan.items() for checkpoint in phase.stored(name)]
 
 
-def hills_act(plan: Mapping[str, Phase]) -> bool:
-    """Return whether a phase lets the hills at earlier checkpoints act."""
-    names = list(plan)
-    return any(phase.penalty and checkpoints({n: plan[n] for n in names[:i]}) for i, phase in enumerate(plan.values()))
+def with_hills(plan: Mapping[str, Phase]) -> list[str]:
+    """Return the names of the checkpoints whose hills act in a later phase."""
+    last = max((i for i, phase in enumerate(plan.values()) if phase.penalty), default=0)
+    return checkpoints(dict(list(plan.items())[:last]))
 
 
 def share(phases: Sequence[Phase], left: int) -> list[int]:
