@@ -458,7 +458,8 @@ def test_kinds_side_by_side(
     for arguments, message in (
         (("--weights", "1,0,0"), "weights of shape [3] for 2 members"),
         (("--members", "0"), "--members=0: write numbers of members"),
-        (("--baseline", "e"), "--baseline=e is in the names of 2 kinds"),
+        (("--baseline", "e"), "--baseline=e is in the names of 2 kinds; write one: phases="),
+        (("--baseline", "z"), "--baseline=z is in no kind's name; the kinds are: phases="),
         (("--score", "brier"), "--score=brier: it is compared with a baseline: add --baseline KIND"),
         (("--baseline", "single", "--score", "ood_auroc"), "--score=ood_auroc: some of the ensembles have none; all h"),
     ):

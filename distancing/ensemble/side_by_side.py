@@ -170,12 +170,14 @@ def _mean_and_se(values: Sequence[float]) -> tuple[float, float]:
 
 
 def kind_named(kinds: Iterable[str], name: str, option: str) -> str:
-    """Return the kind of this name, or the only one that has it in its name. Raise EnsembleError if there is none."""
+    """Return the kind of this name, or the only one that has it in its name. Raise EnsembleError otherwise."""
     kinds = sorted(set(kinds))
     matching = [kind for kind in kinds if kind == name] or [kind for kind in kinds if name in kind]
-    if len(matching) != 1:
-        raise EnsembleError(f"--{option}={name} is in the names of {len(matching)} kinds, of {'; '.join(kinds)}")
-    return matching[0]
+    if len(matching) == 1:
+        return matching[0]
+    several = f"is in the names of {len(matching)} kinds; write one"
+    problem = several if matching else "is in no kind's name; the kinds are"
+    raise EnsembleError(f"--{option}={name} {problem}: {'; '.join(matching or kinds)}")
 
 
 def _compared(groups: Mapping[Key, Sequence[Row]], baseline: str, score: str | None) -> dict[Key, list[str]]:
