@@ -114,6 +114,7 @@ BAD = {
     "+dataset.seeds._target_=os.abort": "dataset.seeds is not a setting",
     "penalty=function_space penalty.distance.probe=2000": "penalty.distance.probe=2000 is above the 1437 training",
     "phases=single penalty.strength=3": "penalty.strength=3 would have no effect, because no hill acts in these phases",
+    "phases=independent +phases.cycle.phases.descend.penalty=true": "penalty.sigma_unit=travelled is the distance",
     "phases=snapshot penalty=filter_direction": "penalty=filter_direction would have no effect, because no hill acts",
     "analysis=[barrier] phases=single": "analysis.barrier needs at least 2 checkpoints, but these phases store 1",
     "analysis=[barrier,gradients] penalty=none": "analysis.gradients needs hills, but none act in this run",

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from distancing.models.factory import Factory, is_factory
 from distancing.runs import RunDirectory
 from distancing.runs.flat import NOT_HASHED, Leaf, flat, typed
 from distancing.training.optimizers import Optimizer
-from distancing.training.plan import Cycle, Phase, stored, unroll, with_hills
+from distancing.training.plan import Cycle, Phase, checkpoints, stored, unroll, with_hills
 from distancing.training.schedules import Schedule
 from distancing.training.settings import LARGE, Config, Evaluation
 from distancing.training.trial import decay_problem, try_out
@@ -110,17 +111,28 @@ def check_new(config: Config, overrides: Sequence[str]) -> None:
         try_out("optimizer", config.optimizer, partial(decay_problem, config.optimizer))
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    distance = config.penalty.distance if config.penalty else None
+    if config.penalty:
+        _check_penalty(config, config.penalty, plan, overrides)
+
+
+def _check_penalty(config: Config, penalty: Penalty, plan: Mapping[str, Phase], overrides: Sequence[str]) -> None:
+    """Raise ConfigError for settings of the penalty that have no effect or no meaning in these phases."""
+    hills, distance = with_hills(plan), penalty.distance
     if isinstance(distance, FunctionSpace) and distance.probe and distance.probe > config.dataset.size:
         images = f"the {config.dataset.size} training images"
         raise ConfigError(f"penalty.distance.probe={distance.probe} is above {images}")
-    if config.penalty and not is_pushed:
-        for override in overrides:
-            if typed(override)[0].partition(".")[0] == "penalty":
-                raise ConfigError(
-                    f"{override} would have no effect, because no hill acts in these phases: take penalty=none, or "
-                    "give penalty=true to a phase that follows a checkpoint"
-                )
+    begun_anew = dict(itertools.dropwhile(lambda named: not named[1].reinitialise, plan.items()))
+    if penalty.sigma_unit == "travelled" and set(hills) & set(checkpoints(begun_anew)):
+        raise ConfigError(
+            "penalty.sigma_unit=travelled is the distance from the run's first parameters, but a phase with a hill "
+            "begins at others (reinitialise=true): take norm or absolute"
+        )
+    for override in overrides:
+        if not hills and typed(override)[0].partition(".")[0] == "penalty":
+            raise ConfigError(
+                f"{override} would have no effect, because no hill acts in these phases: take penalty=none, or "
+                "give penalty=true to a phase that follows a checkpoint"
+            )
 
 
 def _check_values(node: Any, path: str) -> None:
