@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,25 @@ def neighbours(net: Network, k: int) -> tuple[Tensor, list[dict[str, Any]], list
     for module, values in zip(modules, named, strict=True):
         module.load_state_dict(values, strict=False)
     return thetas, [{n: value.numpy() for n, value in values.items()} for values in named], modules
+
+
+@pytest.mark.parametrize(
+    "layout", [lambda weight: weight.t().contiguous().t(), lambda weight: weight.repeat_interleave(2, 1)[:, ::2]]
+)
+def test_a_weight_in_another_layout(layout: Callable[[Tensor], Tensor]) -> None:
+    """The network computes the same with its parameters in a vector, in which its filters are found."""
+    module = nn.Linear(4, 3, bias=False)
+    module.weight = nn.Parameter(layout(torch.randn(3, 4)))
+    images = torch.randn(2, 4)
+    before = module(images)
+    theta = Theta(module)
+    torch.testing.assert_close(module(images), before)
+    net = Network(theta, module, lambda n: images[:n], torch.autocast("cpu", enabled=False))
+    features = distances.FilterDirection().features(net)
+    old = features(theta.vector)
+    with torch.no_grad():
+        module.weight[1] *= 3
+    torch.testing.assert_close(features(theta.vector), old)
 
 
 @pytest.mark.parametrize("name", DISTANCES)

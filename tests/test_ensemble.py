@@ -311,6 +311,9 @@ def test_a_trial_is_chosen_for_all_seeds_together() -> None:
     rows = [row | {"validation_calibrated_nll": scores[row["trial"]][row["seed"]]} for row in rows]
     best = chosen([Row(**row) for row in rows])
     assert [(row.trial, row.seed) for row in best] == [("s=2", 0), ("s=2", 1)]
+    rows = [row | {"validation_calibrated_nll": math.nan} if row["trial"] == "s=1" else row for row in rows]
+    for order in (rows, rows[::-1]):
+        assert {row.trial for row in chosen([Row(**row) for row in order])} == {"s=2"}
 
 
 def test_the_trial_of_each_kind_is_chosen_on_the_validation_images(

@@ -455,6 +455,9 @@ def test_the_highest_barrier_of_all_pairs_comes_first() -> None:
     assert (values["train_height_max"], values["test_height_max"]) == (3, 6)
     assert values["test_height_max_se"] == values["test_height_se/b_to_c"] == pytest.approx(3)
     assert next(iter(values)) == "train_height_max"
+    for tops in ((math.nan, 1), (1, math.nan)):
+        values = lines.heights({("a", str(i)): {"line": hill(top)} for i, top in enumerate(tops)})
+        assert math.isnan(values["test_height_max"])
 
 
 def test_many_pairs_are_drawn_eight_in_a_row() -> None:

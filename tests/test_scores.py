@@ -192,6 +192,16 @@ def test_one_error_among_few_images() -> None:
     assert calibration.calibrated((q, labels), None)["calibrated_nll"] < 1.1 * negative_log_likelihood(q, labels)
 
 
+def test_a_prediction_that_is_not_a_number() -> None:
+    q = torch.full((20, 4), 0.25, dtype=torch.float64)
+    labels = torch.arange(20) % 4
+    broken = q.clone()
+    broken[3] = math.nan
+    for validation in ((broken, labels), None):
+        test = (q, labels) if validation else (broken, labels)
+        assert all(math.isnan(value) for value in calibration.calibrated(test, validation).values())
+
+
 def test_a_temperature_of_halves() -> None:
     """Found on one half and judged on the other, both ways, in five divisions that are always the same."""
     generator = torch.Generator().manual_seed(0)
@@ -331,6 +341,8 @@ def test_the_deep_ensemble_equivalent() -> None:
     curve = calibration.Equivalent([1, 2, 4], [1.0, 0.8, 0.6], [0.0, 0.3, 0.3])
     assert [curve.of(nll) for nll in (1.1, 1, 0.9, 0.7, 0.6, 0.5)] == pytest.approx([-math.inf, 1, 1.5, 3, 4, math.inf])
     assert curve.interval(0.7, 0.4) == (-math.inf, math.inf)  # ± 0.5
+    assert math.isnan(curve.of(math.nan))
+    assert calibration.Equivalent([1, 2, 3], [0.5, 0.6, 0.4], [0.0] * 3).of(0.5) == 1
     exact = calibration.Equivalent(curve.sizes, curve.nll, [0.0] * 3)
     assert exact.interval(0.7, 0.05) == pytest.approx((2.5, 3.5))
     both = calibration.Equivalent(curve.sizes, curve.nll, [0.03] * 3)  # 0.05² = 0.03² + 0.04²

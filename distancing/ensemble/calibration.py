@@ -32,7 +32,7 @@ def optimal_temperature(q: Tensor, labels: Tensor) -> float:
     NLL is the negative log-likelihood of `tempered`. The second term is a normal prior with mean 1 and standard
     deviation 1. It decides only where there are few images: without it, images that are all classified correctly have
     the optimal temperature 0, at which a single error costs hundreds of nats. The problem is convex, and is solved by
-    Newton's method in a bracket, until a step changes β by less than a relative 1e-6.
+    Newton's method in a bracket, until a step changes β by less than a relative 1e-6. T is NaN if q has a NaN.
     """
     log_q, n = q.log().clamp(min=LOG_FLOOR), len(labels)
     true = log_q.gather(1, labels[:, None]).mean()
@@ -41,6 +41,8 @@ def optimal_temperature(q: Tensor, labels: Tensor) -> float:
         p = torch.softmax(beta * log_q, -1)
         mean = (p * log_q).sum(1)
         slope = float(mean.mean() - true) + (beta - 1) / n
+        if math.isnan(slope):
+            return math.nan
         curvature = float(((p * log_q.square()).sum(1) - mean.square()).mean()) + 1 / n
         low, high = (low, beta) if slope > 0 else (beta, high)
         last, beta = beta, beta - slope / curvature
@@ -114,15 +116,17 @@ class Equivalent:
         """Return the deep-ensemble equivalent: the smallest number of networks that reaches `nll`.
 
         The number is interpolated linearly between neighbouring sizes. It is −∞ if the fewest networks are better
-        than `nll`, and ∞ if not even the most reach it.
+        than `nll`, ∞ if not even the most reach it, and NaN if `nll` is.
         """
-        if nll > self.nll[0]:
-            return -math.inf
+        if math.isnan(nll):
+            return nll
+        if nll >= self.nll[0]:
+            return float(self.sizes[0]) if nll == self.nll[0] else -math.inf
         for i in range(1, len(self.sizes)):
             if self.nll[i] <= nll:
                 (a, b), (x, y) = self.sizes[i - 1 : i + 1], self.nll[i - 1 : i + 1]
                 return a + (b - a) * (x - nll) / (x - y) if x > y else float(a)
-        return float(self.sizes[0]) if nll == self.nll[0] else math.inf
+        return math.inf
 
     def bounded(self, number: float) -> float | str:
         """Return a deep-ensemble equivalent, or such as "< 1" for one beyond the measured numbers of networks."""

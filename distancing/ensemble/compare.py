@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
@@ -247,5 +248,7 @@ def chosen(rows: Sequence[Row]) -> list[Row]:
 
 
 def _criterion(trial: Iterable[Row]) -> float:
+    """Return the mean of the calibrated NLL on the validation images; ∞ if one of them is NaN."""
     known = (row.validation_calibrated_nll for row in trial)
-    return statistics.fmean(nll for nll in known if nll is not None)
+    mean = statistics.fmean(nll for nll in known if nll is not None)
+    return math.inf if math.isnan(mean) else mean

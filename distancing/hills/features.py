@@ -141,8 +141,8 @@ class FilterDirections(Features):
 class Projection(Features):
     """φ(θ) = R θ of the first n parameters, for a fixed random matrix R [F, n].
 
-    R has one entry ±1 in each column, and equally many in each row (feature hashing, Weinberger et al. 2009). The mean
-    of ‖R Δ‖² over the signs is ‖Δ‖².
+    R has one entry ±1 in each column, and about equally many in each row (feature hashing, Weinberger et al. 2009). The
+    mean of ‖R Δ‖² over the signs is ‖Δ‖².
     """
 
     def __init__(self, parameters: int, features: int, generator: torch.Generator, device: torch.device) -> None:

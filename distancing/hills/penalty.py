@@ -24,7 +24,8 @@ class Penalty:
     sigma (`sigma_unit`): the width σ of a hill.
     sigma_unit: `absolute`; `norm`, which is ‖θ_c‖; or `travelled`, which is ‖θ_c − θ_0‖, the distance from the initial
         parameters to the checkpoint. The last two let one σ serve networks of different sizes, because d grows with
-        the number of parameters.
+        the number of parameters. Both are measured by `distance`, which may ignore parameters or compare other
+        features; an elementwise one takes the root mean square over the parameters.
     growth (nats per epoch): the growth of a hill on its top; elsewhere it grows by growth · k per epoch, where k is its
         height at θ.
     temperature (nats): slows the growth by the factor exp(−s_c·k / temperature), so that it comes to an end

@@ -35,8 +35,8 @@ class Layout:
 
     @staticmethod
     def stride(parameter: Tensor) -> tuple[int, ...]:
-        """Return the strides of a parameter's view into the vector."""
-        return parameter.stride()
+        """Return the strides of a parameter's view into the vector, in which each output filter is one piece."""
+        return torch.empty(parameter.shape, device="meta").stride()
 
     @property
     def vector(self) -> Tensor:
@@ -81,8 +81,8 @@ class Layout:
 class Theta(Layout):
     """The parameters of `module` (float32, P in all) and their gradient, each as one vector of shape [P].
 
-    vector: shares its memory with the module, which computes with whatever is written to it. Strides are kept, so that
-        a module in channels_last stays so.
+    vector: shares its memory with the module, which computes with whatever is written to it. A module in channels_last
+        stays so.
     gradient: the module's gradients, after `collect_gradient`.
     """
 
@@ -96,6 +96,13 @@ class Theta(Layout):
             parameter.data = value
         if self._vector.is_cuda:
             align(module)
+
+    @staticmethod
+    def stride(parameter: Tensor) -> tuple[int, ...]:
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        last = formats.get(parameter.dim())
+        kept = last is not None and parameter.is_contiguous(memory_format=last)
+        return parameter.stride() if kept else Layout.stride(parameter)
 
     @property
     def vector(self) -> Tensor:
@@ -148,10 +155,6 @@ class Parameters(Layout):
         owners = ((name, *name.rpartition(".")) for name in self)
         self._owners = [(name, module.get_submodule(owner)._parameters, own) for name, owner, _, own in owners]
         self._dtype = functools.reduce(torch.promote_types, (p.dtype for p in self.parameters), torch.float32)
-
-    @staticmethod
-    def stride(parameter: Tensor) -> tuple[int, ...]:
-        return torch.empty(parameter.shape, device="meta").stride()
 
     @property
     def vector(self) -> Tensor:

@@ -1,8 +1,8 @@
 """The profiles of paths between pairs of checkpoints, as values, CSV rows and a figure."""
 
+import math
 import re
 from collections.abc import Mapping
-from operator import itemgetter
 
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
@@ -39,7 +39,8 @@ def heights(profiles: Profiles) -> dict[str, float]:
     """Return the heights of all barriers and their standard errors, in nats.
 
     Keys are SPLIT_height/PAIR and SPLIT_height_se/PAIR for straight lines, SPLIT_height_PATH/PAIR and
-    SPLIT_height_PATH_se/PAIR for other paths. SPLIT_height_max and SPLIT_height_max_se of the highest pair come first.
+    SPLIT_height_PATH_se/PAIR for other paths. SPLIT_height_max and SPLIT_height_max_se of the highest pair come first;
+    a height that is NaN counts as the highest.
     """
     highest: dict[str, tuple[float, float]] = {}
     values: dict[str, float] = {}
@@ -48,12 +49,17 @@ def heights(profiles: Profiles) -> dict[str, float]:
             for split in SPLITS:
                 key = f"{split}_height" if path == "line" else f"{split}_height_{path}"
                 height = profile.height(split)
-                highest[key] = max(highest.get(key, height), height, key=itemgetter(0))
+                highest[key] = max(highest.get(key, height), height, key=_nan_last)
                 values[f"{key}/{tag(*pair)}"], values[f"{key}_se/{tag(*pair)}"] = height
     maxima: dict[str, float] = {}
     for key, height in highest.items():
         maxima[f"{key}_max"], maxima[f"{key}_max_se"] = height
     return maxima | values
+
+
+def _nan_last(height: tuple[float, float]) -> float:
+    """Return a height's rank, which is the highest for NaN."""
+    return math.inf if math.isnan(height[0]) else height[0]
 
 
 def rows(profiles: Profiles) -> list[dict[str, float | str]]:
@@ -100,7 +106,7 @@ def _draw_row(profiles: Profiles, subfigure: SubFigure) -> None:
         if panel != "accuracy":
             axes.set_ylim(bottom=0)
     if ends:
-        handles, labels = [*handles, *ends], [*labels, "as in result.json: the checkpoints' own batch-norm statistics"]
+        handles, labels = [*handles, *ends], [*labels, "with the batch-norm statistics of training"]
     legend = {"title": "test loss, rise above the chord", "title_fontsize": "small", "alignment": "left"}
     subfigure.legend(
         handles, labels, loc="outside right upper", frameon=False, fontsize="small", handlelength=3.4, **legend

@@ -21,8 +21,8 @@ class Profile:
     """Loss and accuracy at T points of a path, in float64.
 
     t [T]: from 0 to 1. losses: each split's [T, N] of N images, in nats. accuracy: each split's [T], from 0 to 1.
-    stored: each split's mean losses at both ends with the batch-norm statistics of the checkpoints, as in result.json;
-    {} if the ends are no checkpoints.
+    stored: each split's mean losses at both ends with the batch-norm statistics of the checkpoints, which are those of
+    training; {} if the ends are no checkpoints.
     """
 
     t: Tensor

@@ -40,7 +40,8 @@ class Subject:
     """M checkpoints of one architecture, and one network that can take the parameters of any of them.
 
     names [M] and parameters [M, P]: of the checkpoints. start [P]: θ_0 of the first checkpoint's run.
-    network: its parameters are the views of `theta`. data: at most `images` images of each split.
+    network: its parameters are the views of `theta`. data: at most `images` images of each split, normalised as in the
+    first checkpoint's run.
     run: the run's directory if all checkpoints are of one run, else None. lines: the profiles of
     `path.line`, which analyses share.
 

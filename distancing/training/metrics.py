@@ -32,7 +32,7 @@ DESCRIPTIONS = {
         "not push where its gradient is 0 in float32: on its top, and more than about 13 σ away. The columns below "
         "count only the steps with a push",
     ),
-    "gradient_cosine": ("", "the cosine between the data's gradient and the hills', mean over the steps"),
+    "gradient_cosine": ("", "the cosine between the data's gradient and the hills', mean over the steps' images"),
     "gradient_ratio": ("", "‖hills' gradient‖ / ‖data's gradient‖, median over the steps"),
     "gradient_angle": ("degrees", "the angle between the data's gradient and the sum of both, median over the steps"),
     "gradient_STATISTIC_p10, gradient_STATISTIC_p90": ("", "the first and the last decile of each of these three"),
