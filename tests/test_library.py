@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing import Hills
+from distancing.callbacks import placement
 from distancing.config.checks import check
 from distancing.data.batches import Epoch
 from distancing.hills.distances import FunctionSpace
@@ -302,8 +303,10 @@ def frozen() -> nn.Module:
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta")), SETTINGS, "on cpu, meta"),
         (perceptron, {"strength": 1.0, "sigma": -1.0}, r"^sigma=-1\.0: input should be greater than 0$"),
         (perceptron, {"strength": 1.0, "sigma": 1.0, "sigmas": 2.0}, "^sigmas is not a setting; allowed here: .*norm$"),
-        (perceptron, {**SETTINGS, "growth": 1.0}, "need steps_per_epoch"),
+        (perceptron, {**SETTINGS, "growth": 1.0}, "steps_per_epoch=None: hills that grow or decay need the number"),
+        (perceptron, {**SETTINGS, "half_life": 1.0, "steps_per_epoch": -3}, "steps_per_epoch=-3: hills that grow"),
         (perceptron, {**SETTINGS, "distance": FunctionSpace()}, "give Hills a batch of inputs"),
+        (perceptron, {**SETTINGS, "inputs": [INPUTS]}, "inputs is a list: give one tensor, or a function"),
         (
             perceptron,
             {**SETTINGS, "distance": FunctionSpace(probe=99), "inputs": INPUTS},
@@ -314,6 +317,16 @@ def frozen() -> nn.Module:
 def test_what_cannot_have_hills(model: Callable[[], nn.Module], settings: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         Hills(model(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("last", "shape"),
+    [(nn.Linear(16, 1), r"\[64, 1\]"), (nn.Unflatten(1, (4, 4)), r"\[64, 4, 4\]"), (nn.LSTM(16, 4), "tuple")],
+)
+def test_function_space_needs_a_classifier(last: nn.Module, shape: str) -> None:
+    hills = Hills(nn.Sequential(nn.Linear(6, 16), last), **SETTINGS, distance=FunctionSpace(), inputs=INPUTS)
+    with pytest.raises(ValueError, match=rf"FunctionSpace compares classifiers with outputs \[N, C\], .* are {shape}"):
+        hills.place()
 
 
 def test_what_a_loop_must_not_forget() -> None:
@@ -353,10 +366,6 @@ def test_a_loop_that_hills_cannot_follow() -> None:
     hills.place()
     model.load_state_dict(perceptron().state_dict())
     assert hills.push() > 0
-    model.load_state_dict(perceptron().state_dict(), assign=True)
-    for act in (hills.push, hills.energy, hills.place):
-        with pytest.raises(RuntimeError, match=r"0\.weight is another parameter since the model got its hills"):
-            act()
     words = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(8, 4))
     hills = Hills(words, **SETTINGS)
     wander(words, hills)
@@ -396,6 +405,34 @@ def same(model: nn.Module, hills: Hills | None, expected: tuple[nn.Module, Hills
     assert len(hills) > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("0.weight", lambda model: model.load_state_dict(perceptron().state_dict(), assign=True)),
+        ("2.weight", lambda model: model.__setitem__(2, nn.Linear(16, 4))),
+        ("0.weight", lambda model: nn.utils.parametrizations.weight_norm(model[0])),
+        ("3.weight", lambda model: model.append(nn.Linear(4, 4))),
+    ],
+)
+def test_other_parameters_than_at_the_start(name: str, change: Callable[[nn.Module], object]) -> None:
+    model = perceptron()
+    hills = Hills(model, **SETTINGS)
+    wander(model, hills)
+    model.append(nn.Linear(4, 4).requires_grad_(False))  # frozen ones do not count
+    hills.push()
+    del model[3]
+    change(model)
+    for act in (hills.push, hills.energy, hills.place):
+        with pytest.raises(RuntimeError, match=rf"^{name} is another parameter since the model got its hills"):
+            act()
+
+
+@pytest.mark.parametrize("epochs", [(0,), "2", (1.5,), (True,)])
+def test_epochs_that_cannot_come(epochs: Any) -> None:
+    with pytest.raises(ValueError, match="epochs are integers, counted from 1"):
+        placement.checked(epochs)
+
+
 def test_lightning(tmp_path: Path) -> None:
     """Lightning's loop with the callback is the plain loop, also when it is stopped and resumed."""
     lightning = pytest.importorskip("lightning")
@@ -423,6 +460,8 @@ def test_lightning(tmp_path: Path) -> None:
         )
         return trainer, module, callback
 
+    with pytest.warns(UserWarning, match="no hill was placed after epoch 2: the training ended after 1"):
+        fit(1)
     expected = plain_loop(4, (1, 2))
     _, module, callback = fit(4)
     same(module, callback.hills, expected)
@@ -437,7 +476,7 @@ def test_lightning(tmp_path: Path) -> None:
 
     trainer = lightning.Trainer(max_epochs=1, callbacks=[HillsCallback((1,), **SETTINGS, growth=1.0)], logger=False,
                                 accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False)  # fmt: skip
-    with pytest.raises(ValueError, match="hills that grow or decay need steps_per_epoch"):
+    with pytest.raises(ValueError, match="hills that grow or decay need the number of the optimiser's steps"):
         trainer.fit(Module(), torch.utils.data.DataLoader(Endless(), 16))
 
 
@@ -479,7 +518,8 @@ def test_hugging_face(tmp_path: Path) -> None:
     model, callback = fit(4, resume=True)
     same(model, callback.hills, plain_loop(4, (1, 2), clip=0.5))
     _, whole = fit(2)
-    _, partly = fit(1.5)  # ends within the second epoch, at whose end a hill would be placed
+    with pytest.warns(UserWarning, match="no hill was placed after epoch 2: the training ended after 1"):
+        _, partly = fit(1.5)  # ends within the second epoch, at whose end a hill would be placed
     assert (len(whole.hills), len(partly.hills)) == (2, 1)
     assert partly.hills.steps_per_epoch == whole.hills.steps_per_epoch == -(-len(data) // 16)
     refused = HillsCallback((1,), **SETTINGS)

@@ -8,6 +8,7 @@ import lightning
 import torch
 from torch.optim.optimizer import StateDict
 
+from distancing.callbacks import placement
 from distancing.hills.hills import Hills
 
 
@@ -17,10 +18,13 @@ class HillsCallback(lightning.Callback):
     The hills' gradient is added before Lightning clips gradients. The hills are part of Lightning's checkpoints.
 
     place_after: epochs, counted from 1. settings: the settings of `Hills`. `hills` is None before the training starts.
+
+    Raises ValueError for epochs that are not integers from 1, and warns at the end of those that the training did not
+    reach.
     """
 
     def __init__(self, place_after: Collection[int], **settings: Any) -> None:
-        self.place_after, self.settings = frozenset(place_after), settings
+        self.place_after, self.settings = placement.checked(place_after), settings
         self.hills: Hills | None = None
         self._state: StateDict | None = None
 
@@ -46,6 +50,9 @@ class HillsCallback(lightning.Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.hills is not None and trainer.current_epoch + 1 in self.place_after:
             self.hills.place()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        placement.warn_of_missed(self.place_after, trainer.current_epoch)
 
     def state_dict(self) -> StateDict:
         return self.hills.state_dict() if self.hills is not None else {}

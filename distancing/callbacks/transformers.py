@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from distancing.callbacks import placement
 from distancing.hills.hills import Hills
 
 FILE = "hills.pt"  # in the folder of each of the Trainer's checkpoints
@@ -20,10 +21,13 @@ class HillsCallback(TrainerCallback):
     checkpoints.
 
     place_after: epochs, counted from 1. settings: the settings of `Hills`. `hills` is None before the training starts.
+
+    Raises ValueError for epochs that are not integers from 1, and warns at the end of those that the training did not
+    reach.
     """
 
     def __init__(self, place_after: Collection[int], **settings: Any) -> None:
-        self.place_after, self.settings = frozenset(place_after), settings
+        self.place_after, self.settings = placement.checked(place_after), settings
         self.hills: Hills | None = None
 
     def on_train_begin(
@@ -51,6 +55,9 @@ class HillsCallback(TrainerCallback):
         epoch = state.epoch or 0.0  # not a whole number if max_steps end the training within an epoch
         if self.hills is not None and math.isclose(epoch, round(epoch)) and round(epoch) in self.place_after:
             self.hills.place()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        placement.warn_of_missed(self.place_after, int(state.epoch or 0))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.hills is not None and state.is_world_process_zero:

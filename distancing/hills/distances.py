@@ -153,7 +153,7 @@ class RandomProjection(Euclidean):
 @component
 class FunctionSpace(Euclidean):
     """d = the mean squared Hellinger distance, ½ Σ_c (√p_c − √q_c)² between 0 and 1, of the network's predictions p and
-    the checkpoint's predictions q.
+    the checkpoint's predictions q. The network's outputs are logits [N, C] of two classes or more.
 
     probe (images): compare them on this many of the training images, evenly spaced. Each step then costs one more
         forward and backward pass over these images, whatever the number of checkpoints. Null: compare them on the batch

@@ -186,7 +186,11 @@ class Predictions(Features):
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         with _batch_statistics(module), self.network.autocast:
             state = {**self.network.theta.named(theta), **buffers}
-            logits = torch.func.functional_call(module, state, (self.images,)).to(theta.dtype)
+            logits = torch.func.functional_call(module, state, (self.images,))
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+            shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"FunctionSpace compares classifiers with outputs [N, C], C ≥ 2; these are {shape}")
+        logits = logits.to(theta.dtype)
         return (F.log_softmax(logits, 1) / 2).exp().flatten() / (2 * len(self.images)) ** 0.5
 
 

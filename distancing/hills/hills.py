@@ -53,10 +53,13 @@ class Hills(Field):
             penalty = penalty or Penalty(**{"distance": Euclidean(), "kernel": Gaussian(), **settings})
         except ValidationError as error:
             raise ValueError(refusal(error, Penalty)) from None
-        if penalty.changes and not steps_per_epoch:
-            raise ValueError("hills that grow or decay need steps_per_epoch, the optimiser's steps in an epoch")
+        if penalty.changes and not (steps_per_epoch and steps_per_epoch > 0):
+            needed = "hills that grow or decay need the number of the optimiser's steps in an epoch"
+            raise ValueError(f"steps_per_epoch={steps_per_epoch}: {needed}")
         if not isinstance(model, nn.Module):
             raise TypeError(f"{type(model).__name__}: Hills need the torch.nn.Module itself")
+        if not (inputs is None or callable(inputs) or isinstance(inputs, Tensor)):
+            raise TypeError(f"inputs is a {type(inputs).__name__}: give one tensor, or a function that returns one")
         module = unwrapped(model)
         self.theta = theta or Parameters(module)
         self.steps_per_epoch = steps_per_epoch

@@ -139,7 +139,8 @@ class Parameters(Layout):
     """
 
     def __init__(self, module: nn.Module) -> None:
-        trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        named = dict(module.named_parameters())
+        trainable = {name: p for name, p in named.items() if p.requires_grad}
         if not trainable:
             raise ValueError("the model has no trainable parameters: hills need some to push")
         for name, p in trainable.items():
@@ -152,8 +153,7 @@ class Parameters(Layout):
         if len(devices := {str(p.device) for p in trainable.values()}) > 1:
             raise ValueError(f"the parameters are on {', '.join(sorted(devices))}: hills need one device")
         super().__init__(trainable)
-        owners = ((name, *name.rpartition(".")) for name in self)
-        self._owners = [(name, module.get_submodule(owner)._parameters, own) for name, owner, _, own in owners]
+        self._module, self._known = module, frozenset(named)
         self._dtype = functools.reduce(torch.promote_types, (p.dtype for p in self.parameters), torch.float32)
 
     @property
@@ -161,13 +161,15 @@ class Parameters(Layout):
         return torch.cat([p.detach().flatten().to(self._dtype) for p in self.parameters])
 
     def check_unchanged(self) -> None:
-        """Raise RuntimeError if the module has another parameter in the place of one of these."""
-        for (name, own_parameters, own_name), p in zip(self._owners, self.parameters, strict=True):
-            if own_parameters.get(own_name) is not p:
-                raise RuntimeError(
-                    f"{name} is another parameter since the model got its hills, for instance by a new layer or "
-                    "load_state_dict(assign=True): make new Hills, and load the state of these"
-                )
+        """Raise RuntimeError if the module has another parameter in the place of one of these, or a new one."""
+        named = dict(self._module.named_parameters())
+        replaced = [name for name, p in zip(self, self.parameters, strict=True) if named.get(name) is not p]
+        new = [name for name, p in named.items() if name not in self._known and p.requires_grad]
+        for name in (*replaced, *new):
+            raise RuntimeError(
+                f"{name} is another parameter since the model got its hills, for instance by a new layer or "
+                "load_state_dict(assign=True): make new Hills, and load the state of these if the shapes are the same"
+            )
 
     def add_gradient(self, gradient: Tensor, scale: float = 1.0) -> None:
         """Add `scale` times this gradient [P] to the parameters' gradients. One that is None counts as 0.
