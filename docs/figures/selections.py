@@ -140,7 +140,11 @@ DETECTORS = {  # ensembles that tell images of another data set from their own
     "independent, rate 0.05": "lr=0.05 penalty=none phases=independent",
 }
 # where all of them have the same learning rate
-ONE_RATE = {label: kind.partition(" ")[2] for label, kind in DETECTORS.items() if label != "independent, rate 0.05"}
+ONE_RATE = {
+    "plain hills": "penalty=gaussian strength=1 phases=cycles",
+    "hills of 3 nats": "penalty=gaussian strength=3 phases=cycles",
+    **{label: kind.partition(" ")[2] for label, kind in DETECTORS.items() if label != "independent, rate 0.05"},
+}
 
 SHORT = {
     "push": Short(

@@ -198,7 +198,7 @@ def of_detectors(columns: Sequence[tuple[str, str, str]]) -> str:
     """Return the short table of scores of DETECTORS, all of whose ensembles have one budget. columns: as in BEYOND."""
     lines = [["", *(head for *_, head in columns)], ["---", *["---:"] * len(columns)]]
     by_column = [(head, next(iter(detected(name, score).values()))) for name, score, head in columns]
-    for label in (label for label in DETECTORS if label in by_column[0][1]):
+    for label in by_column[0][1]:
         cells = []
         for head, found in by_column:
             scale = 100 if "%" in head else 1
