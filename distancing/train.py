@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from distancing.config.composition import (
     SAVED,
     check_composed,
     check_hidden,
+    check_phases,
     check_typed,
     choices_in,
     composition_error,
+    settings_of_phases,
 )
 from distancing.config.project import CONF
 from distancing.errors import DIVERGED, ConfigError, DistancingError, SweepError, print_error
@@ -48,6 +52,7 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
         settings = HydraConfig.get()
         try:
             check_composed(cfg, settings, overrides)
+            _check_phases(settings)
         except ConfigError as error:  # Hydra would print more than the error
             codes.append(print_error(error))
             return None
@@ -79,6 +84,16 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
             raise
         raise ConfigError(composition_error(error, overrides, choices_in(conf))) from error
     return max(codes, default=0)
+
+
+def _check_phases(settings: Any) -> None:
+    """Raise ConfigError for an unknown phase. settings: Hydra's, of the composed run."""
+    task = list(settings.overrides.task)
+    if changes := settings_of_phases(task):
+        others = [*settings.overrides.hydra, *(text for text in task if text not in changes)]
+        loader = GlobalHydra.instance().config_loader()
+        without = loader.load_configuration(settings.job.config_name, others, RunMode.RUN)
+        check_phases(changes, without.phases, settings.runtime.choices.get("phases"))
 
 
 @contextlib.contextmanager

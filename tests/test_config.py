@@ -146,6 +146,10 @@ COMMAND_LINES = {
     "-m seed=range(0)": "seed=range(0) has no value",
     "-m penalty=glob(zz*)": "penalty=glob(zz*) has no value: penalty has elementwise, filter_direction,",
     "epochs=2": "the 7 phases need at least 7 epochs; phases.cycle.times=3 repeats 2 of them; phases=single needs one",
+    "phases.settle.epochs=3": "phases.settle is not a phase of phases=cycles, which has descend, cycle, cycle.phases.e",
+    "-m phases.cycle.phases.esc.jump=1,2": "phases.cycle.phases.esc is not a phase of phases=cycles",
+    "phases=single phases.trian={epochs:3}": "which has train; +phases.trian={epochs:3} adds one",
+    "+phases.a.epochs=70 phases.a.checkpoint=true phases.descend.penalty=true": "the 8 phases need at least 77 epochs",
     "runs=/proc/nowhere epochs=7": "/proc/nowhere",
 }
 

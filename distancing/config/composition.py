@@ -21,7 +21,7 @@ from distancing.errors import ConfigError
 Options = Callable[[str], Sequence[str]]  # a config group → its choices
 
 # Hydra refuses a key that is in no YAML, with a message about structs. Within these groups it accepts any key, so that
-# `config.check` can list the allowed ones, and phases can be added on the command line.
+# `config.check` can list the allowed ones, and a phase can get settings that its YAML does not mention.
 GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "analysis")
 OPEN = (*GROUPS, "evaluate")
 ConfigStore.instance().store(
@@ -91,6 +91,29 @@ def check_composed(cfg: DictConfig, hydra: Any, typed: Sequence[str] = ()) -> No
         raise ConfigError(f"{lists[0]} has a list of choices in a YAML: expected one choice")
     if hydra.mode != RunMode.MULTIRUN and (reason := next(_of_sweeps(hydra, choices, typed), None)):
         raise ConfigError(reason)
+
+
+def settings_of_phases(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that change settings of phases, and neither add nor delete a phase by + or ~."""
+    return [override for override in overrides if override.startswith("phases.")]
+
+
+def check_phases(overrides: Sequence[str], phases: Mapping[str, Any], choice: object) -> None:
+    """Raise ConfigError for an override that would add a phase without a +, because its name is not known.
+
+    phases: those of the config without the overrides of `settings_of_phases`. choice: the choice of `phases`, or None.
+    """
+    known: list[str] = []
+    for name, phase in phases.items():
+        inner = phase.get("phases") if isinstance(phase, Mapping) else None
+        known += [name, *(f"{name}.phases.{inner_name}" for inner_name in inner or ())]
+    for override in settings_of_phases(overrides):
+        match = re.match(r"phases\.([^.=]+(?:\.phases\.[^.=]+)?)", override)
+        if match and match[1] not in known:
+            raise ConfigError(
+                f"phases.{match[1]} is not a phase of {f'phases={choice}' if choice else 'this config'}, which has "
+                f"{', '.join(known) or 'none'}; +{override} adds one"
+            )
 
 
 def check_hidden(folder: Path, conf: Path) -> None:

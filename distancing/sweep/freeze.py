@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from distancing.config.checks import check_new, check_resolved, resolved, settings_at
-from distancing.config.composition import check_composed, composition_error
+from distancing.config.composition import check_composed, check_phases, composition_error
 from distancing.errors import ConfigError
 from distancing.runs import Listed
 from distancing.runs.flat import NOT_HASHED, Leaf, flat
@@ -172,6 +172,7 @@ class Composer:
         structure = self._composed(structural)
         HydraConfig.instance().cfg = structure.hydra
         plain = {text: override for text in overrides for override, is_plain in [self._parsed(text)] if is_plain}
+        check_phases(list(plain), structure.tree["phases"], structure.hydra.hydra.runtime.choices.get("phases"))
         # runs with values of the same settings share a copy, unless values are merged with earlier ones
         shared = structural, tuple(override.key_or_group for override in plain.values())
         run = self._copies.pop(shared, None) or copy.deepcopy(structure.cfg)
