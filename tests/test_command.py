@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
 
@@ -53,6 +54,11 @@ def test_a_reader_that_has_seen_enough(arguments: list[str], tmp_path: Path) -> 
         (["ensemble"], "the following arguments are required: RUN; --help lists the arguments"),
         (["report", "it", "--metrics", "a"], "unrecognized arguments: --metrics a; --help lists"),
         (["sweep", "status", "--foo"], "the following arguments are required: SWEEP"),
+        *(
+            ([name, "it", "--device", "cuda"], "--device=cuda is not on this machine, which has cpu")
+            for name in ("ensemble", "landscape")
+            if not torch.cuda.is_available()
+        ),
         (["train", "--foo"], "unrecognized arguments: --foo; --help lists"),
     ],
 )

@@ -23,6 +23,7 @@ from distancing.runs.ensemble import EnsembleResult
 from distancing.runs.files import with_nulls
 from distancing.runs.tracking import tracking
 from distancing.stored import check_same_data, find_checkpoints, on_this_machine
+from distancing.training.settings import device_named
 
 COMPARING = ("members", "baseline", "score", "choose", "independent", "csv", "markdown")  # options that need --compare
 
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = argument_parser().parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     threads.use()
-    device = torch.device(args.device)
+    device = device_named(args.device, "--device=")
     for option in COMPARING:
         if getattr(args, option) and not args.compare:
             raise EnsembleError(f"--{option} is for ensembles side by side: add --compare")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from rich.console import Console
 
@@ -24,6 +23,7 @@ from distancing.process.command import ArgumentParser, command
 from distancing.runs import RunDirectory
 from distancing.runs.tracking import tracking
 from distancing.stored import find_checkpoints
+from distancing.training.settings import device_named
 
 ANALYSES: dict[str, type[Analysis]] = {
     "barrier": Barrier,
@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argument_parser()
     args = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+    device = device_named(args.device, "--device=")
     analyses = configured(args.only.split(","), args.set)
     checkpoints = find_checkpoints(args.paths)
     run = _single_run(args.paths)
@@ -74,7 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threads.use(((run and run.read_result()) or {}).get("threads"))
     # an analysis that is named with --only is an error if it can't be done; otherwise it is left out
     left_out: dict[str, str] | None = {} if args.only == parser.get_default("only") else None
-    device = torch.device(args.device)
     with tracking(console) as track:
         values, computed = analyse(analyses, checkpoints, folder, device, track, args.again, left_out)
     if not values:

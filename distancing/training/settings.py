@@ -253,13 +253,19 @@ class Config:
     @property
     def torch_device(self) -> torch.device:
         """The device to train on. Raise ConfigError if this machine does not have it."""
-        exists = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-        available = [name for name in exists if exists[name]]
-        if self.device == "auto":
-            return torch.device(available[0])
-        if self.device not in available:
-            raise ConfigError(f"device={self.device} is not on this machine, which has {', '.join(available)}")
-        return torch.device(self.device)
+        return device_named(self.device)
+
+
+def device_named(name: str, key: str = "device=") -> torch.device:
+    """Return a device of this machine; `auto` is a GPU if there is one. Raise ConfigError if it does not exist.
+
+    key: what the user has written before the name.
+    """
+    exists = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [device for device in exists if exists[device]]
+    if name not in (*available, "auto"):
+        raise ConfigError(f"{key}{name} is not on this machine, which has {', '.join(available)}")
+    return torch.device(available[0] if name == "auto" else name)
 
 
 def _too_short(epochs: int, phases: Mapping[str, Phase | Cycle]) -> str:
