@@ -96,6 +96,15 @@ def test_what_is_no_npz_file(tmp_path: Path, path: str, message: str) -> None:
         Npz(path=str(tmp_path / path)).read()
 
 
+def test_one_class(tmp_path: Path) -> None:
+    """Its images may be detected as those of another data set, but no network can be trained on them."""
+    np.savez(tmp_path / "it.npz", **arrays(classes=1))
+    chosen = ["dataset=npz", f"dataset.path={tmp_path}/it.npz", "model=mlp", "label_smoothing=0.1"]
+    with pytest.raises(ConfigError, match="dataset: Npz has one class only, and training needs two or more"):
+        check(compose(*TINY, *chosen))
+    assert len(Npz(path=f"{tmp_path}/it.npz").read()[0][0]) == 24
+
+
 def test_other_images_under_the_same_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run neither resumes on them nor is it scored on them."""
     file, content = tmp_path / "it.npz", arrays()

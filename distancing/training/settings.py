@@ -124,6 +124,9 @@ class Config:
             raise ValueError(f"name={self.name!r} may have 1 to 100 letters, digits and . _ + -")
         if not self.runs.strip() or not self.runs.isprintable():
             raise ValueError(f"runs={self.runs!r} is not the name of a folder")
+        if self.dataset.classes < 2:
+            kind = type(self.dataset).__name__
+            raise ValueError(f"dataset: {kind} has one class only, and training needs two or more")
         if self.batch_size > self.dataset.available:
             raise ValueError(f"batch_size={self.batch_size} is above the {self.dataset.available} training images")
         if any(isinstance(phase, Cycle) and phase.times > self.epochs for phase in self.phases.values()):
