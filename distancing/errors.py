@@ -81,6 +81,6 @@ def print_error(error: Exception | str, resumable: bool = False) -> int:
 
 
 def message(error: Exception | str, resumable: bool = False) -> str:
-    """Return the text of an error. resumable: add to a failed read or write that the run can be resumed."""
+    """Return the text of an error. resumable: the run has a saved state, which a failed read or write mentions."""
     resume = "; the saved state is kept: run the same command to resume"
     return f"{error}{resume if resumable and isinstance(error, OSError) else ''}"

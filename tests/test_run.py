@@ -214,9 +214,25 @@ def test_a_full_disk(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[s
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (line,) = capsys.readouterr().err.splitlines()
-    assert "File too large; the saved state is kept: run the same command to resume" in line
+    assert line.endswith("File too large")
     assert not list(only_run(tmp_path).rglob("*.pt")) + list(only_run(tmp_path).rglob("*.tmp"))
     assert runs(*TINY, "model.width=8") == 0
+
+
+def test_what_is_said_about_a_saved_state(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failed write ends a run: at its start, within it, and after its result."""
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    kept = "; the saved state is kept: run the same command to resume"
+    for write, hint in (("save_state", ""), ("write_result", kept), ("drop_states", "")):
+        with monkeypatch.context() as patch:
+            patch.setattr(RunDirectory, write, fail)
+            assert runs(*TINY, "phases=single", "epochs=1") == 2
+        assert capsys.readouterr().err == f"error: the disk is full{hint}\n"
 
 
 @pytest.mark.slow

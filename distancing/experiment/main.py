@@ -34,10 +34,14 @@ def main(cfg: DictConfig, overrides: Sequence[str] = (), keep_crash: bool = Fals
     try:
         config = check(cfg)
         check_new(config, overrides)
-        frozen = OmegaConf.to_yaml(cfg, resolve=True), OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
-        result = run(config, RunDirectory(config.directory, keep_crash=keep_crash), frozen)
     except (DistancingError, OSError) as error:
-        return print_error(error, resumable=True), None
+        return print_error(error), None
+    directory = RunDirectory(config.directory, keep_crash=keep_crash)
+    try:
+        frozen = OmegaConf.to_yaml(cfg, resolve=True), OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
+        result = run(config, directory, frozen)
+    except (DistancingError, OSError) as error:
+        return print_error(error, directory.resumable), None
     if config.verify and not result.verified:
         return NOT_THE_SAME, result
     return DIVERGED if result.status == "diverged" else 0, result

@@ -114,6 +114,11 @@ class RunDirectory:
         """Return the files of the saved states, the newest first."""
         return sorted((self.path / "state").glob("*-*.pt"), reverse=True)
 
+    @property
+    def resumable(self) -> bool:
+        """True if the run has a saved state and has not ended."""
+        return bool(self.states()) and not (self.path / "result.json").exists()
+
     def save_state(self, state: "StateDict", epoch: int, step: int) -> None:
         """Save a state, and remove all but the newest STATES_KEPT."""
         save(self.path / "state" / f"{epoch:06d}-{step:06d}.pt", state)

@@ -145,8 +145,8 @@ def resume(path: str, in_slurm: bool = False) -> int:
 
 def _failed(directory: RunDirectory, error: Exception | str) -> int:
     """Write the error to the directory's error.txt and to stderr; return the exit code."""
-    directory.error.write_text(f"{message(error, resumable=True)}\n")
-    return print_error(error, resumable=True)
+    directory.error.write_text(f"{message(error, directory.resumable)}\n")
+    return print_error(error, directory.resumable)
 
 
 def _count_start(directory: RunDirectory) -> None:
