@@ -18,6 +18,7 @@ from distancing.config.composition import (
     SAVED,
     check_composed,
     check_hidden,
+    check_own,
     check_phases,
     check_typed,
     choices_in,
@@ -68,6 +69,8 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra's exceptions through, to be reported in one line
     typed = list(sys.argv[1:] if arguments is None else arguments)
+    if not _value(typed, (*NAME, "--config-path", "-cp")):
+        check_own(conf / "config.yaml")
     overrides = _overrides(typed)
     check_typed(overrides)
     if folder := _value(typed, ("--config-dir", "-cd")):

@@ -83,6 +83,10 @@ def test_train_prefers_the_configs_of_the_current_folder(tmp_path: Path, monkeyp
         config.write_text(config.read_text(encoding="utf-8").replace("seed: 0 ", "seed: 7 "), encoding="utf-8")
     assert distancing(monkeypatch, "train", "sead=1") == 2
     assert capsys.readouterr().err.startswith("error: sead is not a setting; allowed here: ")
+    config.write_text("defaults:\n  - model: unet\nlr: 0.1\n", encoding="utf-8")
+    assert distancing(monkeypatch, "train") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {config} is not a config of distancing, because it has no phases: run the")
 
 
 def test_train_on_python_3_14(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,

@@ -116,6 +116,15 @@ def check_phases(overrides: Sequence[str], phases: Mapping[str, Any], choice: ob
             )
 
 
+def check_own(config: Path) -> None:
+    """Raise ConfigError for a config.yaml of another program that uses Hydra: it has no phases."""
+    if not re.search(r"^[\s-]*phases\s*:", config.read_text(errors="replace"), re.MULTILINE):
+        raise ConfigError(
+            f"{config} is not a config of distancing, because it has no phases: run the command in another folder; "
+            "distancing init FOLDER writes configs to begin with"
+        )
+
+
 def check_hidden(folder: Path, conf: Path) -> None:
     """Raise ConfigError for a YAML in the folder of --config-dir that another one of the same name in `conf` hides."""
     for file in sorted(folder.rglob("*.yaml")):
