@@ -52,7 +52,7 @@ def test_the_docs_example_from_a_folder_of_its_own(example: Path) -> None:
     mine = str(file)
     refused = distancing(example, "train", *CHOICES, *TINY)
     assert refused.returncode == 2
-    assert f"set {trust.VARIABLE}=mine, or add the line mine to {example}/settings" in refused.stderr
+    assert f"set {trust.VARIABLE}={mine}, or add the line {mine} to {example}/settings" in refused.stderr
     assert refused.stderr.count("\n") == 1
     done = distancing(example, "train", *CHOICES, *TINY, "analysis=[barrier]", trusted=mine)
     assert done.returncode == 0, done.stderr
@@ -315,6 +315,22 @@ def test_a_network_in_a_message() -> None:
 def stripes(example: Path, *overrides: str) -> object:
     searched = f"hydra.searchpath=[file://{example}/mine/conf]"
     return compose(searched, "dataset=stripes", "model=small", "penalty=plateau", *TINY, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("file", "entry"),
+    [("mine/mine.py", "mine/mine.py"), ("mine/__init__.py", "mine"), ("mine.py", "mine.py")],
+)
+def test_the_hint_names_what_can_be_imported(
+    file: str, entry: str, example: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(example)
+    (example / file).touch()
+    wanted = str(example / entry)
+    hint = trust.how_to_trust("mine.inner")
+    assert f"set {trust.VARIABLE}={wanted}, or add the line {wanted} to" in hint
+    monkeypatch.chdir(example / "mine/conf")
+    assert f"set {trust.VARIABLE}=mine, or" in trust.how_to_trust("mine.inner")
 
 
 def test_three_ways_to_trust(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:

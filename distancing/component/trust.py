@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
@@ -57,8 +58,18 @@ def load(module: str) -> Any:
 def how_to_trust(module: str) -> str:
     """Return one line that says how a user lets configs name the components of a module."""
     top = module.partition(".")[0]
-    line = f"set {VARIABLE}={top}, or add the line {top} to {settings_file()}"
+    entry = _here(top)
+    line = f"set {VARIABLE}={shlex.quote(entry)}, or add the line {entry} to {settings_file()}"
     return f"if you trust the code of {top}, {line}"
+
+
+def _here(top: str) -> str:
+    """Return the path of a module or package in this folder, or in a folder of its name here, or else its name."""
+    file = f"{top}.py"
+    for found, entry in ((file, file), (f"{top}/__init__.py", top), (f"{top}/{file}", f"{top}/{file}")):
+        if Path(found).is_file():
+            return str(Path(entry).absolute())
+    return top
 
 
 def own_modules(components: Iterable[Any]) -> tuple[str, ...]:
