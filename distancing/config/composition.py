@@ -65,7 +65,7 @@ SAVED = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.subdir=.", 
 def check_typed(overrides: Sequence[str]) -> None:
     """Raise ConfigError for a typed override that Hydra would accept and this program would ignore."""
     for override in overrides:
-        _check_single(override)
+        _check_choice(override)
         if override.startswith("="):
             raise ConfigError(malformed(override))
         match = re.match(r"[+~]*(hydra[./][^=@]*)", override)
@@ -86,7 +86,7 @@ def check_composed(cfg: DictConfig, hydra: Any, typed: Sequence[str] = ()) -> No
     choices = {str(group): choice for group, choice in hydra.runtime.choices.items()}
     overrides: Any = OmegaConf.to_container(hydra.overrides, resolve=False)
     for override in (*overrides["task"], *overrides["hydra"]):
-        _check_single(override)
+        _check_choice(override)
     if "dataset" in choices and (lists := [group for group in GROUPS if group not in (*choices, *LISTS)]):
         raise ConfigError(f"{lists[0]} has a list of choices in a YAML: expected one choice")
     if hydra.mode != RunMode.MULTIRUN and (reason := next(_of_sweeps(hydra, choices, typed), None)):
@@ -133,8 +133,11 @@ def check_hidden(folder: Path, conf: Path) -> None:
             raise ConfigError(f"{file} would be ignored, because {other} has the same name: rename it")
 
 
-def _check_single(override: str) -> None:
-    """Raise ConfigError for a list of choices where one choice belongs."""
+def _check_choice(override: str) -> None:
+    """Raise ConfigError for a list of choices, or none, where one choice belongs."""
+    if override.startswith("~") and (group := override[1:].partition("=")[0]) in GROUPS and group not in LISTS:
+        instead = "penalty=none, for a run without hills" if group == "penalty" else f"{group}=NAME, for another choice"
+        raise ConfigError(f"{override} would leave a run without its {group}: write {instead}")
     match = re.fullmatch(r"\+{0,2}([\w/]+)(?:@[\w.]*)?=\[(.*)\]", override)
     if match and match[1] not in LISTS and (match[1] in CHOICES or "/" in match[1]):
         raise ConfigError(f"{override}: expected one choice; a sweep over several is -m {match[1]}={match[2]}")
@@ -198,6 +201,13 @@ def composition_error(error: Exception, overrides: Sequence[str], options: Optio
         return next(_not_a_choice(overrides, options), text)
     if match := re.search(r"Ambiguous value for argument '(.*?)' 1\.", text):
         return f"{match[1]} has several values: -m {shlex.quote(match[1])} is a sweep over them"
+    if match := re.match(r"Multiple values for (\w+)\..*: (.*)'", text):
+        typed = f"{match[1]}={match[2]}"
+        if f"+{typed}" in overrides:
+            return f"+{typed}: there is a choice of {match[1]} already: write {typed} to replace it"
+    if match := re.match(r"Could not override '(\w+)'\. No match in the defaults list", text):
+        typed = next((override for override in overrides if override.startswith(f"{match[1]}=")), f"{match[1]}=NAME")
+        return f"{typed}: there is no choice of {match[1]} that it could replace: write +{typed}"
     if match := re.search(r"Could not (?:load|find) '([\w/]+)/([^/']*)'(?: Available options in '.*?': (.*))?", text):
         group, choice, listed = match.groups()
         choices = listed.split() if listed else options(group)
