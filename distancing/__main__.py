@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 from distancing.process.command import ArgumentParser
 
@@ -27,10 +28,18 @@ report     summarise runs as tables, figures and one page
 
 def main() -> int:
     parser = ArgumentParser(prog="distancing", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"distancing {_version()}")
     parser.add_argument("command", choices=MODULES)
     name = parser.parse_args(sys.argv[1:2]).command
     code: int = importlib.import_module(MODULES[name]).main(sys.argv[2:])
     return code
+
+
+def _version() -> str:
+    try:
+        return version("distancing")
+    except PackageNotFoundError:
+        return "of a folder that is not installed"
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 import argparse
 import io
+import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
 
 from distancing.__main__ import MODULES, main
-from distancing.errors import ConfigError, GradientError
-from distancing.process.command import command
+from distancing.errors import ConfigError, GradientError, StorageError
+from distancing.process.command import check_writable, command
 
 
 def distancing(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -53,6 +55,7 @@ def test_a_reader_that_has_seen_enough(arguments: list[str], tmp_path: Path) -> 
         (["trian"], "argument command: invalid choice: 'trian'"),
         (["ensemble"], "the following arguments are required: RUN; --help lists the arguments"),
         (["report", "it", "--metrics", "a"], "unrecognized arguments: --metrics a; --help lists"),
+        (["report", "it", "--best", "0"], "argument --best: expected a whole number from 1, not '0'; --help lists"),
         (["sweep", "status", "--foo"], "the following arguments are required: SWEEP"),
         *(
             ([name, "it", "--device", "cuda"], "--device=cuda is not on this machine, which has cpu")
@@ -68,6 +71,17 @@ def test_wrong_arguments_are_refused_in_one_line(arguments: list[str], message: 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert distancing(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"distancing {version('distancing')}\n"
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(StorageError, match=f"--csv={tmp_path}/a/it.csv: {tmp_path} can't be written to: name another"):
+        check_writable("csv", tmp_path / "a/it.csv")
 
 
 def test_train_prefers_the_configs_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -412,11 +412,17 @@ def test_a_file_of_an_older_version(tmp_path: Path, capsys: pytest.CaptureFixtur
         "correlation",
     )
     write_csv([{name: row[name] for name in names} | {"validation": 0.1} for row in scored_rows()[3:9]], file)
-    assert cli(["--compare", str(file), "--baseline", "b"]) == 0
+    markdown, numbers = (tmp_path / folder / "it" for folder in ("markdown", "json"))  # in folders that are made
+    written = ["--markdown", str(markdown), "--json", str(numbers)]
+    assert cli(["--compare", str(file), "--baseline", "b", *written]) == 0
+    assert markdown.exists()
+    assert numbers.exists()
     header, first, _ = (" ".join(line.split()) for line in capsys.readouterr().out.splitlines()[1:])
     assert header.endswith("c/v forward backward inference Δ NLL p")
     assert "-0.2033" in first  # of the raw NLL
     for arguments, message in ((["--choose"], "if its CSV is of an older version"),
+                               (["--members", "3,5"], f"no ensembles of 3,5 in {file}; there are ensembles of 2"),
+                               (["--json", str(tmp_path)], f"--json={tmp_path}: this is a folder: name a file in it"),
                                (["--independent", "b"], "b has no calibrated NLL: compare the sweep")):  # fmt: skip
         assert cli(["--compare", str(file), *arguments]) == 2
         assert message in capsys.readouterr().err

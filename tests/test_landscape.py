@@ -426,6 +426,7 @@ def test_refused_arguments(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         ([str(run), others["wide"], "--folder", str(tmp_path / "x")], "are networks of different architectures"),
         ([str(run), others["other"], "--folder", str(tmp_path / "x")], "dataset.seed=0, but"),
         ([str(run), others["wide"]], "--folder=… is needed"),
+        ([str(run), "--folder", alone], f"{alone} is a file: name a folder"),
         ([str(run), "--only", "volcano"], "--only=volcano is no analysis; there are barrier, "),
         ([str(run), "--set", "barrier.points=2"], "barrier.points=2: input should be greater than or equal to 3"),
         ([str(run), "--set", "barrier.pairs=some"], "barrier.pairs='some'"),

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import yaml
 from browser import Page, browser
-from conftest import TINY, compose, launched, result
+from conftest import ROOT, TINY, compose, launched, result
 from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
@@ -138,12 +138,15 @@ def test_some_seeds_of_a_baseline_that_is_shown(folder: Folder, tmp_path: Path) 
     ]  # fmt: skip
 
 
-def test_a_packed_run_keeps_its_state(folder: Folder, tmp_path: Path) -> None:
+def test_a_packed_run_keeps_its_state(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packed = str(tmp_path / "it.zip")
     states = [table(source, "--where", "penalty.sigma=3", *more, tmp=tmp_path) for source, *more in (
         (str(folder.sweep.path), "--pack", packed), (packed,),
     )]  # fmt: skip
     assert [rows[0]["failed"] for rows in states] == ["1", "1"]
+    capsys.readouterr()
+    assert cli([packed, "--command"]) == 0
+    assert capsys.readouterr().out.startswith(f"# {packed}/b0: finished\n")
 
 
 def test_a_column_that_every_second_run_has(tmp_path: Path) -> None:
@@ -238,6 +241,9 @@ def test_runs_and_groups_are_selected(folder: Folder, tmp_path: Path) -> None:
             ["--metric", "test.acc"],
             "--metric test.acc: no run has this metric; there are seconds, test.accuracy, test.loss, distance/descend",
         ),
+        (["--csv", str(ROOT)], f"--csv={ROOT}: this is a folder: name a file in it"),
+        (["--figures", str(ROOT / "train.py")], f"--figures={ROOT}/train.py: {ROOT}/train.py is a file: name a folder"),
+        (["--html", str(ROOT / "train.py/x/it.html")], f"{ROOT}/train.py is a file: name a folder"),
     ],
 )
 def test_a_wrong_argument_is_refused_in_one_line(
@@ -245,7 +251,8 @@ def test_a_wrong_argument_is_refused_in_one_line(
 ) -> None:
     sources = [] if arguments[0] == "nothing*" else [str(folder.path)]
     assert cli([*sources, *arguments]) == 2
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert not out
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
@@ -619,7 +626,8 @@ def test_a_packed_sweep_gives_the_same_report(
     assert table("it", "--pack", packed, tmp=tmp_path)
     assert Path(packed).read_bytes() == content
     monkeypatch.chdir(tmp_path)
-    assert table(packed, *metrics, tmp=tmp_path) == rows
+    assert table(packed, *metrics, "--html", "it.html", tmp=tmp_path) == rows
+    assert f"# {packed}/digits-" in (tmp_path / "it.html").read_text()
     part, copy = str(tmp_path / "part.zip"), shutil.copy(packed, tmp_path / "copy.zip")
     assert table(packed, str(copy), "--where", "seed=0", "--pack", part, tmp=tmp_path)  # every run is in both sources
     with ZipFile(packed) as archive, ZipFile(part) as selection:

@@ -17,7 +17,7 @@ from distancing.ensemble.row import Row, read_csv, write_csv
 from distancing.ensemble.shift import Shift
 from distancing.errors import EnsembleError
 from distancing.process import threads
-from distancing.process.command import ArgumentParser, command
+from distancing.process.command import ArgumentParser, check_writable, command
 from distancing.runs import find_sweep
 from distancing.runs.ensemble import EnsembleResult
 from distancing.runs.files import with_nulls
@@ -90,8 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise EnsembleError(f"--score={args.score}: it is compared with a baseline: add --baseline KIND")
     if args.refresh_batch_norm and args.compare:
         raise EnsembleError("--refresh-batch-norm judges one ensemble: leave out --compare")
+    for option in ("csv", "markdown", "json", "picture"):
+        check_writable(option, getattr(args, option))
     numbers: Any = _compare(args, device, console) if args.compare else _judge(args, device, console).to_dict()
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(with_nulls(numbers), indent=2) + "\n")
     return 0
 
@@ -152,6 +155,7 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
     if args.csv:
         write_csv(records, args.csv)
     if args.markdown:
+        args.markdown.parent.mkdir(parents=True, exist_ok=True)
         args.markdown.write_text("\n".join(map(side_by_side.markdown, tables.values())), encoding="utf-8")
     if args.picture:
         side_by_side.write_picture(best, args.picture)
@@ -176,11 +180,14 @@ def _sources(args: argparse.Namespace) -> tuple[list[Row], list[compare.Ensemble
     """Return the rows of the CSV files, and the sweeps' ensembles. Raise EnsembleError if there are none."""
     files = [Path(path) for path in args.paths if path.endswith(".csv")]
     sizes = _sizes(args.members)
-    rows = [row for file in files for row in read_csv(file) if not sizes or row.members in sizes]
+    stored = [row for file in files for row in read_csv(file)]
+    rows = [row for row in stored if not sizes or row.members in sizes]
     runs = [run for path in args.paths if not path.endswith(".csv") for run in find_sweep(path).runs()]
     ensembles = compare.ensembles(runs, sizes, args.choose) if runs else []
     if not (rows or ensembles):
-        raise EnsembleError(f"there are no ensembles to compare in {', '.join(args.paths)}")
+        wanted = f"ensembles of {args.members}" if sizes else "ensembles to compare"
+        numbers = f"; there are ensembles of {', '.join(map(str, sorted({row.members for row in stored})))}"
+        raise EnsembleError(f"there are no {wanted} in {', '.join(args.paths)}{numbers if stored else ''}")
     kinds = [*(row.kind for row in rows), *(ensemble.kind for ensemble in ensembles)]
     for option in ("baseline", "independent"):
         if name := getattr(args, option):

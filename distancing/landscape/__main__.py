@@ -19,7 +19,7 @@ from distancing.landscape.plane import Plane
 from distancing.landscape.sharpness import Sharpness
 from distancing.landscape.valley import Valley
 from distancing.process import threads
-from distancing.process.command import ArgumentParser, command
+from distancing.process.command import ArgumentParser, check_writable, command
 from distancing.runs import RunDirectory
 from distancing.runs.tracking import tracking
 from distancing.stored import find_checkpoints
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     device = device_named(args.device, "--device=")
+    check_writable("folder", args.folder, folder=True)
     analyses = configured(args.only.split(","), args.set)
     checkpoints = find_checkpoints(args.paths)
     run = _single_run(args.paths)

@@ -6,9 +6,10 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, ParamSpec
 
-from distancing.errors import DistancingError, print_error
+from distancing.errors import DistancingError, StorageError, print_error
 from distancing.process import crash
 
 P = ParamSpec("P")
@@ -20,6 +21,25 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         sys.exit(print_error(f"{message}; --help lists the arguments"))
+
+
+def check_writable(option: str, path: Path | None, folder: bool = False) -> None:
+    """Raise StorageError if the file, or the folder, of an option can't be written, before the work for it.
+
+    path: None if the option is not given.
+    """
+    if path is None:
+        return
+    here = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    reason = ""
+    if path.is_dir() and not folder:
+        reason = "this is a folder: name a file in it"
+    elif not here.is_dir() and (folder or here != path.absolute()):
+        reason = f"{here} is a file: name a folder"
+    elif not os.access(here, os.W_OK):
+        reason = f"{here} can't be written to: name another place"
+    if reason:
+        raise StorageError(f"--{option}={path}: {reason}")
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:

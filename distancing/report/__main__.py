@@ -5,15 +5,16 @@ import functools
 import shlex
 import sys
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from rich.console import Console
 
 from distancing.errors import ReportError
-from distancing.process.command import ArgumentParser, command
+from distancing.process.command import ArgumentParser, check_writable, command
 from distancing.report.commands import link, script, tags
 from distancing.report.overview import Overview, summarise
-from distancing.report.pack import pack, unpacked
+from distancing.report.pack import as_given, pack, unpacked
 from distancing.report.runs import collect
 from distancing.report.tables import as_csv, latex, markdown, rich
 
@@ -51,6 +52,10 @@ def argument_parser() -> ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = argument_parser().parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
+    for option in ("csv", "markdown", "latex", "html", "pack"):
+        check_writable(option, getattr(args, option))
+    for option in ("figures", "all", "tensorboard"):
+        check_writable(option, getattr(args, option), folder=True)
     with unpacked(args.sources) as sources:
         _report(args, sources, console)
     return 0
@@ -58,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) -> None:
     if args.command:
-        print("\n\n".join(script(run) for run in collect(sources)[0]))
+        scripts = "\n\n".join(script(run) for run in collect(sources)[0])
+        print(as_given(scripts, args.sources, sources))
         return
     if args.tensorboard and (packed := [source for source in args.sources if source.endswith(".zip")]):
         raise ReportError(f"--tensorboard={args.tensorboard}: {packed[0]} holds no logs of TensorBoard; name its sweep")
@@ -71,7 +77,7 @@ def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) 
         if path:
             _write(path, render(overview))
     if args.figures or args.html:
-        _draw(overview, args.figures, args.html, " ".join(args.sources))
+        _draw(overview, args, sources)
     if args.pack:
         pack([run for group in overview.all_groups for run in group.runs], args.pack)
     if args.tensorboard:
@@ -83,21 +89,22 @@ def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) 
     if damaged := overview.damaged:
         console.print(f"{len(damaged)} damaged files:", style="red")
         for line in damaged:
-            console.print(f"  {line}", markup=False)
+            console.print(f"  {as_given(line, args.sources, sources)}", markup=False)
 
 
-def _draw(overview: Overview, folder: Path | None, html: Path | None, title: str) -> None:
+def _draw(overview: Overview, args: argparse.Namespace, sources: Sequence[str]) -> None:
     from distancing.report.gallery import file_name, gallery  # matplotlib is slow to import
     from distancing.report.page import page
 
     pictures = list(gallery(overview))
-    if folder:
+    if folder := args.figures:
         folder.mkdir(parents=True, exist_ok=True)
         for picture in pictures:
             (folder / f"{file_name(picture)}.png").write_bytes(picture.png)
             (folder / f"{file_name(picture)}.pdf").write_bytes(picture.pdf)
-    if html:
-        _write(html, page(overview, pictures, title))
+    if args.html:
+        html = page(overview, pictures, " ".join(args.sources))
+        _write(args.html, as_given(html, [*map(escape, args.sources)], sources))
 
 
 def _write(path: Path, text: str) -> None:
@@ -106,9 +113,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, not {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

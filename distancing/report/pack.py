@@ -40,6 +40,13 @@ def unpacked(sources: Sequence[str]) -> Iterator[list[str]]:
         ]
 
 
+def as_given(text: str, given: Sequence[str], sources: Sequence[str]) -> str:
+    """Return the text with the packed files instead of the temporary folders of `unpacked`."""
+    for name, source in zip(given, sources, strict=True):
+        text = text.replace(f"{source}/", f"{name}/")
+    return text
+
+
 @contextlib.contextmanager
 def _unpacked(file: Path) -> Iterator[str]:
     """Yield a temporary folder with the files that `pack` writes. Others, which could lead elsewhere, are skipped."""

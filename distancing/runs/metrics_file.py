@@ -74,7 +74,7 @@ def parse(text: str) -> MetricsTable:
     *lines, unfinished = text.split("\n")
     damage = "the last row is half-written" if unfinished else None
     if not lines:
-        raise ValueError("its header is half-written")
+        raise ValueError("its header is half-written" if text else "it is empty")
     try:
         columns, *cells = csv.reader(lines)
     except csv.Error as error:
