@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,9 @@ from distancing.config.checks import check
 from distancing.errors import StorageError
 from distancing.landscape.__main__ import main as landscape
 from distancing.runs import RunDirectory
+from distancing.runs.metrics_file import Row
 from distancing.runs.result import read_result
+from distancing.runs.tracking import Metrics, ProgressBar
 from distancing.sweep.job import resume
 
 Runs = Callable[..., int]
@@ -235,6 +238,33 @@ def test_what_is_said_about_a_saved_state(
         assert capsys.readouterr().err == f"error: the disk is full{hint}\n"
 
 
+def test_a_directory_that_is_moved_or_deleted(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the run trains: it stops at the end of the epoch or at a failed write, and makes no new directory."""
+    run = [*TINY, "phases=single", "epochs=9", "save_every=3", "name=it"]
+
+    def move(_: ProgressBar, row: Row) -> None:
+        if row["epoch"] == 4:
+            only_run(tmp_path).rename(tmp_path / "moved")
+
+    def delete(_: Metrics) -> None:
+        shutil.rmtree(next(tmp_path.glob("it-*")))
+        raise FileNotFoundError("the file of TensorBoard")
+
+    for cls, method, take_away in ((ProgressBar, "epoch", move), (Metrics, "flush", delete)):
+        with monkeypatch.context() as patch:
+            patch.setattr(cls, method, take_away)
+            assert runs(*run) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        path, reason = line.removeprefix("error: ").split(" ", 1)
+        assert reason.startswith("was moved or deleted while the run trained: move it back to resume the run, or run")
+        assert not Path(path).exists()
+    (tmp_path / "moved").rename(path)
+    assert runs(*run) == 0
+    assert "resumes after epoch 3" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("override", ["speed=plain", "speed=fast", "evaluate_every=3"])
 def test_the_fast_paths_learn_the_same(
@@ -291,7 +321,7 @@ def test_nothing_is_imported_that_a_run_does_not_need() -> None:
 
 MODULES = """
 import atexit, runpy, sys
-from distancing.runs.tracking import ProgressBar
+from distancing.runs.tracking import Metrics, ProgressBar
 ProgressBar.step = lambda *_: sys.exit()
 atexit.register(lambda: print(*sys.modules))
 sys.argv = sys.argv[1:]

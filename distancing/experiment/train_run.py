@@ -14,7 +14,7 @@ from distancing.process.signals import Request, StopSignal
 from distancing.runs import RunDirectory
 from distancing.runs.metrics_file import Row
 from distancing.runs.result import Result, read_result
-from distancing.runs.tracking import Metrics, ProgressBar
+from distancing.runs.tracking import Metrics, ProgressBar, quiet_writer
 from distancing.training.loop import train
 from distancing.training.progress import Diverged
 from distancing.training.provenance import provenance
@@ -110,12 +110,15 @@ def _train_to_the_end(trainer: Trainer, directory: RunDirectory, stop: StopSigna
 
     is_over, diverged, ensemble = False, None, None
     try:
-        with stop, bar:
+        with stop, bar, quiet_writer():
             is_over = train(trainer, directory, on_step, on_epoch, metrics.flush)
         if is_over and (ensemble := judge_run(trainer, directory)):
             metrics.add_result(show.scalars(ensemble), {"ensemble": show.pixels(show.picture(ensemble))})
     except Diverged as error:
         is_over, diverged = True, error
+    except OSError:
+        directory.check_there()  # a file could not be written because the directory is gone
+        raise
     finally:
         if is_over:
             final = trainer.final["metrics"] if trainer.final else None

@@ -72,6 +72,19 @@ class RunDirectory:
         """True if a process died while it held the lock."""
         return self._lock.abandoned()
 
+    @property
+    def gone(self) -> bool:
+        """True if the directory, whose lock this process holds, was moved or deleted."""
+        return self._lock.lost()
+
+    def check_there(self) -> None:
+        """Raise StorageError if the directory is gone, instead of making it again with some of its files."""
+        if self.gone:
+            raise StorageError(
+                f"{self.path} was moved or deleted while the run trained: move it back to resume the run, or run the "
+                "same command to start over"
+            )
+
     def clear(self) -> None:
         """Remove the files of the run, and nothing else."""
         for name in ("state", "checkpoints", "landscape", ".hydra"):

@@ -67,6 +67,10 @@ class Lock:
             self._owner.unlink()
         self._lock.release()
 
+    def lost(self) -> bool:
+        """Return True if the file of this lock is gone, because its folder was moved or deleted meanwhile."""
+        return not self._file.exists()
+
     def held(self) -> bool:
         """Return True if another process holds the lock. This takes no lock and does not wait."""
         return not self._free() or self._remote_owner(touch=False) is not None

@@ -1,6 +1,7 @@
 """The records of a training run: metrics.csv, TensorBoard events under the same names, and a progress bar."""
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ class Metrics:
     """
 
     def __init__(self, directory: RunDirectory, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        self._directory = directory
         self._file = MetricsWriter(directory.metrics, columns)
         directory.clear_events()
         self._events = _events(directory)
@@ -75,7 +77,24 @@ class Metrics:
 
     def close(self) -> None:
         self._file.close()
-        self._events.close()
+        if not self._directory.gone:  # else TensorBoard's thread would print a traceback
+            self._events.close()
+
+
+@contextmanager
+def quiet_writer() -> Iterator[None]:
+    """Print no traceback of TensorBoard's thread: the next call of its writer raises the thread's error here."""
+    original = threading.excepthook
+
+    def excepthook(arguments: threading.ExceptHookArgs) -> None:
+        if not type(arguments.thread).__module__.startswith("tensorboard."):
+            original(arguments)
+
+    threading.excepthook = excepthook
+    try:
+        yield
+    finally:
+        threading.excepthook = original
 
 
 def add_to_events(

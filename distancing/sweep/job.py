@@ -144,8 +144,12 @@ def resume(path: str, in_slurm: bool = False) -> int:
 
 
 def _failed(directory: RunDirectory, error: Exception | str) -> int:
-    """Write the error to the directory's error.txt and to stderr; return the exit code."""
-    directory.error.write_text(f"{message(error, directory.resumable)}\n")
+    """Write the error to the directory's error.txt, unless it was moved or deleted, and to stderr.
+
+    Return the exit code.
+    """
+    if directory.path.is_dir():
+        directory.error.write_text(f"{message(error, directory.resumable)}\n")
     return print_error(error, directory.resumable)
 
 

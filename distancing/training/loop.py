@@ -20,10 +20,12 @@ def train(
     on_step: receives the number of epochs done, a fraction, and the name of the phase. It may ask to save the state
         after this step, or to save it and stop.
     on_epoch: receives the new row of metrics. before_save: called before a state with these rows is written.
-    Raise Diverged if the loss or the parameters are not finite; the last good state is kept.
+    Raise Diverged if the loss or the parameters are not finite; the last good state is kept. Raise StorageError if the
+    directory was moved or deleted.
     """
 
     def save_state() -> None:
+        directory.check_there()
         before_save()
         directory.save_state(trainer.state_dict(), trainer.progress.epoch, trainer.progress.step)
 
@@ -42,6 +44,7 @@ def train(
                 trainer.check_finite()
             if epoch_is_over := trainer.progress.step == trainer.steps:
                 phase_is_over = trainer.end_epoch()
+                directory.check_there()
                 on_epoch(trainer.rows[-1])
             if phase_is_over:
                 trainer.end_phase(directory)  # its checkpoint becomes a hill (2.8); the next phase begins
