@@ -96,7 +96,7 @@ def _check_phases(settings: Any) -> None:
         others = [*settings.overrides.hydra, *(text for text in task if text not in changes)]
         loader = GlobalHydra.instance().config_loader()
         without = loader.load_configuration(settings.job.config_name, others, RunMode.RUN)
-        check_phases(changes, without.phases, settings.runtime.choices.get("phases"))
+        check_phases(changes, without.get("phases"), settings.runtime.choices.get("phases"))
 
 
 @contextlib.contextmanager

@@ -98,11 +98,13 @@ def settings_of_phases(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if override.startswith("phases.")]
 
 
-def check_phases(overrides: Sequence[str], phases: Mapping[str, Any], choice: object) -> None:
+def check_phases(overrides: Sequence[str], phases: Any, choice: object) -> None:
     """Raise ConfigError for an override that would add a phase without a +, because its name is not known.
 
     phases: those of the config without the overrides of `settings_of_phases`. choice: the choice of `phases`, or None.
     """
+    if not isinstance(phases, Mapping):  # `config.checks` refuses it
+        return
     known: list[str] = []
     for name, phase in phases.items():
         inner = phase.get("phases") if isinstance(phase, Mapping) else None

@@ -172,7 +172,7 @@ class Composer:
         structure = self._composed(structural)
         HydraConfig.instance().cfg = structure.hydra
         plain = {text: override for text in overrides for override, is_plain in [self._parsed(text)] if is_plain}
-        check_phases(list(plain), structure.tree["phases"], structure.hydra.hydra.runtime.choices.get("phases"))
+        check_phases(list(plain), structure.tree.get("phases"), structure.hydra.hydra.runtime.choices.get("phases"))
         # runs with values of the same settings share a copy, unless values are merged with earlier ones
         shared = structural, tuple(override.key_or_group for override in plain.values())
         run = self._copies.pop(shared, None) or copy.deepcopy(structure.cfg)
