@@ -12,7 +12,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from distancing.config.composition import (
     SAVED,
@@ -91,9 +91,9 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
 
 def _check_phases(settings: Any) -> None:
     """Raise ConfigError for an unknown phase. settings: Hydra's, of the composed run."""
-    task = list(settings.overrides.task)
-    if changes := settings_of_phases(task):
-        others = [*settings.overrides.hydra, *(text for text in task if text not in changes)]
+    overrides: Any = OmegaConf.to_container(settings.overrides, resolve=False)  # they may have interpolations
+    if changes := settings_of_phases(overrides["task"]):
+        others = [*overrides["hydra"], *(text for text in overrides["task"] if text not in changes)]
         loader = GlobalHydra.instance().config_loader()
         without = loader.load_configuration(settings.job.config_name, others, RunMode.RUN)
         check_phases(changes, without.get("phases"), settings.runtime.choices.get("phases"))

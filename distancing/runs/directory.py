@@ -129,8 +129,11 @@ class RunDirectory:
 
     @property
     def resumable(self) -> bool:
-        """True if the run has a saved state and has not ended."""
-        return bool(self.states()) and not (self.path / "result.json").exists()
+        """True if the run has a saved state and has not ended. False if its directory can't be read."""
+        try:
+            return bool(self.states()) and not (self.path / "result.json").exists()
+        except OSError:
+            return False
 
     def save_state(self, state: "StateDict", epoch: int, step: int) -> None:
         """Save a state, and remove all but the newest STATES_KEPT."""
