@@ -49,7 +49,7 @@ def heights(profiles: Profiles) -> dict[str, float]:
             for split in SPLITS:
                 key = f"{split}_height" if path == "line" else f"{split}_height_{path}"
                 height = profile.height(split)
-                highest[key] = max(highest.get(key, height), height, key=_nan_last)
+                highest[key] = max(highest.get(key, height), height, key=_rank)
                 values[f"{key}/{tag(*pair)}"], values[f"{key}_se/{tag(*pair)}"] = height
     maxima: dict[str, float] = {}
     for key, height in highest.items():
@@ -57,7 +57,7 @@ def heights(profiles: Profiles) -> dict[str, float]:
     return maxima | values
 
 
-def _nan_last(height: tuple[float, float]) -> float:
+def _rank(height: tuple[float, float]) -> float:
     """Return a height's rank, which is the highest for NaN."""
     return math.inf if math.isnan(height[0]) else height[0]
 

@@ -52,7 +52,8 @@ def permutation_groups(network: nn.Module, image_shape: tuple[int, int, int]) ->
     Each group is tried: one that changes the network's function is left out. Raise LandscapeError for a network whose
     graph can't be read.
     """
-    images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0))
+    # of few images, all might leave the same units at zero, whose order would then not matter
+    images = torch.randn(16, *image_shape, generator=torch.Generator().manual_seed(0))
     try:
         graph = fx.GraphModule(network, _Tracer().trace(network))
         tracker = _AxisTracker(graph, {id(value): name for name, value in _tensors(network).items()})
@@ -173,6 +174,9 @@ class _AxisTracker(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         output = super().run_node(n)
+        if n.op == "get_attr":  # a tensor that the network uses outside of its layers
+            for axis in range(output.dim()):
+                self.axes[self._key(str(n.target), axis)] = self.FIXED
         sources = [self.space[node] for node in n.all_input_nodes]
         space = self._output_space(n, sources, output)
         self.space[n] = self._merge(self.FIXED, *sources) if space is None else space
