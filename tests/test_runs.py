@@ -105,3 +105,17 @@ def test_a_directory_has_one_process(tmp_path: Path) -> None:
         pass
     with RunDirectory(tmp_path):
         pass
+
+
+def test_a_directory_that_another_process_made_again(tmp_path: Path) -> None:
+    """The process whose directory was moved away stops, and leaves the new one alone."""
+    path = tmp_path / "run"
+    first, second = RunDirectory(path), RunDirectory(path)
+    with first:
+        path.rename(tmp_path / "moved")
+        second.__enter__()
+        with pytest.raises(StorageError, match="was moved or deleted while the run trained"):
+            first.check_there()
+    assert (path / ".owner").exists()
+    second.check_there()
+    second.__exit__()

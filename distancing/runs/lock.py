@@ -53,6 +53,7 @@ class Lock:
                 if time.monotonic() > deadline:
                     raise self._in_use(f"{owner} is training this run, or was less than {EXPIRY:.0f} seconds ago")
                 time.sleep(0.5)
+            self._stat = self._file.stat()
             self._owner.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         except BaseException:
             self._lock.release()
@@ -64,12 +65,19 @@ class Lock:
         """Release the lock, and stop the heartbeats."""
         self._released.set()
         with contextlib.suppress(OSError):
-            self._owner.unlink()
+            if not self.lost():
+                self._owner.unlink()
         self._lock.release()
 
     def lost(self) -> bool:
-        """Return True if the file of this lock is gone, because its folder was moved or deleted meanwhile."""
-        return not self._file.exists()
+        """Return True if the folder of this lock was moved or deleted meanwhile.
+
+        Another process may have made it again since, with a lock of its own.
+        """
+        try:
+            return not os.path.samestat(self._file.stat(), self._stat)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
 
     def held(self) -> bool:
         """Return True if another process holds the lock. This takes no lock and does not wait."""
