@@ -100,6 +100,19 @@ def test_two_states_are_kept_and_the_older_one_used(tmp_path: Path) -> None:
             directory.load_state(torch.device("cpu"), warnings.append)
 
 
+@pytest.mark.parametrize("damage", [b"\xff", b"[" * 100_000])
+def test_damaged_files_that_no_result_needs(damage: bytes, tmp_path: Path) -> None:
+    """They are replaced, or count as missing."""
+    directory = RunDirectory(tmp_path)
+    directory.freeze("seed: 0\n", "[]\n")
+    for file in (directory.config, directory.overrides, tmp_path / "job.json", tmp_path / ".owner"):
+        file.write_bytes(damage)
+    directory.freeze("seed: 0\n", "[]\n")
+    assert (directory.config.read_text(), directory.overrides.read_text()) == ("seed: 0\n", "[]\n")
+    assert directory.read_json("job.json") == {}
+    assert not directory.in_use
+
+
 def test_a_directory_has_one_process(tmp_path: Path) -> None:
     with RunDirectory(tmp_path), pytest.raises(StorageError, match="is in use"), RunDirectory(tmp_path):
         pass

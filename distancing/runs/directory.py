@@ -105,9 +105,9 @@ class RunDirectory:
 
     def freeze(self, config: str, overrides: str) -> None:
         """Write the resolved config and the overrides, both as YAML, unless the files already say the same."""
-        for path, text in ((self.config, config), (self.overrides, overrides)):
-            if not path.exists() or path.read_text() != text:
-                write(path, text.encode(), flush=False)
+        for path, content in ((self.config, config.encode()), (self.overrides, overrides.encode())):
+            if not path.exists() or path.read_bytes() != content:
+                write(path, content, flush=False)
 
     def write_json(self, name: str, content: Json) -> None:
         """Write a file of a launcher. A system crash may lose it, because no result needs it."""
@@ -117,7 +117,7 @@ class RunDirectory:
         """Return the content of a file of a launcher; {} if it is missing or damaged, because no result needs it."""
         try:
             content = json.loads((self.path / name).read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
 

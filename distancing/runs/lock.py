@@ -112,7 +112,7 @@ class Lock:
                 os.utime(self._file)
             now = self._file.stat().st_mtime if touch else time.time()
             alive = abs(now - self._owner.stat().st_mtime) < EXPIRY
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
         return f"process {pid} on {host}" if alive else None
 
