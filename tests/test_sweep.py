@@ -40,7 +40,7 @@ from distancing.sweep.job import REQUEUE, STARTS, Job, note, resume
 from distancing.sweep.launch import LAUNCHERS
 from distancing.sweep.local import Local, _devices
 from distancing.sweep.server import Server
-from distancing.sweep.status import status
+from distancing.sweep.status import TAIL, status
 from distancing.training import provenance
 
 SWEEPS = sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml") if path.stem != "optimise")
@@ -390,6 +390,9 @@ def test_states(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("\n".join(rows))
     assert of({"7_1": "RUNNING"}) == ("running", 6, "")
     assert status(Listed(tmp_path, (), 10), {"7_1": "RUNNING"}).seconds_left == 4 * 2
+    (tmp_path / "metrics.csv").write_text("\n".join([*rows[:-1], f"7,{'x' * TAIL},2.0", ""]))
+    assert of({"7_1": "RUNNING"}) == ("running", 7, "")  # one row can be longer than the part that is read at first
+    (tmp_path / "metrics.csv").write_text("\n".join(rows))
     assert of({"7_1": "PENDING"}) == ("queued", 6, "resumes after epoch 6")
     assert of() == ("failed", 6, "its process is gone")
     assert of({}, {"7_1": "OUT_OF_MEMORY"}) == ("failed", 6, "its process is gone: out of memory")

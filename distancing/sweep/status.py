@@ -19,7 +19,7 @@ from distancing.sweep.job import AGAIN
 State = Literal["finished", "diverged", "running", "queued", "failed", "killed", "cancelled", "stopped", "waiting"]
 ACTIVE: tuple[State, ...] = ("running", "queued")
 ENDED: tuple[State, ...] = ("finished", "diverged")
-TAIL = 8192  # bytes of metrics.csv: enough for some rows
+TAIL = 8192  # bytes of metrics.csv: enough for some rows, unless a run has hundreds of checkpoints
 LOG_TAIL = 65536  # bytes of a log: enough for the stacks of all threads
 
 Jobs = Mapping[str, str]  # id of a Slurm job → Slurm's name of its state
@@ -166,7 +166,7 @@ def _tail(path: Path, size: int) -> str:
 def _progress(metrics: Path) -> tuple[int, float | None]:
     """Return the number of epochs done, and the median seconds of the last ones; (0, None) if there are none."""
     try:
-        rows = metrics_file.read(metrics, TAIL).rows
+        rows = metrics_file.read(metrics, TAIL).rows or metrics_file.read(metrics).rows
         return int(rows[-1]["epoch"]), statistics.median(float(row["seconds"]) for row in rows)
     except (OSError, ValueError, LookupError):
         return 0, None
