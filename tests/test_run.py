@@ -24,7 +24,7 @@ from distancing.landscape.__main__ import main as landscape
 from distancing.runs import RunDirectory
 from distancing.runs.metrics_file import Row
 from distancing.runs.result import read_result
-from distancing.runs.tracking import Metrics, ProgressBar
+from distancing.runs.tracking import ProgressBar
 from distancing.sweep.job import resume
 
 Runs = Callable[..., int]
@@ -241,20 +241,22 @@ def test_what_is_said_about_a_saved_state(
 def test_a_directory_that_is_moved_or_deleted(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While the run trains: it stops at the end of the epoch or at a failed write, and makes no new directory."""
+    """The run stops at the end of the epoch, or at a failed write during or after it, and makes no new directory."""
     run = [*TINY, "phases=single", "epochs=9", "save_every=3", "name=it"]
 
     def move(_: ProgressBar, row: Row) -> None:
         if row["epoch"] == 4:
             only_run(tmp_path).rename(tmp_path / "moved")
 
-    def delete(_: Metrics) -> None:
-        shutil.rmtree(next(tmp_path.glob("it-*")))
+    def delete(*_: object) -> None:
+        path = next(tmp_path.glob("it-*"))
+        shutil.rmtree(path.rename(tmp_path / "deleted"))  # at once, because TensorBoard's thread makes files in it
         raise FileNotFoundError("the file of TensorBoard")
 
-    for cls, method, take_away in ((ProgressBar, "epoch", move), (Metrics, "flush", delete)):
+    module = "distancing.experiment.train_run"
+    for place, take_away in (("ProgressBar.epoch", move), ("Metrics.flush", delete), ("judge_run", delete)):
         with monkeypatch.context() as patch:
-            patch.setattr(cls, method, take_away)
+            patch.setattr(f"{module}.{place}", take_away)
             assert runs(*run) == 2
         (line,) = capsys.readouterr().err.splitlines()
         path, reason = line.removeprefix("error: ").split(" ", 1)

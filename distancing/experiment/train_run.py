@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from rich.console import Console
@@ -92,7 +93,6 @@ def train_run(
 def _train_to_the_end(trainer: Trainer, directory: RunDirectory, stop: StopSignal, console: Console) -> Result:
     """Train to the end of the plan, or until the loss diverges. Raise SystemExit if a signal stopped the run."""
     config = trainer.config
-    metrics = Metrics(directory, trainer.columns, trainer.rows)
     bar = ProgressBar(console, config.epochs, trainer.progress.epoch)
     compiling_since: float | None = time.perf_counter() if config.compile else None
 
@@ -109,21 +109,20 @@ def _train_to_the_end(trainer: Trainer, directory: RunDirectory, stop: StopSigna
         bar.epoch(row)
 
     is_over, diverged, ensemble = False, None, None
-    try:
-        with stop, bar, quiet_writer():
-            is_over = train(trainer, directory, on_step, on_epoch, metrics.flush)
-        if is_over and (ensemble := judge_run(trainer, directory)):
-            metrics.add_result(show.scalars(ensemble), {"ensemble": show.pixels(show.picture(ensemble))})
-    except Diverged as error:
-        is_over, diverged = True, error
-    except OSError:
-        directory.check_there()  # a file could not be written because the directory is gone
-        raise
-    finally:
+    with quiet_writer(), closing(Metrics(directory, trainer.columns, trainer.rows)) as metrics:
+        try:
+            with stop, bar:
+                is_over = train(trainer, directory, on_step, on_epoch, metrics.flush)
+            if is_over and (ensemble := judge_run(trainer, directory)):
+                metrics.add_result(show.scalars(ensemble), {"ensemble": show.pixels(show.picture(ensemble))})
+        except Diverged as error:
+            is_over, diverged = True, error
+        except OSError:
+            directory.check_there()  # a file could not be written because the directory is gone
+            raise
         if is_over:
             final = trainer.final["metrics"] if trainer.final else None
             metrics.add_hparams(hyperparameters(directory), final, trainer.progress.epoch)
-        metrics.close()
     if not is_over:
         assert stop.received is not None
         console.print(f"stopped by {stop.received.name} after {_position(trainer)}; run the same command to resume")
