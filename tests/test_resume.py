@@ -19,6 +19,7 @@ import torch
 from conftest import TINY, only_run, result, start
 from crash import outcome
 
+from distancing.process.signals import StopSignal
 from distancing.runs import load
 
 # all that has a state: early stopping with its best parameters, hills, jumps, restarts, dropout, augmentation
@@ -71,6 +72,26 @@ def test_stopped_by_a_signal(number: signal.Signals, undisturbed: dict[str, Any]
     assert process.exitcode == 0
     assert newest["progress"]["epoch"] < 9
     assert outcome(only_run(tmp_path / "runs")) == expected
+
+
+class Late(StopSignal):
+    """A signal that asks for a saved state arrives just after the first look at those that have arrived."""
+
+    arrives, arrived = True, False
+
+    @property
+    def _save(self) -> bool:
+        before, self.arrived, self.arrives = self.arrived, self.arrived or self.arrives, False
+        return before
+
+    @_save.setter
+    def _save(self, value: bool) -> None:
+        self.arrived = value
+
+
+def test_no_request_for_a_saved_state_is_lost() -> None:
+    stop_signal = Late()
+    assert [stop_signal.request() for _ in range(3)] == [None, "save", None]
 
 
 @pytest.mark.slow

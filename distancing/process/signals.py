@@ -22,9 +22,13 @@ class StopSignal:
         self._handlers: dict[signal.Signals, Any] = {}
 
     def request(self) -> Request:
-        """Return the request of the signals received so far. Each of `save_only` requests one saved state."""
-        save, self._save = self._save, False
-        return "stop" if self.received else "save" if save else None
+        """Return the request of the signals received so far. A state is saved after each of `save_only`."""
+        if self.received:
+            return "stop"
+        if not self._save:
+            return None
+        self._save = False  # the state that is saved now also answers a signal since the line above
+        return "save"
 
     def _handle(self, number: int, _: types.FrameType | None) -> None:
         if number in self._save_only:
