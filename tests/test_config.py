@@ -148,6 +148,8 @@ COMMAND_LINES = {
     "epochs=2": "the 7 phases need at least 7 epochs; phases.cycle.times=3 repeats 2 of them; phases=single needs one",
     "~penalty": "~penalty would leave a run without its penalty: write penalty=none, for a run without hills",
     "-m ~dataset=digits seed=0,1": "~dataset=digits would leave a run without its dataset: write dataset=NAME, for",
+    "~analysis": "~analysis can't be deleted: write analysis=[], for a run without any",
+    "-m ~analysis=[barrier] seed=0,1": "~analysis=[barrier] can't be deleted: write analysis=[], for",
     "sweep=escape": "sweep=escape: there is no choice of sweep that it could replace: write +sweep=escape",
     "-m +experiment=smoke": "+experiment=smoke: there is a choice of experiment already: write experiment=smoke to",
     "phases.settle.epochs=3": "phases.settle is not a phase of phases=cycles, which has descend, cycle, cycle.phases.e",

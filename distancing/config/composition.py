@@ -137,7 +137,9 @@ def check_hidden(folder: Path, conf: Path) -> None:
 
 def _check_choice(override: str) -> None:
     """Raise ConfigError for a list of choices, or none, where one choice belongs."""
-    if override.startswith("~") and (group := override[1:].partition("=")[0]) in GROUPS and group not in LISTS:
+    if override.startswith("~") and (group := override[1:].partition("=")[0]) in GROUPS:
+        if group in LISTS:
+            raise ConfigError(f"{override} can't be deleted: write {group}=[], for a run without any")
         instead = "penalty=none, for a run without hills" if group == "penalty" else f"{group}=NAME, for another choice"
         raise ConfigError(f"{override} would leave a run without its {group}: write {instead}")
     match = re.fullmatch(r"\+{0,2}([\w/]+)(?:@[\w.]*)?=\[(.*)\]", override)
