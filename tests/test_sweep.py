@@ -33,7 +33,7 @@ from distancing.process.identity import started
 from distancing.runs import Listed, RunDirectory, SweepDirectory
 from distancing.sweep import __main__ as sweep_main
 from distancing.sweep.__main__ import main as cli
-from distancing.sweep.cost import Devices
+from distancing.sweep.cost import Devices, estimate
 from distancing.sweep.freeze import Composer, freeze
 from distancing.sweep.grid import Grid
 from distancing.sweep.job import REQUEUE, STARTS, Job, note, resume
@@ -576,6 +576,19 @@ def test_the_gpus_of_a_local_sweep(visible: str, devices: list[str], monkeypatch
 
 
 # what it will cost
+
+
+def test_runs_of_unknown_cost_are_named(tmp_path: Path) -> None:
+    """By the settings in which they differ, as these are typed; a class by its name."""
+    penalty = {"penalty._target_": "a.Penalty", "penalty.distance._target_": "a.Euclidean"}
+    runs = [{"epochs": 9, "model.width": width, **own} for width in (4, 8) for own in (penalty, {})]
+    for planned, names in (
+        (runs[:2], " (Penalty Euclidean; penalty=none)"),
+        (runs[1:3], " (model.width=4 penalty=none; model.width=8 Penalty Euclidean)"),
+        (runs[1::2], " (model.width=4; model.width=8)"),
+        (runs[:1], ""),
+    ):
+        assert f"the cost of {len(planned)} runs{names} is unknown" in estimate(planned, tmp_path)
 
 
 @pytest.mark.slow

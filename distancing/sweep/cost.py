@@ -171,13 +171,15 @@ def _device_table(
 
 def _names(workloads: Iterable[Workload]) -> dict[Workload, str]:
     """Return a name for each workload, made of the settings in which the workloads differ."""
-    loads = list(workloads)
-    common = set.intersection(*map(set, loads)) if loads else set()
-    plain = "each" if len(loads) == 1 else "the others"
-    return {load: " ".join(_name(k, v) for k, v in load if (k, v) not in common) or plain for load in loads}
+    settings = {load: load if "penalty._target_" in dict(load) else (*load, ("penalty", "none")) for load in workloads}
+    common = set.intersection(*map(set, settings.values())) if settings else set()
+    plain = "each" if len(settings) == 1 else "the others"
+    return {
+        load: " ".join(_name(*setting) for setting in own if setting not in common) or plain
+        for load, own in settings.items()
+    }
 
 
 def _name(key: str, value: Leaf) -> str:
-    """Return a setting's short name and value, or only the name of a class."""
-    name = key.rpartition(".")[2]
-    return str(value).rpartition(".")[2] if name == "_target_" else f"{name}={value}"
+    """Return a setting as it is typed, or only the name of a class."""
+    return str(value).rpartition(".")[2] if key.endswith("_target_") else f"{key}={value}"
