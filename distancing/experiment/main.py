@@ -63,6 +63,8 @@ def run(
         result = train_run(config, directory, frozen, StopSignal(save_only), console)
     result = _evaluate(config, directory, console, _analyse(config, directory, console, result))
     result = _verify(config, directory, console, result)
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False)
     if result.diverged:
         kept = f"the last good state is in {directory.path}/state"
         console.print(f"diverged: the loss is not finite in {result.diverged}; {kept}", markup=False)

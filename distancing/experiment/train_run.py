@@ -19,7 +19,7 @@ from distancing.runs.tracking import Metrics, ProgressBar, quiet_writer
 from distancing.training.loop import train
 from distancing.training.progress import Diverged
 from distancing.training.provenance import provenance
-from distancing.training.result import compose, missed_losses
+from distancing.training.result import compose
 from distancing.training.settings import Config
 from distancing.training.setup import (
     choose_threads,
@@ -82,8 +82,6 @@ def train_run(
         result = _train_to_the_end(trainer, directory, stop, console)
         if note := speed_note(config, device, trainer.progress.training_seconds, trainer.replay.reason):
             console.print(note, markup=False, soft_wrap=True)
-        for line in missed_losses(trainer):
-            console.print(line, markup=False)
         directory.write_result(result.to_dict())
         if result.status == "finished":
             directory.drop_states()

@@ -106,6 +106,7 @@ class Result:
     versions: the versions of Python and of the libraries.
     ensemble: the scores of the checkpoints as an ensemble; null if there is one network only.
     analysis: the values of each analysis by name.
+    notes: a line for each phase that ended without reaching its `until_loss`.
     verified: whether a second training gave the same bits; null if none was asked for.
     """
 
@@ -130,6 +131,7 @@ class Result:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     ensemble: EnsembleResult | None = None
     analysis: dict[str, dict[str, float | None]] | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
     verified: bool | None = None
 
     @property

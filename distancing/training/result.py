@@ -39,18 +39,19 @@ def compose(trainer: Trainer, diverged: Diverged | None, ensemble: EnsembleResul
         final=final,
         device=", then ".join(trainer.devices),
         ensemble=ensemble,
+        notes=_missed_losses(trainer),
         **code,
     )
 
 
-def missed_losses(trainer: Trainer) -> list[str]:
+def _missed_losses(trainer: Trainer) -> list[str]:
     """Return a line for each phase that has ended at a higher training cross entropy than its `until_loss`."""
     lines = []
     for name, phase in list(trainer.plan.items())[: trainer.progress.phase]:
         losses = [float(row["train/cross_entropy"] or 0) for row in trainer.rows if row["phase"] == name]
         if phase.until_loss and losses[-1] >= phase.until_loss:
             ended = f"{name} ended after {len(losses)} epochs at a training cross entropy of {losses[-1]:.4g}"
-            lines.append(f"note: {ended}, above its until_loss={phase.until_loss:g}")
+            lines.append(f"{ended}, above its until_loss={phase.until_loss:g}")
     return lines
 
 
