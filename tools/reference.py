@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import get_args_parser  # Hydra has no public way to its parser
 from pydantic import TypeAdapter
 
-from distancing import ensemble, landscape, report, sweep
-from distancing.config import project
+from distancing.__main__ import MODULES
+from distancing.config.composition import CHOICES
 from distancing.config.project import CONF
 from distancing.ensemble import compare, side_by_side
 from distancing.ensemble.row import Row, read_csv
@@ -37,9 +37,7 @@ from distancing.training.plan import Cycle, Phase
 from distancing.training.settings import Config, Evaluation
 
 FIELD = re.compile(r"^([A-Za-z_]\w*)(?: \(([^)]*)\))?: (.*)$")
-GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "speed", "analysis", "experiment", "sweep")
 LAUNCHERS: dict[str, type] = {"local": Local, "slurm": Slurm, "cost": Devices}
-COMMANDS = ("init", "train", "sweep", "ensemble", "landscape", "report")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +185,7 @@ def settings() -> str:
     """Return all settings of a run, group by group."""
     top = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8")) | load("speed", "default")
     top["name"] = "from the choices"
-    parts = ["## Top level\n\n", fields(Config, "", top, leave_out=[*GROUPS, "evaluate", "hash"])]
+    parts = ["## Top level\n\n", fields(Config, "", top, leave_out=[*CHOICES, "evaluate", "hash"])]
     parts.append(f"\n## evaluate\n\n{summary(Evaluation)}\n\n{fields(Evaluation, 'evaluate.', top['evaluate'])}")
     for group in ("dataset", "model", "optimizer", "scheduler"):
         parts.append(f"\n## {group}\n\n{_choices_table(group)}")
@@ -334,13 +332,11 @@ def exit_codes() -> str:
 
 def commands() -> str:
     """Return the arguments of every command."""
-    parsers: dict[str, argparse.ArgumentParser] = {
-        "init": project.argument_parser(),
-        "train": get_args_parser(),
-        **{module.__name__.rpartition(".")[2]: importlib.import_module(f"{module.__name__}.__main__").argument_parser()
-           for module in (sweep, ensemble, landscape, report)},
-    }  # fmt: skip
-    return "\n".join(_command(f"distancing {name}", parsers[name]) for name in COMMANDS)
+    parsers = {
+        name: get_args_parser() if name == "train" else importlib.import_module(module).argument_parser()
+        for name, module in MODULES.items()
+    }
+    return "\n".join(_command(f"distancing {name}", parser) for name, parser in parsers.items())
 
 
 def _command(name: str, parser: argparse.ArgumentParser, level: int = 2) -> str:
