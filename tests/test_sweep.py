@@ -40,6 +40,7 @@ from distancing.sweep.job import REQUEUE, STARTS, Job, note, resume
 from distancing.sweep.launch import LAUNCHERS
 from distancing.sweep.local import Local, _devices
 from distancing.sweep.server import Server
+from distancing.sweep.slurm import _query
 from distancing.sweep.status import TAIL, status
 from distancing.training import provenance
 
@@ -567,6 +568,13 @@ def test_a_job_that_starts_before_its_launcher_knows_its_number(
     runs[0].write_json("job.json", {**noted, "begun": True})
     note(str(runs[0].path), "7_2", tmp_path / "jobs", several=True)
     assert runs[0].read_json("job.json")["begun"] is True
+
+
+@pytest.mark.parametrize(("said", "reason"), [("a\\nslurm: b\\n", "slurm: b"), ("\\n", "Command .* exit status 3")])
+def test_a_command_of_slurm_that_fails(said: str, reason: str) -> None:
+    """Its last line is shown, if it says anything."""
+    with pytest.raises(SweepError, match=f"^bash: {reason}"):
+        _query("bash", "-c", f"printf '{said}' >&2; exit 3")
 
 
 @pytest.mark.parametrize(("visible", "devices"), [("0,2", ["0", "2"]), ("-1", []), ("1,-1,0", ["1"])])

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from distancing.component import component
-from distancing.errors import SweepError
+from distancing.errors import SweepError, first_line
 from distancing.runs import RunDirectory, SweepDirectory
 from distancing.sweep.job import KILLED, REQUEUE, Job, note
 from distancing.sweep.status import Jobs
@@ -144,7 +144,7 @@ class Slurm:
                 return [str(job.job_id) for job in executor.map_array(Job.__call__, jobs)]
         except (FailedJobError, subprocess.CalledProcessError, OSError) as error:
             reason = re.findall(r"sbatch: error: (.*)", str(error))
-            raise SweepError(f"sbatch refuses: {'; '.join(reason) or str(error).splitlines()[0]}") from error
+            raise SweepError(f"sbatch refuses: {'; '.join(reason) or first_line(error)}") from error
 
     @contextlib.contextmanager
     def _own_environment(self) -> Iterator[None]:
@@ -196,7 +196,8 @@ def _query(*command: str) -> list[str]:
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except subprocess.CalledProcessError as error:
-        raise SweepError(f"{command[0]}: {error.stderr.strip().splitlines()[-1] if error.stderr else error}") from error
+        *_, reason = error.stderr.strip().splitlines() or [error]
+        raise SweepError(f"{command[0]}: {reason}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SweepError(f"{command[0]}: {error}") from error
     return process.stdout.splitlines()
