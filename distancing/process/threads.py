@@ -7,7 +7,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +69,8 @@ def share(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> int
 
 def usable(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> int:
     """Return the number of cores that this process's affinity, its cgroups' quotas and its Slurm job allow."""
-    return max(1, math.floor(min(len(cores()), *_quotas(root), _in_slurm(environment))))
+    quotas = map(_quota, cgroups("cpu", root))
+    return max(1, math.floor(min(len(cores()), *quotas, _in_slurm(environment))))
 
 
 def cores() -> set[int]:
@@ -93,12 +94,8 @@ def _positive(environment: Mapping[str, str], name: str) -> int | None:
     return int(number[1]) if number else None
 
 
-def _quotas(root: Path) -> Iterator[float]:
-    """Yield the CPU quotas, in cores, of this process's cgroups and their parents."""
-    return map(_quota, cgroups("cpu", root))
-
-
 def _quota(group: Path) -> float:
+    """Return the CPU quota of a cgroup, in cores; infinity if it has none."""
     names = ("cpu.max",) if (group / "cpu.max").exists() else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     try:
         quota, period = (int(word) for name in names for word in (group / name).read_text().split())
