@@ -3,7 +3,6 @@
 Trust is given on a machine, and never by a config. See docs/how-to/own-components.md.
 """
 
-import hashlib
 import importlib
 import importlib.util
 import os
@@ -89,12 +88,6 @@ def source_files(module: str) -> Iterator[tuple[str, Path]]:
             yield f"{module}/{file.relative_to(folder).as_posix()}", file
     if not spec.submodule_search_locations and spec.origin:
         yield f"{module}.py", Path(spec.origin)
-
-
-def update(digest: "hashlib._Hash", files: Iterable[tuple[str, Path]]) -> None:
-    """Add the names and contents of these files to a hash."""
-    for name, file in files:
-        digest.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
 
 
 def _modules(item: Any) -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distancing.component.trust import source_files, update
+from distancing.component.trust import source_files
 
 if TYPE_CHECKING:
     import torch
@@ -51,14 +51,20 @@ def source(own: Iterable[str] = (), package: "hashlib._Hash | None" = None) -> s
     """
     digest = (package or _package()).copy()
     for module in own:
-        update(digest, source_files(module))
+        _add(source_files(module), digest)
     return digest.hexdigest()[:12]
 
 
 def _package() -> "hashlib._Hash":
     digest = hashlib.sha256()
-    update(digest, ((file.relative_to(PACKAGE).as_posix(), file) for file in sorted(PACKAGE.rglob("*.py"))))
+    _add(((file.relative_to(PACKAGE).as_posix(), file) for file in sorted(PACKAGE.rglob("*.py"))), digest)
     return digest
+
+
+def _add(files: Iterable[tuple[str, Path]], digest: "hashlib._Hash") -> None:
+    """Add the names and contents of these files to a hash."""
+    for name, file in files:
+        digest.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
 
 
 @functools.cache
