@@ -135,11 +135,10 @@ def _position(trainer: Trainer) -> str:
 def _print_changes(made_by: Mapping[str, Any], config: Config, console: Console) -> None:
     """Print a note if this code or PyTorch is not the one that made a state or a result."""
     now: Mapping[str, Any] = provenance(config.own_modules)
-    for label, key in (("the source code", "source"), ("the commit", "git_commit")):
-        _print_change(label, made_by.get(key), now[key], console)
-    _print_change("PyTorch", made_by.get("versions", {}).get("torch"), now["versions"]["torch"], console)
-
-
-def _print_change(label: str, then: str | None, now: str | None, console: Console) -> None:
-    if then != now:
-        console.print(f"note: {label} has changed since: {then} then, {now} now", markup=False)
+    for label, before, after in (
+        ("the source code", made_by.get("source"), now["source"]),
+        ("the commit", made_by.get("git_commit"), now["git_commit"]),
+        ("PyTorch", made_by.get("versions", {}).get("torch"), now["versions"]["torch"]),
+    ):
+        if before != after:
+            console.print(f"note: {label} has changed since: {before} then, {after} now", markup=False)
