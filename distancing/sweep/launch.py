@@ -39,10 +39,8 @@ def list_runs(frozen: Sequence[Frozen], sweep: SweepDirectory) -> None:
 def launch(frozen: Sequence[Frozen], sweep: SweepDirectory, launcher: Slurm | Local) -> Iterator[str]:
     """Freeze these runs in their directories and start them; yield lines that tell the user what was started.
 
-    Raise SweepError if this machine lacks the launcher's commands, or the sweep's list may not hold the runs;
-    DatasetError for images that can't be read.
+    Raise SweepError if the sweep's list may not hold the runs, DatasetError for images that can't be read.
     """
-    launcher.check()
     sweep.check_folder(run.listed for run in frozen)
     read_images(frozen)
     with sweep.lock():
