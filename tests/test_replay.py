@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.utils._pytree as pytree
 from conftest import ROOT, TINY, compose, start
-from test_training import PENALTIES, settings
+from test_training import PENALTIES, build, settings
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -100,9 +100,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 def trainer_of(*overrides: str) -> Trainer:
-    config = check(compose(*TINY, "phases=distancing", "epochs=4", "batch_size=10", *overrides))
-    device = torch.device("cpu")
-    return Trainer(config, config.dataset.load(device, config.memory_format(device)), device)
+    return build("phases=distancing", "epochs=4", "batch_size=10", *overrides)
 
 
 def drive(trainer: Trainer, folder: Path, until: Callable[[Trainer], bool] = lambda _: False) -> Trainer:
