@@ -9,10 +9,11 @@ import torch
 from conftest import NEED_MORE, ROOT, TINY, command_line, compose, one_epoch, start
 from omegaconf import OmegaConf
 
-from distancing.config.checks import check
+from distancing.config.checks import check, hyperparameters
 from distancing.data.batches import Data, Split
 from distancing.errors import ConfigError
 from distancing.hills.theta import Theta
+from distancing.runs import RunDirectory
 from distancing.training.trainer import Trainer
 
 GROUPS = ("dataset", "model", "optimizer", "scheduler", "penalty", "phases", "speed", "experiment")
@@ -206,6 +207,16 @@ def test_the_order_of_the_phases_is_part_of_the_name() -> None:
 def test_what_needs_no_batch_norm_and_no_smoothing_is_not_refused() -> None:
     assert check(compose("model=mlp", "batch_size=1436")).batch_size == 1436
     assert check(compose("phases=distancing", "phases.descend.until_loss=0.05"))
+
+
+def test_what_is_told_to_tensorboard(tmp_path: Path) -> None:
+    """The settings and choices of a frozen run, whose overrides may refer to settings."""
+    directory = RunDirectory(tmp_path)
+    directory.freeze("seed: 3\nname: it3\npenalty: null\n", "- name=it${seed}\n- penalty=none\n")
+    assert hyperparameters(directory) == {"seed": 3, "penalty": "none"}
+    directory.overrides.write_bytes(b"- '\n")
+    with pytest.raises(ConfigError, match=r"overrides\.yaml can't be read: "):
+        hyperparameters(directory)
 
 
 def test_a_missing_component_is_an_error() -> None:

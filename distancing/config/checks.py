@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
@@ -152,10 +152,7 @@ def _check_values(node: Any, path: str) -> None:
 
 def read_config(path: Path) -> Config:
     """Return the settings in a run's config file. Raise ConfigError if it cannot be read or is wrong."""
-    try:
-        cfg = OmegaConf.load(path)
-    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} can't be read: {first_line(error)}") from error
+    cfg = _load(path)
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{path} is not a config")
     try:
@@ -167,15 +164,24 @@ def read_config(path: Path) -> Config:
 def hyperparameters(directory: RunDirectory) -> dict[str, Leaf]:
     """Return the settings that can change a run's numbers, and the typed group choices, by their dotted names.
 
-    A choice such as `penalty=none` may leave no setting behind it.
+    A choice such as `penalty=none` may leave no setting behind it. Raise ConfigError if a file cannot be read.
     """
-    tree: Any = OmegaConf.to_container(OmegaConf.load(directory.config))
+    tree: Any = OmegaConf.to_container(_load(directory.config))
+    overrides: Any = OmegaConf.to_container(_load(directory.overrides), resolve=False)  # they may refer to settings
     settings: dict[str, Leaf] = {
         key: value for key, value in flat(tree).items() if not {key, key.partition(".")[0]} & {*NOT_HASHED}
     }
-    choices = dict(map(typed, OmegaConf.load(directory.overrides)))
+    choices = dict(map(typed, overrides))
     ignored = {"sweep", *NOT_HASHED}
     return settings | {k: v for k, v in choices.items() if settings.get(k) is None and k not in ignored}
+
+
+def _load(path: Path) -> DictConfig | ListConfig:
+    """Return the content of a YAML file of a run. Raise ConfigError if it cannot be read."""
+    try:
+        return OmegaConf.load(path)
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} can't be read: {first_line(error)}") from error
 
 
 def config_hash(tree: Mapping[str, Any]) -> str:

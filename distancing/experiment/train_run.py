@@ -90,7 +90,7 @@ def train_run(
 
 def _train_to_the_end(trainer: Trainer, directory: RunDirectory, stop: StopSignal, console: Console) -> Result:
     """Train to the end of the plan, or until the loss diverges. Raise SystemExit if a signal stopped the run."""
-    config = trainer.config
+    config, settings = trainer.config, hyperparameters(directory)
     bar = ProgressBar(console, config.epochs, trainer.progress.epoch)
     compiling_since: float | None = time.perf_counter() if config.compile else None
 
@@ -120,7 +120,7 @@ def _train_to_the_end(trainer: Trainer, directory: RunDirectory, stop: StopSigna
             raise
         if is_over:
             final = trainer.final["metrics"] if trainer.final else None
-            metrics.add_hparams(hyperparameters(directory), final, trainer.progress.epoch)
+            metrics.add_hparams(settings, final, trainer.progress.epoch)
     if not is_over:
         assert stop.received is not None
         console.print(f"stopped by {stop.received.name} after {_position(trainer)}; run the same command to resume")
