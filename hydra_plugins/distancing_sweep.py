@@ -130,8 +130,9 @@ class PrintBest(Callback):
         """Print it from the plugin's optimization_results.yaml, which has the best values of what was optimised."""
         best = OmegaConf.load(Path(config.hydra.sweep.dir) / "optimization_results.yaml")
         chosen = {str(key): value for key, value in best.best_params.items()}
+        hydra: Any = OmegaConf.to_container(config.hydra, resolve=False)  # overrides may refer to the chosen settings
         typed = OverridesParser.create().parse_overrides(
-            [*(f"{key}={value}" for key, value in config.hydra.sweeper.params.items()), *config.hydra.overrides.task]
+            [*(f"{key}={value}" for key, value in hydra["sweeper"]["params"].items()), *hydra["overrides"]["task"]]
         )
         fixed = {
             override.key_or_group: override.input_line or ""

@@ -8,6 +8,8 @@ import pytest
 from conftest import TINY, command_line, result
 from omegaconf import OmegaConf
 
+from hydra_plugins.distancing_sweep import PrintBest
+
 SHORT = [*TINY, "epochs=7"]
 
 
@@ -35,6 +37,16 @@ def test_a_study_goes_on_and_prints_its_best_run(tmp_path: Path, monkeypatch: py
     assert command.startswith("python train.py ")
     assert command_line(*shlex.split(command)[2:]) == 0
     assert f"{good}: already ended" in capfd.readouterr().out
+
+
+def test_the_command_of_the_best_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its overrides are those that were typed, which may refer to the settings that the study has chosen."""
+    OmegaConf.save({"best_params": {"seed": 7}, "best_value": 0.5}, tmp_path / "optimization_results.yaml")
+    hydra = {"sweep": {"dir": str(tmp_path)}, "sweeper": {"params": {"seed": "range(9)", "epochs": "${length}"}},
+             "overrides": {"task": ["name=it${seed}"]}}  # fmt: skip
+    PrintBest().on_multirun_end(OmegaConf.create({"hydra": hydra, "seed": 0, "length": 5}))
+    command = "python train.py 'epochs=${length}' 'name=it${seed}' seed=7"
+    assert capsys.readouterr().out == f"best value 0.5 of the study:\n{command}\n"
 
 
 def test_a_study_without_its_sweeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
