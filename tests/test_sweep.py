@@ -527,6 +527,8 @@ def test_what_the_tools_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     for arguments, said in (
         (["status", "nowhere"], "nowhere is not the directory of a sweep; runs/sweeps has there"),
         (["retry", "there"], "runs/sweeps/there/launcher.json, which names the launcher, can't be read"),
+        (["status", "there", "--watch", "-1"], "--watch=-1 is not above 0 and at most a day, 86400 seconds"),
+        (["status", "there", "--watch", "nan"], "--watch=nan is not above 0"),
         (["logs", "abc"], "abc is neither the directory of a run nor the hash of one in runs/"),
     ):
         assert cli(arguments) == 2

@@ -17,6 +17,7 @@ from distancing.runs import Listed, RunDirectory, SweepDirectory, find_sweep
 from distancing.sweep import cost, slurm
 from distancing.sweep.status import ACTIVE, ENDED, State, Status, status
 
+DAY = 86400.0  # seconds
 IDLE = 30.0  # seconds without a running run after which none is expected
 HEADER = ("run", "hash", "state", "epoch", "left", "test acc.", "")
 TO_THE_RIGHT = ("epoch", "left", "test acc.")
@@ -79,6 +80,8 @@ def _show(sweep: SweepDirectory, interval: float | None, console: Console) -> No
     if interval is None:
         console.print(table(sweep, statuses(sweep)))
         return
+    if not 0 < interval <= DAY:
+        raise SweepError(f"--watch={interval:g} is not above 0 and at most a day, {DAY:g} seconds")
     active = time.monotonic()  # when a run was last seen at work
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
