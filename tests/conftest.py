@@ -123,6 +123,25 @@ def real_data() -> Path:
 
 
 @pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`python train.py ARGUMENTS` in an empty folder must be refused in one line and leave nothing; return the line."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def check(*arguments: str) -> str:
+        assert command_line(*arguments) == 2
+        said = capfd.readouterr()
+        (line,) = said.err.splitlines()
+        assert line.startswith("error: ")
+        assert not said.out
+        assert not list(here.iterdir())
+        return line
+
+    return check
+
+
+@pytest.fixture
 def runs(tmp_path: Path) -> Callable[..., int]:
     """Start a run below tmp_path."""
     return lambda *overrides: start(f"runs={tmp_path}", *overrides)

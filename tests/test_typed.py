@@ -25,24 +25,6 @@ COST = "hydra/launcher=cost"
 
 
 @pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Typed:
-    """`python train.py ARGUMENTS` in an empty folder must be refused in one line and leave nothing; return the line."""
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-
-    def check(*arguments: str) -> str:
-        assert command_line(*arguments) == 2
-        said = capfd.readouterr()
-        (line,) = said.err.splitlines()
-        assert not said.out
-        assert not list(here.iterdir())
-        return line
-
-    return check
-
-
-@pytest.fixture
 def own(tmp_path: Path) -> Callable[[str, str], str]:
     """Write an own experiment or sweep; return the option that makes it a choice."""
 
