@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -127,21 +126,3 @@ def test_resumed_on_another_device(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     devices = f"cpu {torch.backends.cpu.get_cpu_capability()}, then cpu DEFAULT"
     assert f"note: this run has trained on {devices}\n" in again.stdout
     assert result(only_run(tmp_path))["device"] == devices
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert start(*RUN) == 0
-    run = only_run(tmp_path / "runs")
-    shutil.rmtree(run)
-    process = begin(tmp_path)
-    while not list(tmp_path.glob("runs/*/checkpoints/settle-1.pt")):
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    (run / "checkpoints/descend.pt").write_bytes(b"nonsense")
-    assert start(*RUN) == 2
-    assert f"{run.relative_to(tmp_path)}/checkpoints/descend.pt is damaged" in capsys.readouterr().err
