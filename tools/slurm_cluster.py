@@ -112,7 +112,10 @@ class Cluster:
         self._stop()
 
     def run(self, *command: str, timeout: float = 30) -> str:
-        """Return the stdout of a command. The environment's settings of another Slurm do not reach it."""
+        """Return the stdout of a command, which the environment's settings of another Slurm do not reach.
+
+        Raise RuntimeError if it fails.
+        """
         done = subprocess.run(command, env=self._env(), capture_output=True, text=True, timeout=timeout)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}{done.stdout}")
@@ -123,6 +126,7 @@ class Cluster:
         return ",".join(sorted(set(self.run("squeue", "-h", "-r", "-t", "all", "-o", "%T", "-j", str(job)).split())))
 
     def wait_for(self, condition: Callable[[], bool], timeout: float = 60, what: str = "the condition") -> None:
+        """Wait until the condition is true. Raise RuntimeError after `timeout` seconds, or if a daemon has ended."""
         end = time.monotonic() + timeout
         while not condition():
             ended = [f"{name} has ended" for name, daemon in self._daemons.items() if daemon.poll() is not None]
@@ -149,10 +153,6 @@ class Cluster:
         daemon = self._daemons.pop(name)
         daemon.kill()
         daemon.wait()
-
-    def start_node(self, name: str) -> None:
-        self._daemon(name, "slurmd", "-D", "-N", name)
-        self._wait_for_node(name)
 
     def _start(self) -> None:
         self._short.chmod(0o755)  # munged asks for it
