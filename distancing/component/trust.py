@@ -65,8 +65,8 @@ def how_to_trust(module: str) -> str:
 def _here(top: str) -> str:
     """Return the path of a module or package in this folder, or in a folder of its name here, or else its name."""
     file = f"{top}.py"
-    for found, entry in ((file, file), (f"{top}/__init__.py", top), (f"{top}/{file}", f"{top}/{file}")):
-        if Path(found).is_file():
+    for module, entry in ((file, file), (f"{top}/__init__.py", top), (f"{top}/{file}", f"{top}/{file}")):
+        if Path(module).is_file():
             return str(Path(entry).absolute())
     return top
 

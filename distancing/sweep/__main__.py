@@ -179,7 +179,8 @@ def _duration(seconds: float | None) -> str:
 def retry(sweep: SweepDirectory, console: Console) -> None:
     """Start all runs that have not ended, or lack something at their end, with the sweep's last launcher.
 
-    Those that are queued or running are left alone.
+    Those that are queued or running are left alone. Raise SweepError if launcher.json is damaged, or others can write
+    to it.
     """
     from distancing.config.checks import construct
     from distancing.errors import ConfigError

@@ -167,7 +167,10 @@ class Composer:
         self._copies: dict[tuple[tuple[str, ...], tuple[str, ...]], DictConfig] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Return the config of a run, which a later call may change. Set HydraConfig, for `${hydra:…}`."""
+        """Return the config of a run, which a later call may change. Set HydraConfig, for `${hydra:…}`.
+
+        Raise HydraException for an override that OmegaConf refuses, ConfigError for a phase that does not exist.
+        """
         structural = self._structural(overrides)
         structure = self._composed(structural)
         HydraConfig.instance().cfg = structure.hydra

@@ -46,7 +46,7 @@ def launch(frozen: Sequence[Frozen], sweep: SweepDirectory, launcher: Slurm | Lo
     with sweep.lock():
         queue = slurm.queue(run.directory for run in frozen)
         statuses = {run: status(run.listed, queue) for run in frozen}
-        states = {run: found.state for run, found in statuses.items()}
+        states = {run: run_status.state for run, run_status in statuses.items()}
         again = [run for run, state in states.items() if run.config.overwrite and state not in ACTIVE]
         new = [run for run, state in states.items() if state not in (*ACTIVE, *ENDED) or run in again]
         more = [run for run, state in states.items() if state == "finished" and run not in new and _lacks(run, queue)]
@@ -162,4 +162,4 @@ def wait(runs: Sequence[Listed]) -> None:
 def incomplete(runs: Iterable[Listed]) -> list[str]:
     """Return a line for each finished run whose process failed or was killed afterwards."""
     statuses = {run.path: status(run, {}) for run in runs}
-    return [f"{path} has finished, {found.note}" for path, found in statuses.items() if found.incomplete]
+    return [f"{path} has finished, {run_status.note}" for path, run_status in statuses.items() if run_status.incomplete]
