@@ -72,6 +72,7 @@ BAD = {
     "label_smoothing=0.95": "label_smoothing=0.95 is above 1 − 1/classes = 0.9",
     "name=a/b": "name='a/b' may have",
     "+foo=1": "foo is not a setting; allowed here: dataset, model,",
+    "+hash=12345678": "hash is not a setting: it follows from the others",
     "model.depth=21": "model: depth=21 is not 6n + 2, as 3 stages need",
     "model.shortcut=none": "model.shortcut='none': input should be 'conv' or 'pad'",
     "dataset.train_images=5": "dataset: train_images=5 is not between 10 (one for each class) and 1437 (all)",

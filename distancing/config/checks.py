@@ -80,6 +80,8 @@ def resolved(cfg: DictConfig) -> Tree:
 def check_resolved(tree: Mapping[str, Any]) -> Config:
     """Return the settings of a resolved config. Raise ConfigError for the first wrong key, value or combination."""
     _check_values(dict(tree), "")
+    if "hash" in tree:
+        raise ConfigError("hash is not a setting: it follows from the others")
     settings = {**tree, "hash": config_hash(tree)}
     settings = {RENAMED.get(key, key): value for key, value in settings.items()}
     for key, value in settings.items():
