@@ -4,6 +4,7 @@
 
 experiment    one run from its config to its result; `train.py` calls it
 config        the YAML settings, checked and turned into objects
+component     the classes that a config may name, and the modules of yours that may define some
 callbacks     hills in the training loops of Lightning and Hugging Face
 hills         the method: distances, kernels and the penalty that they add to the loss
 training      the loop: phases, epochs, steps, checkpoints, and the state that a run resumes from
