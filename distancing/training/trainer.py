@@ -47,9 +47,9 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.data, self.device = config, data, device
         self.network = config.build_network(device)
-        self.steps = -(-len(data.train) // config.batch_size)  # the number of steps of an epoch
         self.stepper = Stepper(config, self.network, data, device)
         self.theta, self.records = self.stepper.theta, self.stepper.records
+        self.steps = len(self.records)  # the number of steps of an epoch
         graphs = CudaGraphs(device) if config.graph and device.type == "cuda" else None
         self.replay = Replay(self.stepper.step, graphs, self.theta.clear_gradients, _host_work(config))
         self.plan = unroll(config.phases)
