@@ -26,7 +26,7 @@ from torchmetrics.functional.classification import (
 from distancing.ensemble import calibration, scores, show, side_by_side
 from distancing.ensemble.judge import on_split
 from distancing.ensemble.row import Row
-from distancing.ensemble.scores import average, brier, growth, likelihood_weights, negative_log_likelihood
+from distancing.ensemble.scores import average, brier, likelihood_weights, negative_log_likelihood
 from distancing.runs.ensemble import EnsembleResult
 
 float64 = functools.partial(torch.tensor, dtype=torch.float64)
@@ -123,7 +123,7 @@ def test_members_together(ensemble: tuple[Any, Tensor], numbers: list[float]) ->
     torch.testing.assert_close(average(p), p.mean(0))
     for one, member in zip(torch.eye(len(p)), p, strict=True):
         assert torch.equal(average(p, one), member)
-    grown = growth(p, labels, weights)
+    grown = [scores.scores(q_k, labels) for q_k in scores.averages(p, weights)]
     assert grown[-1] == scores.scores(q, labels)
     for k, part in enumerate(grown, 1):
         first = average(p[:k], weights[:k] if weights[:k].any() else None)
@@ -239,7 +239,7 @@ def test_nan_is_no_score() -> None:
     p, labels = torch.full((3, 4, 2), 0.5).double(), torch.zeros(4, dtype=torch.int64)
     p[1, 2] = math.nan
     assert all(map(math.isnan, scores.scores(p[1], labels).values()))
-    assert all(map(math.isnan, growth(p, labels)[-1].values()))
+    assert all(map(math.isnan, scores.scores(average(p), labels).values()))
     assert math.isnan(scores.mutual_information(p))
     assert scores.disagreement(p).isnan().tolist() == [[i == 1 or j == 1 for j in range(3)] for i in range(3)]
     assert scores.accuracy(p[0], labels) == 1
@@ -322,7 +322,7 @@ def test_refused_arguments() -> None:
                 function(p, float64(weights))
     with pytest.raises(ValueError, match="no members"):
         scores.disagreement(p[:0])
-    for labelled in (growth, scores.error_covariance, likelihood_weights):
+    for labelled in (scores.error_covariance, likelihood_weights):
         with pytest.raises(ValueError, match="no members"):
             labelled(p[:0], labels)
         for n in (1, 4, 6):

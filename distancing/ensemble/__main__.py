@@ -137,7 +137,7 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
     weights = _weights(args.weights)
     asked = args.ood or args.corruptions or args.make_corruptions
     shift = _common_shift(args, ensembles) if asked else None
-    computed = compare.compare(ensembles, device, weights)
+    computed = [compare.row_of(ensemble, device, weights) for ensemble in ensembles]
     rows = [*known, *computed]
     best = compare.chosen(rows) if args.choose else rows
     if shift:
@@ -158,7 +158,7 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
         args.markdown.parent.mkdir(parents=True, exist_ok=True)
         args.markdown.write_text("\n".join(map(side_by_side.markdown, tables.values())), encoding="utf-8")
     if args.picture:
-        side_by_side.write_picture(best, args.picture)
+        show.write_picture(side_by_side.picture(best), args.picture)
     return records
 
 

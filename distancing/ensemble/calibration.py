@@ -125,7 +125,7 @@ class Equivalent:
         for i in range(1, len(self.sizes)):
             if self.nll[i] <= nll:
                 (a, b), (x, y) = self.sizes[i - 1 : i + 1], self.nll[i - 1 : i + 1]
-                return a + (b - a) * (x - nll) / (x - y) if x > y else float(a)
+                return a + (b - a) * (x - nll) / (x - y)
         return math.inf
 
     def bounded(self, number: float) -> float | str:

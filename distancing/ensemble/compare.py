@@ -156,31 +156,25 @@ def _last_part(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def compare(
-    ensembles: Iterable[Ensemble], device: torch.device, weights: Weights = "equal", split: str = "test"
-) -> list[Row]:
-    """Return a row for each ensemble, with its scores on the split."""
-    return [_row(ensemble, device, weights, split) for ensemble in ensembles]
-
-
-def _row(ensemble: Ensemble, device: torch.device, weights: Weights, split: str) -> Row:
+def row_of(ensemble: Ensemble, device: torch.device, weights: Weights) -> Row:
+    """Return the ensemble's row, with its scores on the test images."""
     members = find_checkpoints(ensemble.files)
-    splits = scored(members, device, weights, training=split == "train").splits
+    splits = scored(members, device, weights, training=False).splits
     configs = [member.config for member in members]
-    judged, validation = splits[split], splits.get("validation")
+    test, validation = splits["test"], splits.get("validation")
     return Row(
         **_fields_of_row(ensemble),
         members=len(members),
         operations=sum(_operations(c.model, c.dataset.image_shape, c.dataset.classes) for c in configs),
         validation_calibrated_nll=validation.ensemble.calibrated_nll if validation else None,
-        temperature_from=judged.temperature_from,
-        member_accuracy=statistics.fmean(scores.accuracy for scores in judged.members),
-        **_fields_of_row(judged.ensemble),
-        correlation=judged.correlation,
+        temperature_from=test.temperature_from,
+        member_accuracy=statistics.fmean(scores.accuracy for scores in test.members),
+        **_fields_of_row(test.ensemble),
+        correlation=test.correlation,
     )
 
 
-def shifted(row: Row, ensemble: Ensemble, shift: Shift, device: torch.device, weights: Weights = "equal") -> Row:
+def shifted(row: Row, ensemble: Ensemble, shift: Shift, device: torch.device, weights: Weights) -> Row:
     """Return the ensemble's row with its scores on other data sets and under corruptions."""
     members = find_checkpoints(ensemble.files)
     result, _ = shift.judge(members, device, scored(members, device, weights, training=False))

@@ -29,14 +29,6 @@ def average(p: Tensor, weights: Tensor | None = None) -> Tensor:
     return last
 
 
-def growth(p: Tensor, labels: Tensor, weights: Tensor | None = None) -> list[dict[str, float]]:
-    """Return the scores of the averages of the first 1, 2, …, M members, in memory for one average.
-
-    The last scores are those of `average`. While all weights are 0, members count equally.
-    """
-    return [scores(q, labels) for q in averages(p, weights)]
-
-
 def scores(q: Tensor, labels: Tensor) -> dict[str, float]:
     """Return the fields of `distancing.runs.ensemble.Scores` that need no temperature."""
     return {
@@ -247,10 +239,11 @@ def distances(theta: Tensor) -> Tensor:
 
 
 def averages(p: Tensor, weights: Tensor | None = None) -> Iterator[Tensor]:
-    """Yield the averages of the first 1, 2, …, M members, in the same memory.
+    """Yield the averages of the first 1, 2, …, M members [N, C], in the same memory.
 
-    They are quotients of sums, in units of the largest weight so far: no digits of small weights are lost, equal votes
-    for two classes are a tie, and what all members are certain of has the probability 1.
+    While all weights are 0, members count equally. The averages are quotients of sums, in units of the largest weight
+    so far: no digits of small weights are lost, equal votes for two classes are a tie, and what all members are certain
+    of has the probability 1.
     """
     shares = _weights(p, weights).tolist()
     total, mean = torch.zeros_like(p[0]), torch.empty_like(p[0])

@@ -5,10 +5,8 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -303,9 +301,3 @@ def picture(rows: Sequence[Row]) -> Figure:
         axes.set_xlabel("epochs in all")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
-
-
-def write_picture(rows: Sequence[Row], path: Path) -> None:
-    """Draw `picture` into a PNG file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(picture(rows)).print_png(path)
