@@ -340,6 +340,14 @@ def test_what_a_loop_must_not_forget() -> None:
     moving.place()
     with pytest.raises(ValueError, match="pass its inputs"):
         moving.push()
+    growing = Hills(model, **SETTINGS, growth=1.0, newest=1, steps_per_epoch=4)
+    for _ in range(2):
+        growing.place()
+        with pytest.raises(RuntimeError, match=r"pass_time\(\) follows hills\.energy\(\), and comes before"):
+            growing.pass_time()  # whose height would it be?
+        growing.energy()
+        growing.pass_time()
+    assert growing.strengths.tolist() == [2.25, 2.25]
 
 
 def test_no_hill_is_placed_at_parameters_that_are_not_finite() -> None:
@@ -550,4 +558,3 @@ def test_the_library_needs_torch_numpy_and_pydantic_alone() -> None:
     pydantic = {"pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"}
     imported = {name for name in done.stdout.split() if not name.startswith("_sysconfigdata")}  # Python's own
     assert {"distancing", "pydantic"} <= imported <= {"distancing", "numpy", *pydantic}
-    assert torch.__version__

@@ -67,6 +67,7 @@ class Hills(Field):
         autocast = autocast or torch.autocast(start.device.type, enabled=False)
         network = Network(self.theta, module, inputs if callable(inputs) else _first(inputs), autocast)
         super().__init__(penalty, start, network)
+        self._heights: Tensor | None = None  # of the hills that act, at the last evaluation since one was placed
         self._norm_is_due = False
 
     # a step
@@ -117,8 +118,13 @@ class Hills(Field):
         return energy, gradient
 
     def pass_time(self) -> None:
-        """Let the hills grow and decay for one step of the optimiser. `push` does this itself."""
-        if self.steps_per_epoch and len(self):
+        """Let the hills grow and decay for one step of the optimiser. `push` does this itself.
+
+        Raise RuntimeError if there was no `energy` since a hill was placed.
+        """
+        if self.penalty.changes and self.steps_per_epoch and len(self):
+            if self._heights is None:
+                raise RuntimeError("hills.pass_time() follows hills.energy(), and comes before hills.place()")
             self.change(self._heights, 1 / self.steps_per_epoch)
 
     @torch.no_grad()
@@ -146,6 +152,7 @@ class Hills(Field):
                 "the first one, or use another unit"
             )
         self.put(torch.cat((self.checkpoints, checkpoint)))
+        self._heights = None
 
     @torch.no_grad()
     def heights(self, theta: Tensor | None = None) -> Tensor:
@@ -178,7 +185,7 @@ class Hills(Field):
         self.strengths, self.checkpoints = strengths, checkpoints
         if len(checkpoints):
             self.put(checkpoints)
-        self._norm_is_due = False
+        self._heights, self._norm_is_due = None, False
 
 
 class _Energy(torch.autograd.Function):
