@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from distancing.data.datasets import (
     Dataset,
     Digits,
     FashionMNIST,
+    Torchvision,
     balanced,
     stratified_folds,
     stratified_split,
@@ -224,4 +226,18 @@ def test_missing_images_are_named(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"root": str(tmp_path), "download": False}
     with pytest.raises(DatasetError, match=rf"dataset.root={tmp_path}: can't read FashionMNIST: .*download=true"):
         FashionMNIST(**settings).load(torch.device("cpu"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("dataset", "module"), [(FashionMNIST, "mnist"), (CIFAR10, "cifar")])
+def test_a_download_that_fails_leaves_no_folder(
+    dataset: type[Torchvision], module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(_: str, root: str = "", download_root: str = "", **__: str) -> None:
+        Path(download_root or root).mkdir(parents=True, exist_ok=True)
+        raise URLError("no network")
+
+    monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", download)
+    with pytest.raises(DatasetError, match=f"can't read {dataset.__name__}: .*(Error downloading|no network)"):
+        dataset(root=str(tmp_path / "new/data")).read()
     assert not list(tmp_path.iterdir())

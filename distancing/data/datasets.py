@@ -1,8 +1,10 @@
 """The data sets, and how they are split. No decision depends on the test set."""
 
+import contextlib
 import hashlib
 import importlib.util
 import math
+import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -216,6 +218,8 @@ class Torchvision(Dataset):
         return self
 
     def read(self) -> tuple[Arrays, Arrays]:
+        raw = Path(self.root, self.reader, "raw").expanduser()
+        missing = [folder for folder in (raw, *raw.parents) if not os.path.exists(folder)]  # made before a download
         try:
             train, test = (self._read_part(train) for train in (True, False))
             self._check_arrays(train, self.available)
@@ -224,6 +228,9 @@ class Torchvision(Dataset):
                 if hashlib.sha256(arrays[0].tobytes() + arrays[1].tobytes()).hexdigest()[:16] != digest:
                     raise ValueError("the checksum of its images and labels is wrong")
         except Exception as error:  # torchvision passes on any error of its reader or the network
+            for folder in missing:
+                with contextlib.suppress(OSError):  # it was not made, or is not empty
+                    folder.rmdir()
             hint = "" if self.download else "; dataset.download=true would fetch it"
             reason = f"can't read {self.reader}: {first_line(error)}{hint}"
             raise DatasetError(f"dataset.root={self.root}: {reason}") from error
