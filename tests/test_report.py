@@ -299,6 +299,18 @@ def test_groups(tmp_path: Path) -> None:
     assert [model for model in models if model] == ["resnet8", "resnet14"]
 
 
+def test_equal_runs_that_were_typed_differently(tmp_path: Path) -> None:
+    """An experiment is no column where the settings that it chooses tell the groups apart."""
+    folder = Folder(tmp_path / "runs")
+    folder.add("a0", "seed=0", "experiment=smoke", accuracy=0.5, epochs=2)
+    folder.add("a1", "seed=1", "epochs=2", accuracy=0.5, epochs=2)
+    folder.add("b0", "seed=0", "epochs=3", accuracy=0.5, epochs=3)
+    assert [group.name for group in summarise([str(folder.path)]).groups] == ["epochs=2", "epochs=3"]
+    folder.add("c0", "seed=0", "experiment=digits", "epochs=2", accuracy=0.5, epochs=2, batch_size=7)
+    names = [group.name for group in summarise([str(folder.path)]).groups]
+    assert names == ["epochs=2, experiment=smoke", "epochs=2, experiment=digits", "epochs=3"]
+
+
 def test_runs_that_differ_in_a_list(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "runs")
     for rates, accuracy in (([0.05, 0.05], 0.9), ([0.1, 0.1], 0.5)):

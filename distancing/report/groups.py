@@ -60,6 +60,7 @@ class Settings:
         self.resolved = list(dict.fromkeys(key for run in runs for key in run.config if is_compared(key)))
         parents = {key.rsplit(".", i)[0] for key in self.resolved for i in range(1, key.count(".") + 1)}
         self._choices = {key for key in self.typed if key in parents or key not in self.resolved}
+        self.not_resolved = self._choices - parents  # such as `experiment`, which only chooses other settings
         # The option of a choice that gave these resolved settings, for runs that took it by default.
         options: dict[tuple[str, frozenset[Any]], set[str]] = defaultdict(set)
         for run in runs:
@@ -194,7 +195,7 @@ def distinguishing_keys(groups: Sequence[Group], settings: Settings) -> list[str
     runs = [representative(group) for group in groups]
     keys: list[str] = []
     rows: list[tuple[Any, ...]] = [()] * len(runs)  # the values of `keys` in each group
-    for key in (*settings.typed, *settings.resolved):
+    for key in (*sorted(settings.typed, key=settings.not_resolved.__contains__), *settings.resolved):
         if key in keys or (len(set(rows)) == len(runs) and key not in settings.typed):
             continue
         values = [settings.value(run, key) for run in runs]
