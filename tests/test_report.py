@@ -147,6 +147,12 @@ def test_a_packed_run_keeps_its_state(folder: Folder, tmp_path: Path, capsys: py
     capsys.readouterr()
     assert cli([packed, "--command"]) == 0
     assert capsys.readouterr().out.startswith(f"# {packed}/b0: finished\n")
+    assert cli([packed, "--where", "penalty.sigma=3"]) == 0
+    assert f"\n  {packed}/b3/result.json is damaged" in capsys.readouterr().out
+    with ZipFile(tmp_path / "empty.zip", "w"):
+        pass
+    assert cli([f"{tmp_path}/empty.zip"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/empty.zip is not a run, a sweep, or a folder of runs")
 
 
 def test_a_column_that_every_second_run_has(tmp_path: Path) -> None:
@@ -647,14 +653,15 @@ def test_a_packed_sweep_gives_the_same_report(
     with unpacked([packed]) as sources:
         assert {name: data(figure) for name, figure in pictures(summarise(sources)).items() if name in pictures_then} \
             == pictures_then  # fmt: skip
-    assert not Path(sources[0]).exists()
+    assert not Path(sources[packed]).exists()
 
     with ZipFile(tmp_path / "hostile.zip", "w") as archive:
         for name in ("../result.json", "/result.json", "a/../../../result.json", "..//result.json", "a/state.pt"):
             archive.writestr(name, "{}")
     with unpacked([str(tmp_path / "hostile.zip")]) as sources:
-        assert [str(path.relative_to(sources[0])) for path in Path(sources[0]).rglob("*")] == ["result.json"]
-        assert not Path(sources[0], "../result.json").exists()
+        folder = Path(*sources.values())
+        assert [str(path.relative_to(folder)) for path in folder.rglob("*")] == ["result.json"]
+        assert not (folder / "../result.json").exists()
     (tmp_path / "broken.zip").write_bytes(content[:1000])
     for name, why in (("broken.zip", "can't be read as a packed sweep"), ("gone.zip", "No such file")):
         assert cli([name]) == 2

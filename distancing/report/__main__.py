@@ -4,8 +4,7 @@ import argparse
 import functools
 import shlex
 import sys
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +13,7 @@ from distancing.errors import ReportError
 from distancing.process.command import ArgumentParser, check_writable, command
 from distancing.report.commands import link, script, tags
 from distancing.report.overview import Overview, summarise
-from distancing.report.pack import as_given, pack, unpacked
+from distancing.report.pack import pack, unpacked
 from distancing.report.runs import collect
 from distancing.report.tables import as_csv, latex, markdown, rich
 
@@ -61,10 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) -> None:
+def _report(args: argparse.Namespace, sources: Mapping[str, str], console: Console) -> None:
     if args.command:
-        scripts = "\n\n".join(script(run) for run in collect(sources)[0])
-        print(as_given(scripts, args.sources, sources))
+        print("\n\n".join(script(run) for run in collect(sources)[0]))
         return
     if args.tensorboard and (packed := [source for source in args.sources if source.endswith(".zip")]):
         raise ReportError(f"--tensorboard={args.tensorboard}: {packed[0]} holds no logs of TensorBoard; name its sweep")
@@ -77,7 +75,7 @@ def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) 
         if path:
             _write(path, render(overview))
     if args.figures or args.html:
-        _draw(overview, args, sources)
+        _draw(overview, args)
     if args.pack:
         pack([run for group in overview.all_groups for run in group.runs], args.pack)
     if args.tensorboard:
@@ -89,10 +87,10 @@ def _report(args: argparse.Namespace, sources: Sequence[str], console: Console) 
     if damaged := overview.damaged:
         console.print(f"{len(damaged)} damaged files:", style="red")
         for line in damaged:
-            console.print(f"  {as_given(line, args.sources, sources)}", markup=False)
+            console.print(f"  {line}", markup=False)
 
 
-def _draw(overview: Overview, args: argparse.Namespace, sources: Sequence[str]) -> None:
+def _draw(overview: Overview, args: argparse.Namespace) -> None:
     from distancing.report.gallery import file_name, gallery  # matplotlib is slow to import
     from distancing.report.page import page
 
@@ -103,8 +101,7 @@ def _draw(overview: Overview, args: argparse.Namespace, sources: Sequence[str]) 
             (folder / f"{file_name(picture)}.png").write_bytes(picture.png)
             (folder / f"{file_name(picture)}.pdf").write_bytes(picture.pdf)
     if args.html:
-        html = page(overview, pictures, " ".join(args.sources))
-        _write(args.html, as_given(html, [*map(escape, args.sources)], sources))
+        _write(args.html, page(overview, pictures, " ".join(args.sources)))
 
 
 def _write(path: Path, text: str) -> None:

@@ -30,7 +30,7 @@ def commit(run: Run) -> str | None:
 
 def script(run: Run) -> str:
     """Return the run's command, below comments with its state and its commit."""
-    lines = [f"# {run.path}: {run.state}"]
+    lines = [f"# {run.name}: {run.state}"]
     if git_commit := commit(run):
         lines.append(f"# git checkout {git_commit}")
     return "\n".join([*lines, command(run)])

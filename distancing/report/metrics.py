@@ -144,7 +144,7 @@ def last_values(run: Run, columns: Sequence[str], damage: list[str]) -> dict[str
     try:
         return {name: float(row[name]) * scale(name) for name in columns if row.get(name)}
     except ValueError as error:
-        damage.append(f"{run.path / 'metrics.csv'} is damaged ({error})")
+        damage.append(f"{run.name}/metrics.csv is damaged ({error})")
         return {}
 
 
@@ -163,22 +163,22 @@ def curves(run: Run, columns: Sequence[str], damage: list[str]) -> tuple[dict[st
             values.append([float(row[name]) if row[name] else math.nan for name in present])
             phases.append(phase)
     except (ValueError, KeyError) as error:
-        damage.append(f"{run.path / 'metrics.csv'} is damaged ({error})")
+        damage.append(f"{run.name}/metrics.csv is damaged ({error})")
     array = np.array(values, dtype=float).reshape(len(values), len(present))
     return {name: array[:, i] * scale(name) for i, name in enumerate(present)}, phases
 
 
 def _read(run: Run, damage: list[str], tail: int | None = None) -> metrics_file.MetricsTable:
     """Read the run's metrics.csv, or its end. Add a line to `damage` if it is damaged or missing."""
-    path = run.path / "metrics.csv"
+    name = f"{run.name}/metrics.csv"
     try:
-        table = metrics_file.read(path, tail)
+        table = metrics_file.read(run.path / "metrics.csv", tail)
     except FileNotFoundError:
-        damage.append(f"{path} is missing")
+        damage.append(f"{name} is missing")
     except (OSError, ValueError) as error:
-        damage.append(f"{path} is damaged ({error})")
+        damage.append(f"{name} is damaged ({error})")
     else:
         if table.damage:
-            damage.append(f"{path}: {table.damage}")
+            damage.append(f"{name}: {table.damage}")
         return table
     return metrics_file.MetricsTable([], [], None)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from distancing.errors import ReportError
 from distancing.report.groups import Condition, Group, Settings, group_runs, representative, sort_groups, text
@@ -79,14 +79,14 @@ class Overview:
 
 
 def summarise(
-    sources: Sequence[str],
+    sources: Iterable[str] | Mapping[str, str],
     metrics: Sequence[str] = (),
     by: Sequence[str] = (),
     where: Sequence[str] = (),
     best: int | None = None,
     baseline: Sequence[str] = (),
 ) -> Overview:
-    """Return the overview of the runs in these sources. The command has options of the same names.
+    """Return the overview of the runs in these sources, as in `collect`. The command has options of the same names.
 
     Raise ReportError for a source, a metric or a setting that does not exist, and if no or several groups are the
     baseline.

@@ -29,22 +29,16 @@ def pack(runs: Sequence[Run], file: Path) -> None:
 
 
 @contextlib.contextmanager
-def unpacked(sources: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the sources with each packed file replaced by a temporary folder of its runs.
+def unpacked(sources: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield each source and where it can be read: a packed file is in a temporary folder of its runs.
 
     Raise ReportError for a file that can't be read.
     """
     with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(_unpacked(Path(source))) if source.endswith(".zip") else source for source in sources
-        ]
-
-
-def as_given(text: str, given: Sequence[str], sources: Sequence[str]) -> str:
-    """Return the text with the packed files instead of the temporary folders of `unpacked`."""
-    for name, source in zip(given, sources, strict=True):
-        text = text.replace(f"{source}/", f"{name}/")
-    return text
+        yield {
+            source: stack.enter_context(_unpacked(Path(source))) if source.endswith(".zip") else source
+            for source in sources
+        }
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import glob
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ class Run:
     state: `failed` has an error.txt and no result, `damaged` a file that can't be read; `unfinished` is running,
         waiting or was stopped; `missing` is in a sweep's list and has no files yet.
     overrides: as typed. typed: the same as setting → value.
+    name: the path as users know it, also within a packed file, whose runs have a `path` in a temporary folder.
     config: the resolved settings, {} if there is no config.
     result: result.json, {} if there is none.
     """
@@ -33,6 +34,7 @@ class Run:
     path: Path
     state: State
     overrides: tuple[str, ...]
+    name: str
     config: dict[str, Leaf] = field(default_factory=dict)
     result: Json = field(default_factory=dict)
 
@@ -49,24 +51,27 @@ class Run:
             return None
 
 
-def collect(sources: Iterable[str]) -> tuple[list[Run], list[str]]:
+def collect(sources: Iterable[str] | Mapping[str, str]) -> tuple[list[Run], list[str]]:
     """Read the runs of these sources, each run once. Return them, and a line for each damaged file.
 
-    sources: directories of runs and of sweeps, names of sweeps, folders of runs, and globs of all these.
+    sources: directories of runs and of sweeps, names of sweeps, folders of runs, and globs of all these. A mapping, as
+    from `pack.unpacked`, has the name of each source, which is shown, and where it can be read.
 
     Raise ReportError for a source without runs.
     """
     runs: dict[Path, Run] = {}
     damage: list[str] = []
-    for source in sources:
-        for listed in _find(source, damage):
+    for name, source in (sources if isinstance(sources, Mapping) else {source: source for source in sources}).items():
+        own_damage: list[str] = []
+        for listed in _find(source, name, own_damage):
             path = listed.path.resolve()
             if path not in runs:
-                runs[path] = read(listed, damage)
+                runs[path] = read(listed, str(listed.path).replace(source, name), own_damage)
+        damage += [line.replace(source, name) for line in own_damage]
     return list(runs.values()), damage
 
 
-def _find(source: str, damage: list[str]) -> list[Listed]:
+def _find(source: str, name: str, damage: list[str]) -> list[Listed]:
     matches = sorted(glob.glob(source)) if glob.has_magic(source) and not Path(source).exists() else [source]
     if runs := [run for match in matches for run in _runs_in(match, damage)]:
         return runs
@@ -76,7 +81,7 @@ def _find(source: str, damage: list[str]) -> list[Listed]:
         reason = "is a sweep without runs"
     except SweepError as error:
         reason += str(error).partition("of a sweep")[2]  # the names of the sweeps that exist
-    raise ReportError(f"{source} {reason}")
+    raise ReportError(f"{name} {reason}")
 
 
 def _runs_in(source: str, damage: list[str]) -> Sequence[Listed]:
@@ -102,7 +107,7 @@ def _is_run(path: Path) -> bool:
     return any((path / file).exists() for file in FILES)
 
 
-def read(listed: Listed, damage: list[str]) -> Run:
+def read(listed: Listed, name: str, damage: list[str]) -> Run:
     """Return the run in this directory. Add a line to `damage` for each file that can't be read."""
     directory, damage_before = RunDirectory(listed.path), len(damage)
     config = _yaml(directory.config, dict, damage)
@@ -124,7 +129,7 @@ def read(listed: Listed, damage: list[str]) -> Run:
     else:
         state = "unfinished" if _is_run(listed.path) else "missing"
     typed_overrides = listed.overrides if overrides is None else tuple(map(str, overrides))
-    return Run(listed.path, state, typed_overrides, flat(config or {}), result or {})
+    return Run(listed.path, state, typed_overrides, name, flat(config or {}), result or {})
 
 
 def _yaml(path: Path, expected: type, damage: list[str]) -> Any:

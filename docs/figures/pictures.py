@@ -158,8 +158,8 @@ def trade_picture(name: str, x: Scores, y: Scores, labels: tuple[str, str]) -> N
 
 def curves_picture(name: str, source: str) -> None:
     """Draw the learning curves of the runs in results/SOURCE.zip, as the report does."""
-    with unpacked([str(RESULTS / f"{source}.zip")]) as folders:
-        picture = next(gallery(summarise(folders)))
+    with unpacked([str(RESULTS / f"{source}.zip")]) as sources:
+        picture = next(gallery(summarise(sources)))
         (PICTURES / f"{name}.png").write_bytes(picture.png)
 
 
