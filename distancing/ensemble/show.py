@@ -55,7 +55,10 @@ def table(result: EnsembleResult) -> RenderableType:
     if average := result.parameter_average:
         cells = [cell for name in splits for cell in _cells(average[name])]
         rows.add_row("at the mean of the parameters", "", *cells)
-    errors = Table(title="errors (1.14)", title_justify="left")
+    title = "errors (1.14)"
+    if len(set(result.weights)) > 1:  # the members' errors have no weights, and (1.14) is predicted from them
+        title += ", of equal weights but for the mutual information"
+    errors = Table(title=title, title_justify="left")
     errors.add_column("")
     for label in ERRORS.values():
         errors.add_column(label, justify="right")
