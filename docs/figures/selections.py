@@ -29,6 +29,15 @@ class Short:
     columns: Sequence[Column]
 
 
+def hills(*sizes: tuple[float, float]) -> dict[str, Settings]:
+    """Return label → the settings of plain hills with these strengths and widths."""
+    return {size(strength, sigma): hill("gaussian", strength, sigma) for strength, sigma in sizes}
+
+
+def size(strength: float, sigma: float) -> str:
+    return f"{strength:g} nat{'s' * (strength != 1)}, σ {sigma:g}"
+
+
 def hill(penalty: str, strength: float, sigma: float | None = None) -> Settings:
     settings = {"penalty": penalty, "penalty.strength": f"{strength:g}"}
     return settings if sigma is None else {**settings, "penalty.sigma": f"{sigma:g}"}
@@ -49,7 +58,7 @@ HILLS = {
 }  # fmt: skip
 ESCAPES = {
     **{
-        f"{name}, {s} nat{'s' * (s != 1)}, σ {sigma}": hill(penalty, s, sigma)
+        f"{name}, {size(s, sigma)}": hill(penalty, s, sigma)
         for name, penalty in HILLS.items()
         for s in ((1, 3, 10, 30) if name == "plain" else (3, 30))
         for sigma in (0.3, 1)
@@ -139,23 +148,16 @@ DETECTORS = {  # ensembles that tell images of another data set from their own
     "independent networks": "lr=0.1 penalty=none phases=independent",
     "independent, rate 0.05": "lr=0.05 penalty=none phases=independent",
 }
-# where all of them have the same learning rate
-ONE_RATE = {
-    "plain hills": "penalty=gaussian strength=1 phases=cycles",
-    "hills of 3 nats": "penalty=gaussian strength=3 phases=cycles",
-    **{label: kind.partition(" ")[2] for label, kind in DETECTORS.items() if label != "independent, rate 0.05"},
-}
+# the same where all have one learning rate, which their kinds then do not name; hills of 3 nats follow the plain ones
+_PLAIN, *_OTHERS = (
+    (label, kind.partition(" ")[2]) for label, kind in DETECTORS.items() if label != "independent, rate 0.05"
+)
+ONE_RATE = dict([_PLAIN, ("hills of 3 nats", "penalty=gaussian strength=3 phases=cycles"), *_OTHERS])
 
 SHORT = {
     "push": Short(
         "strength_sigma",
-        {
-            "no hill": NONE,
-            **{
-                f"{s:g} nat{'s' * (s != 1)}, σ {sigma:g}": hill("gaussian", s, sigma)
-                for s, sigma in ((1, 0.3), (3, 0.01), (3, 0.3), (3, 1), (3, 3), (30, 0.3), (30, 1))
-            },
-        },
+        {"no hill": NONE, **hills((1, 0.3), (3, 0.01), (3, 0.3), (3, 1), (3, 3), (30, 0.3), (30, 1))},
         [
             Column("distance ‖θ − θ_c‖", "distance"),
             Column("height at the end", "hill/descend"),
@@ -167,7 +169,7 @@ SHORT = {
     "networks": Short(
         "networks",
         WIDTHS,
-        [Column(f"{name}", "distance", where) for name, where in NETWORKS.items()],
+        [Column(name, "distance", where) for name, where in NETWORKS.items()],
     ),
     "escape": Short(
         "escape",
@@ -182,7 +184,7 @@ SHORT = {
     ),
     "escape_images": Short(
         "escape_images",
-        {name: kind for name, kind in IMAGE_KINDS.items() if name not in ("random jump, length 10",)},
+        {name: kind for name, kind in IMAGE_KINDS.items() if name != "random jump, length 10"},
         [
             Column("MNIST: barrier", BARRIER, {"dataset": "mnist"}),
             Column("accuracy, %", "test.accuracy", {"dataset": "mnist"}),
@@ -202,10 +204,7 @@ SHORT = {
     ),
     "gradients": Short(
         "gradients",
-        {
-            f"{s:g} nat{'s' * (s != 1)}, σ {sigma:g}": hill("gaussian", s, sigma)
-            for s, sigma in ((1, 0.3), (3, 0.1), (3, 0.3), (3, 1), (30, 0.1), (30, 0.3), (30, 1))
-        },
+        hills((1, 0.3), (3, 0.1), (3, 0.3), (3, 1), (30, 0.1), (30, 0.3), (30, 1)),
         [
             Column("cosine", "gradients.cosine_mean"),
             Column("share of epochs within ±0.1", "gradients.orthogonal_share"),

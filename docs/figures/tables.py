@@ -99,17 +99,17 @@ def cell(rows: Sequence[Row], kind: Settings, column: Column) -> str:
     return number(*mean_sd(row, column.metric), most=column.most)
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown. heads: of the columns but the first, which has the names of the rows."""
+    lines = [["", *heads], ["---", *["---:"] * len(heads)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def table(short: Short) -> str:
     """Return the short table in Markdown."""
     rows = full(short.source)
-    lines = [["", *(column.head for column in short.columns)], ["---", *["---:"] * len(short.columns)]]
-    for name, kind in short.kinds.items():
-        lines.append([name, *(cell(rows, kind, column) for column in short.columns)])
-    return markdown(lines)
+    lines = [[name, *(cell(rows, kind, column) for column in short.columns)] for name, kind in short.kinds.items()]
+    return markdown([column.head for column in short.columns], lines)
 
 
 def ensembles(name: str, members: int) -> str:
@@ -121,7 +121,7 @@ def ensembles(name: str, members: int) -> str:
     budgets = sorted({float(row["epochs_each"]) for row in rows})
     most = f"{budgets[-1]:g} epochs"
     heads = [*(f"{budget:g} epochs: calibrated NLL" for budget in budgets), f"{most}: raw NLL", f"{most}: accuracy, %"]
-    lines = [["", *heads], ["---", *["---:"] * len(heads)]]
+    lines = []
     for label, kind in ENSEMBLES.items():
         own = [row for row in rows if row["kind"] == kind]
         if own:
@@ -130,7 +130,7 @@ def ensembles(name: str, members: int) -> str:
             cells.append(number(*mean_error([float(row["nll"]) for row in by_budget[-1]])))
             cells.append(number(*mean_error([100 * float(row["accuracy"]) for row in by_budget[-1]])))
             lines.append([label, *cells])
-    return markdown(lines)
+    return markdown(heads, lines)
 
 
 Scores = dict[int, dict[str, tuple[float, float]]]  # epochs in all → kind → mean and standard error
@@ -141,7 +141,7 @@ def tuned(name: str, score: str) -> Scores:
     return _scores(chosen(read_csv(RESULTS / f"{name}.csv")), RIVALS, score)
 
 
-def detected(name: str, score: str = "ood_auroc") -> Scores:
+def detected(name: str, score: str) -> Scores:
     """Return a score of each of DETECTORS, or of ONE_RATE."""
     rows = read_csv(RESULTS / f"{name}.csv")
     return _scores(rows, DETECTORS if rows[0].kind.startswith("lr=") else ONE_RATE, score)
@@ -168,14 +168,14 @@ def rivals(name: str) -> str:
         *(f"{epochs} epochs in all: calibrated NLL" for epochs in nll),
         *(f"{most} epochs: {head}, %" for head in at_most),
     ]
-    lines = [["", *heads], ["---", *["---:"] * len(heads)]]
+    lines = []
     for label in IN_SHORT:
         if any(label in by_label for by_label in nll.values()):
             cells = [number(*by_label.get(label, UNKNOWN), most=4) for by_label in nll.values()]
             known = (by_label.get(label, UNKNOWN) for by_label in at_most.values())
             cells += [number(100 * mean, 100 * error) for mean, error in known]
             lines.append([label, *cells])
-    return markdown(lines)
+    return markdown(heads, lines)
 
 
 def detectors(score: str, last: str) -> str:
@@ -184,19 +184,19 @@ def detectors(score: str, last: str) -> str:
     most = max(mnist)
     heads = [*(f"{epochs} epochs: AUROC, MNIST, %" for epochs in mnist), f"{most} epochs: AUROC, CIFAR-10, %"]
     heads.append(f"{most} epochs: {NAMES[last]}")
-    lines = [["", *heads], ["---", *["---:"] * len(heads)]]
-    scale = 100 if "%" in NAMES[last] else 1
+    scale, of_last = 100 if "%" in NAMES[last] else 1, detected("ensembles-ood-mnist", last)[most]
+    lines = []
     for label in DETECTORS:
         shares = [*(by_label[label] for by_label in mnist.values()), cifar[most][label]]
         cells = [number(100 * mean, 100 * error) for mean, error in shares]
-        mean, error = detected("ensembles-ood-mnist", last)[most][label]
+        mean, error = of_last[label]
         lines.append([label, *cells, number(scale * mean, scale * error, most=4)])
-    return markdown(lines)
+    return markdown(heads, lines)
 
 
 def of_detectors(columns: Sequence[tuple[str, str, str]]) -> str:
     """Return the short table of scores of DETECTORS, all of whose ensembles have one budget. columns: as in BEYOND."""
-    lines = [["", *(head for *_, head in columns)], ["---", *["---:"] * len(columns)]]
+    lines = []
     by_column = [(head, next(iter(detected(name, score).values()))) for name, score, head in columns]
     for label in by_column[0][1]:
         cells = []
@@ -205,7 +205,7 @@ def of_detectors(columns: Sequence[tuple[str, str, str]]) -> str:
             mean, error = found[label]
             cells.append(number(scale * mean, scale * error, most=4))
         lines.append([label, *cells])
-    return markdown(lines)
+    return markdown([head for *_, head in columns], lines)
 
 
 def mean_error(values: Sequence[float]) -> tuple[float, float]:
