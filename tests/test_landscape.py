@@ -342,6 +342,17 @@ def test_a_linear_network_whose_barrier_is_known(run: Path) -> None:
     assert findings.values["test_height/plus_to_minus"] == pytest.approx(height, abs=1e-7)
 
 
+def test_a_value_that_is_not_finite_is_shown_as_it_is_stored(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A barrier on one image has no standard error, whether it is computed or was stored before."""
+    one_image = ["--only=valley", "--set=valley.images=1", "--set=valley.epochs=1", "--set=valley.points=3"]
+    shown = []
+    for _ in range(2):
+        assert cli([str(copy), *one_image]) == 0
+        shown.append(capsys.readouterr().out.replace("  (stored before)", ""))
+    assert "not finite" in shown[0]
+    assert shown[0] == shown[1]
+
+
 @pytest.mark.slow
 def test_stored_analyses_are_reused_unless_their_inputs_change(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -20,7 +20,7 @@ from distancing.runs.files import seal
 from distancing.runs.tracking import add_to_events
 from distancing.stored import Checkpoint
 
-Values = Mapping[str, float]
+Values = Mapping[str, float | None]  # None for a number that is not finite
 
 
 def analyse(
@@ -66,15 +66,14 @@ def analyse(
                     raise
                 left_out[name] = str(error)
                 continue
-            store(findings, folder, name, inputs)
-            stored = findings.values
+            stored = store(findings, folder, name, inputs)
             computed.append(name)
         values[name] = stored
     return values, computed
 
 
-def store(findings: Findings, folder: Path, name: str, inputs: Mapping[str, Any]) -> None:
-    """Write NAME.csv, NAME.png and at last NAME.json, whose presence shows that all are complete."""
+def store(findings: Findings, folder: Path, name: str, inputs: Mapping[str, Any]) -> Values:
+    """Write NAME.csv, NAME.png and at last NAME.json, whose presence shows that all are complete. Return the values."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
 
     text, picture = io.StringIO(), io.BytesIO()
@@ -86,6 +85,7 @@ def store(findings: Findings, folder: Path, name: str, inputs: Mapping[str, Any]
     write(folder / f"{name}.png", picture.getvalue())
     values = {key: value if math.isfinite(value) else None for key, value in findings.values.items()}
     write(folder / f"{name}.json", (json.dumps({"asked": inputs, "values": values}, indent=2) + "\n").encode())
+    return values
 
 
 def record(run: RunDirectory, values: Mapping[str, Values], computed: Sequence[str]) -> None:
@@ -98,23 +98,16 @@ def record(run: RunDirectory, values: Mapping[str, Values], computed: Sequence[s
         known = result["analysis"] or {}
         for name in values:
             if name in computed or known.get(name) != values[name]:
-                add_to_events(run, name, *for_tensorboard({name: values[name]}, run.landscape))
+                add_to_events(run, name, *_for_tensorboard(name, values[name], run.landscape))
         run.write_result({**result, "analysis": {**known, **values}})
 
 
-def for_tensorboard(
-    values: Mapping[str, Values], folder: Path
-) -> tuple[dict[str, list[float]], dict[str, NDArray[Any]]]:
-    """Return scalars and pictures [H, W, 4] by their tags."""
+def _for_tensorboard(name: str, values: Values, folder: Path) -> tuple[dict[str, list[float]], dict[str, NDArray[Any]]]:
+    """Return an analysis's scalars and its picture [H, W, 4] by their tags."""
     from matplotlib.image import imread  # slow to import
 
-    scalars = {
-        f"analysis/{name}/{key}": [value]
-        for name, analysis_values in values.items()
-        for key, value in analysis_values.items()
-        if value is not None
-    }
-    return scalars, {f"analysis/{name}": imread(folder / f"{name}.png") for name in values}
+    scalars = {f"analysis/{name}/{key}": [value] for key, value in values.items() if value is not None}
+    return scalars, {f"analysis/{name}": imread(folder / f"{name}.png")}
 
 
 def _inputs(analysis: Analysis, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:

@@ -131,6 +131,5 @@ class Subject:
 
 def shortened(data: Data, n: int) -> Data:
     """Return n images of each split, normalised as before."""
-
     splits: dict[str, Any] = {name: split.spread(n) for name, split in data.splits.items()}
     return dataclasses.replace(data, **splits)
