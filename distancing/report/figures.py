@@ -1,9 +1,8 @@
 """One function for each figure. It takes numbers and returns a matplotlib Figure that is readable without colours."""
 
-import contextlib
 import io
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,17 +54,10 @@ class Point:
     sd: float
 
 
-@contextlib.contextmanager
-def style() -> Iterator[None]:
-    """Use the report's matplotlib settings."""
-    with matplotlib.rc_context(STYLE):
-        yield
-
-
 def render(figure: Figure) -> tuple[bytes, bytes]:
     """Return the figure as PNG and as PDF."""
     png, pdf = io.BytesIO(), io.BytesIO()
-    with style():
+    with matplotlib.rc_context(STYLE):
         canvas = FigureCanvasAgg(figure)
         canvas.print_figure(png, dpi=200, metadata={"Software": None})
         figure.set_layout_engine("none")  # the PDF keeps the layout of the PNG
@@ -84,7 +76,7 @@ def learning_curves(curves: Mapping[str, Curve], columns: Mapping[str, str]) -> 
 
     columns: name → label of the axis. Losses that fall to a fifth or less get a logarithmic axis.
     """
-    with style():
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
         panels = figure.subplots(1, len(columns), squeeze=False, sharex=True)[0]
         for axes, (column, label) in zip(panels, columns.items(), strict=True):
@@ -163,7 +155,7 @@ def heat_map(
     x, y, metric: labels with their units.
     baseline: a value to mark in the colour scale.
     """
-    with style():
+    with matplotlib.rc_context(STYLE):
         xs, ys = (sorted({key[i] for key in cells}) for i in (0, 1))
         values = np.full((len(ys), len(xs)), np.nan)
         for (a, b), point in cells.items():
@@ -206,7 +198,7 @@ def against(lines: Mapping[str, Mapping[float | str, Point]], x: str, y: str, ba
     lines: name → value of the setting → point.
     baseline: a horizontal line with a band.
     """
-    with style():
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.5, 2.5), layout="constrained")
         axes = figure.subplots()
         positions = list(dict.fromkeys(position for line in lines.values() for position in line))
@@ -255,7 +247,7 @@ def _unevenness(values: Array) -> float:
 
 def distances(curve: Curve) -> Figure:
     """Plot one group's distance to each checkpoint, and below it the height of each hill, over the epochs."""
-    with style():
+    with matplotlib.rc_context(STYLE):
         labels = {"distance/": "distance ‖θ − θ_c‖", "hill/": "height k(θ, θ_c)"}
         rows = {prefix: [column for column in curve.mean if column.startswith(prefix)] for prefix in labels}
         rows = {prefix: columns for prefix, columns in rows.items() if columns}
@@ -280,7 +272,7 @@ def distances(curve: Curve) -> Figure:
 
 def cost(points: Mapping[str, tuple[Point, Point]], x: str, y: str) -> Figure:
     """Plot a metric against its cost, with a point and error bars in both directions for each group."""
-    with style():
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.5, 2.5), layout="constrained")
         axes = figure.subplots()
         for i, (name, (a, b)) in enumerate(points.items()):
@@ -299,7 +291,7 @@ def members(groups: Mapping[str, Mapping[str, tuple[Point, Point]]], metrics: Ma
     groups: name → metric → (members, ensemble).
     metrics: name → label with its unit.
     """
-    with style():
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.95 + 0.24 * len(groups)), layout="constrained")
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         rows = np.arange(len(groups))

@@ -226,7 +226,9 @@ def _notes(overview: Overview, duplicates: int, best: int | None) -> list[str]:
             (sum(c.p is not None for c in by_group.values()) for by_group in overview.compared.values()), default=0
         )
         corrected = f"; Holm's correction for {tests} comparisons" if tests > 1 else ""
-        notes.append(f"Δ: difference from {overview.baseline.name}; p: {TEST}{corrected}")
+        notes.append(
+            f"Δ: difference from {overview.baseline.name}; p: paired t-test by seed, two-sided ({TEST}){corrected}"
+        )
         if any(
             overview.is_partial(comparison, group, metric)
             for metric, by_group in overview.compared.items()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-TEST = "paired t-test by seed, two-sided (scipy.stats.ttest_rel)"
+TEST = "scipy.stats.ttest_rel"  # paired by seed, two-sided
 ROUNDING = 1e-12  # relative standard deviations below this are nothing but rounding
 
 

@@ -15,8 +15,7 @@ from distancing.report.groups import Group, text
 from distancing.report.metrics import label, unit
 from distancing.report.overview import Overview
 from distancing.report.runs import STATES
-
-TEST_NAME = "scipy.stats.ttest_rel"
+from distancing.report.significance import TEST
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def as_csv(overview: Overview) -> str:
         head += [f"{metric} mean{unit_name}", f"{metric} sd{unit_name}", f"{metric} n"]
         if overview.baseline:
             head += [f"{metric} difference{unit_name}", f"{metric} difference sd{unit_name}", f"{metric} pairs",
-                     f"{metric} p ({TEST_NAME})", f"{metric} p (Holm)"]  # fmt: skip
+                     f"{metric} p ({TEST})", f"{metric} p (Holm)"]  # fmt: skip
     rows.writerow(head)
     for group in overview.groups:
         row: list[Any] = ["" if (value := group.settings[key]) is None else text(value) for key in overview.keys]
