@@ -245,8 +245,8 @@ def hills(setting: Setting) -> Iterator[Row]:
     for k in (0, 1, 4) if setting.tiny else (0, 1, 4, 16, 64):
         if k and trainer.hills is not None:
             away = torch.randn(k, len(trainer.theta), device=trainer.device)
-            places = trainer.theta.vector + AWAY * trainer.theta.vector.norm() * torch.nn.functional.normalize(away)
-            trainer.hills.put(places)
+            theta = trainer.theta.vector
+            trainer.hills.put(theta + AWAY * theta.norm() * torch.nn.functional.normalize(away))
             trainer.replay.forget()
         epoch_of(trainer)
         duration = seconds(partial(epoch_of, trainer), trainer.device, setting.least) / steps

@@ -156,9 +156,10 @@ class Transformed(Dataset[tuple[Tensor, int]]):
         return self.transform(picture), label
 
 
-def algorithm_5(network: nn.Module, places: Sequence[Sequence[Tensor]], sigmas: Sequence[float]) -> Tensor:
-    penalty = torch.zeros((), device=places[0][0].device)
-    for checkpoint, sigma in zip(places, sigmas, strict=True):
+def algorithm_5(network: nn.Module, checkpoints: Sequence[Sequence[Tensor]], sigmas: Sequence[float]) -> Tensor:
+    """Return the sum of the hills on these checkpoints, each a list of the network's tensors, as in the thesis."""
+    penalty = torch.zeros((), device=checkpoints[0][0].device)
+    for checkpoint, sigma in zip(checkpoints, sigmas, strict=True):
         distance = torch.zeros_like(penalty)
         for c, p in zip(checkpoint, network.parameters(), strict=True):
             difference = torch.add(-p, c)
@@ -190,10 +191,10 @@ def pieces(trainer: Trainer, bare: Bare, script: Script) -> Runs:
     assert penalty is not None
     for i in range(HILLS[-1]):
         away = torch.randn_like(theta.vector)
-        place = theta.vector + AWAY * theta.vector.norm() * away / away.norm()
+        checkpoint = theta.vector + AWAY * theta.vector.norm() * away / away.norm()
         info = Info(name=f"hill-{i}", phase="", epoch=0, initial_seed=0, forward=0, backward=0, metrics={})
-        trainer.add_checkpoint(info, place)
-        named = theta.named(place)
+        trainer.add_checkpoint(info, checkpoint)
+        named = theta.named(checkpoint)
         lists.append([named[name].clone() for name, _ in bare.network.named_parameters()])
     assert trainer.hills is not None
     sigmas = trainer.hills.widths.tolist()
@@ -207,14 +208,12 @@ def pieces(trainer: Trainer, bare: Bare, script: Script) -> Runs:
     for k in HILLS:
         hills[k].put(trainer.checkpoints.parameters[:k])
     energy = {k: torch.no_grad()(hills[k].evaluate) for k in HILLS}
-    theirs, ours = (
-        alone_5(HILLS[-1]),
-        energy[HILLS[-1]](theta.vector),
-    )  # this leaves gradients, onto which the timed passes add
+    theirs = alone_5(HILLS[-1])  # this leaves gradients, onto which the timed passes add
+    ours, our_gradient, _ = energy[HILLS[-1]](theta.vector)
     gradients = {name: p.grad for name, p in bare.network.named_parameters() if p.grad is not None}
     gradient = theta.flatten(gradients)
-    torch.testing.assert_close(theirs, ours[0], rtol=1e-4, atol=0.0)
-    assert (gradient - ours[1]).norm() < 1e-4 * gradient.norm()
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=0.0)
+    assert (gradient - our_gradient).norm() < 1e-4 * gradient.norm()
 
     n, images = trainer.steps, trainer.data.normalise(trainer.data.train.images[:BATCH])
     runs: Runs = {BARE: (bare.epoch, n), SCRIPT: (script.epoch, n)}
