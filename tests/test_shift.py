@@ -23,7 +23,7 @@ from torchmetrics.functional.classification import (
 from distancing.config.checks import read_config
 from distancing.data.datasets import CIFAR10, MNIST, Digits, FashionMNIST
 from distancing.data.npz import Npz
-from distancing.ensemble import corruptions, off_data
+from distancing.ensemble import corruptions, off_data, show
 from distancing.ensemble.__main__ import main as cli
 from distancing.ensemble.calibration import calibrated
 from distancing.errors import EnsembleError
@@ -84,6 +84,19 @@ def test_images_of_another_data_set(runs: dict[str, Path], tmp_path: Path, capsy
                           ("nothing", "--ood=nothing is none of cifar10")):  # fmt: skip
         assert cli([str(runs["cycles"]), "--ood", name]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_images_with_a_prediction_that_is_not_a_number() -> None:
+    p = torch.softmax(torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0)).double(), 2)
+    broken = p.clone()
+    broken[1, 2] = np.nan
+    test, ood = (off_data.uncertainties(members, torch.ones(2).double()) for members in (p, broken))
+    found = off_data.detection(test, ood)
+    assert found.members is not None
+    assert np.isnan([found.entropy.auroc, found.members[1].fpr95]).all()
+    assert found.members[0].auroc == 0.5  # this member's predictions are numbers
+    picture = show.ood_picture(test.measures, {"broken": ood.measures, "same": test.measures})
+    assert [len(axes.lines) for axes in picture.axes[3:]] == [2] * 3  # the curve of "same", and the mark of 95 %
 
 
 def test_the_own_images_are_refused_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

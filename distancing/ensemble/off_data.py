@@ -1,6 +1,7 @@
 """How well an ensemble tells images of another data set from the test images."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,10 +57,15 @@ def detection(test: Uncertainties, ood: Uncertainties) -> OodResult:
 
 
 def _detection(test: Tensor, ood: Tensor) -> Detection:
-    """Return how well an uncertainty tells images, for which it is `ood` [K], from test images, `test` [N]."""
+    """Return how well an uncertainty tells images, for which it is `ood` [K], from test images, `test` [N].
+
+    All is NaN if an uncertainty is.
+    """
     from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
     uncertainty, truth = torch.cat((test, ood)), [0] * len(test) + [1] * len(ood)
+    if uncertainty.isnan().any():
+        return Detection(auroc=math.nan, aupr=math.nan, fpr95=math.nan)
     false, true, _ = roc_curve(truth, uncertainty, drop_intermediate=False)
     return Detection(
         auroc=float(roc_auc_score(truth, uncertainty)),
@@ -135,7 +141,7 @@ def _dataset(name: str, own: Dataset, option: str) -> Dataset:
             f"{option} is none of {', '.join(SETS)}, nor an .npz file, nor a folder with train/ and test/"
         )
     dataset: Dataset = construct(cls, settings, option)
-    paths = {Path(getattr(each, "path", "")).resolve() for each in (own, dataset)}
+    paths = {Path(getattr(known, "path", "")).resolve() for known in (own, dataset)}
     if type(dataset) is type(own) and len(paths) == 1:
         raise EnsembleError(f"{option} is the data set that the networks were trained on: choose another one")
     if dataset.image_shape != own.image_shape:

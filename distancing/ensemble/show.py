@@ -105,8 +105,8 @@ def ood_table(result: Mapping[str, OodResult]) -> Table:
         detections: dict[str, list[Detection]] = {measure: [getattr(values, measure)] for measure in MEASURES}
         if values.members:
             detections["entropy of one member, mean"] = values.members
-        for measure, found in detections.items():
-            means = (statistics.fmean(getattr(each, score) for each in found) for score in ("auroc", "aupr", "fpr95"))
+        for measure, rows in detections.items():
+            means = (statistics.fmean(getattr(row, score) for row in rows) for score in ("auroc", "aupr", "fpr95"))
             table.add_row(name, str(values.images), measure.replace("_", " "), *(f"{mean:.4f}" for mean in means))
     return table
 
@@ -155,14 +155,15 @@ def ood_picture(test: Mapping[str, "Tensor"], others: Mapping[str, Mapping[str, 
     figure = Figure(figsize=(12, 6.5), dpi=110, layout="constrained", facecolor="white")
     colours = [OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(others))]
     for (above, below), (measure, values) in zip(figure.subplots(2, len(test)).T, test.items(), strict=True):
-        largest = max(float(x[measure].max()) for x in (test, *others.values()))
+        largest = max(float(x[measure].nan_to_num().max()) for x in (test, *others.values()))
         bins = np.linspace(0, largest or 1, 31)
         above.hist(values.numpy(), bins, density=True, color=GREY, alpha=0.5, label="test images")
         for (name, other), colour in zip(others.items(), colours, strict=True):
             above.hist(other[measure].numpy(), bins, density=True, histtype="step", color=colour, label=name)
-            truth = np.repeat([0, 1], [len(values), len(other[measure])])
-            false, true, _ = roc_curve(truth, np.concatenate([values.numpy(), other[measure].numpy()]))
-            below.plot(100 * false, 100 * true, color=colour)
+            uncertainty = np.concatenate([values.numpy(), other[measure].numpy()])
+            if not np.isnan(uncertainty).any():
+                false, true, _ = roc_curve(np.arange(len(uncertainty)) >= len(values), uncertainty)
+                below.plot(100 * false, 100 * true, color=colour)
         above.set(xlabel=measure.replace("_", " ").replace("max", "1 − max."), ylabel="density", yscale="log")
         below.axhline(95, color=GREY, lw=0.5)
         below.set(xlabel="false positives, %", ylabel="true positives, %")
