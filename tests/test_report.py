@@ -32,7 +32,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from distancing.config.checks import check
 from distancing.experiment.main import main as train
 from distancing.landscape.__main__ import main as landscape
-from distancing.report import figures
+from distancing.report import figures, metrics
 from distancing.report.__main__ import main as cli
 from distancing.report.commands import command, tags
 from distancing.report.gallery import gallery
@@ -340,6 +340,18 @@ def test_an_ensemble_with_a_disagreement_that_is_not_a_number(tmp_path: Path) ->
         numbers.append(result_numbers(collect([str(run)])[0][0]))
     assert numbers[0]["ensemble.test.disagreement"] == 0.25
     assert "ensemble.test.disagreement" not in numbers[1]
+
+
+def test_the_names_of_metrics(tmp_path: Path) -> None:
+    """The number in a name stays whole, and a seed is no metric."""
+    assert metrics.label("sharpness.settle-1/rise_random_0.1") == "sharpness settle-1 rise_random_0.1"
+    assert metrics.label("checkpoints.settle-1.test.loss") == "checkpoints settle-1 test loss, nats"
+    run = Folder(tmp_path).add("it", "seed=0", accuracy=0.5)
+    checkpoint = {"name": "descend", "file": "checkpoints/descend.pt", "epoch": 2, "initial_seed": 7, "forward": 2.0}
+    content = json.loads((run / "result.json").read_text()) | {"checkpoints": [checkpoint]}
+    (run / "result.json").write_text(json.dumps(content))
+    names = result_numbers(collect([str(run)])[0][0])
+    assert [name for name in names if name.startswith("checkpoints")] == ["checkpoints.descend.forward"]
 
 
 ODD = r"a&b_c%d$e#f{g}h~i^j\k<b>l</b>\"m'|n,o*é θ"

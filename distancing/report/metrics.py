@@ -23,7 +23,7 @@ SHORT = (
     (r"ensemble\.parameter_average\.", "parameter_average."),
     (r"analysis\.", ""),
 )
-NOT_METRICS = re.compile(r"seed$|diverged|final\.|versions|checkpoints\.[^.]+\.epoch$")
+NOT_METRICS = re.compile(r"seed$|diverged|final\.|versions|checkpoints\.[^.]+\.(epoch|initial_seed)$")
 UNITS = {
     "accuracy": "%", "loss": "nats", "nll": "nats", "cross_entropy": "nats", "penalty": "nats", "l2": "nats",
     "mutual_information": "nats", "calibrated_nll": "nats", "test_height_max": "nats", "train_height_max": "nats",
@@ -121,12 +121,17 @@ def unit(name: str) -> str:
 
 
 def _last_part(name: str) -> str:
-    return re.split(r"[./]", name)[-1]
+    return _parts(name)[-1]
+
+
+def _parts(name: str) -> list[str]:
+    """Return the parts of a metric's name, in which the dot of a number, as in rise_random_0.1, divides nothing."""
+    return re.split(r"/|(?<!\d)\.|\.(?!\d)", name)
 
 
 def label(name: str) -> str:
     """Return a metric's name for people, with its unit: test.accuracy → test accuracy, %."""
-    words = " ".join(NAMES.get(part, part) for part in re.split(r"[./]", name))
+    words = " ".join(NAMES.get(part, part) for part in _parts(name))
     return f"{words}, {unit(name)}" if unit(name) else words
 
 
