@@ -178,8 +178,10 @@ class Digits(Dataset):
     padding = 1
 
     def read(self) -> tuple[Arrays, Arrays]:
-        # sklearn.datasets.load_digits reads the same file, after 1 s of imports
-        file = _folder_of("sklearn") / "datasets/data/digits.csv.gz"
+        spec = importlib.util.find_spec("sklearn")  # whose load_digits reads the same file, after 1 s of imports
+        if spec is None or spec.origin is None:
+            raise DatasetError("sklearn is not installed")
+        file = Path(spec.origin).with_name("datasets") / "data/digits.csv.gz"
         try:
             table = np.loadtxt(file, np.uint8, delimiter=",")
         except (OSError, ValueError) as error:
@@ -187,14 +189,6 @@ class Digits(Dataset):
         images, labels = table[:, :-1].reshape(-1, 8, 8, 1), table[:, -1].astype(np.int64)
         train, test = stratified_split(labels, 360, seed=0)
         return (images[train], labels[train]), (images[test], labels[test])
-
-
-def _folder_of(package: str) -> Path:
-    """Return the folder of an installed package, without importing it. Raise DatasetError if it is not installed."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise DatasetError(f"{package} is not installed")
-    return Path(spec.origin).parent
 
 
 @component

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -15,7 +15,7 @@ from distancing.runs.files import Json
 from distancing.runs.flat import Leaf, flat, typed
 
 State = Literal["finished", "diverged", "failed", "damaged", "unfinished", "missing"]
-STATES: tuple[State, ...] = ("finished", "diverged", "failed", "damaged", "unfinished", "missing")
+STATES: tuple[State, ...] = get_args(State)
 FILES = (".hydra/config.yaml", "result.json", "metrics.csv")  # a directory with one of these files is that of a run
 
 
