@@ -351,8 +351,8 @@ def test_the_sizes_of_wide_residual_networks(blocks: int, widen: int, parameters
      "timm model.name=resnet10t "
      "model.stem=original"],
 )  # fmt: skip
-def test_networks_train(model: str) -> None:
-    """Each takes grey images, and a step changes its parameters."""
+def test_networks_take_grey_images(model: str) -> None:
+    """The small stem keeps their size."""
     if model.startswith("timm"):
         pytest.importorskip("timm")
     config = check(compose(*TINY, *f"model={model}".split()))

@@ -19,7 +19,7 @@ class HillsCallback(lightning.Callback):
 
     place_after: epochs, counted from 1. settings: the settings of `Hills`. `hills` is None before the training starts.
 
-    Raises ValueError for epochs that are not integers from 1, and warns at the end of those that the training did not
+    Raise ValueError for epochs that are not integers from 1, and warn at the end of those that the training did not
     reach.
     """
 

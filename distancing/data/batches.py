@@ -53,7 +53,7 @@ class Data:
 
     mean, std: the mean and standard deviation of the training images by channel [C], in grey levels.
     padding: the width of the border of zeros around a training image before a random crop of its own size; 0: no crop.
-    flip: mirror a random half of the training images in each epoch.
+    flip: mirror each training image with probability ½, drawn anew in each epoch.
     memory_format: the layout of the batches.
     """
 

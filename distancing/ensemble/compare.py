@@ -59,7 +59,7 @@ def ensembles(runs: Sequence[Listed], sizes: Sequence[int] = (), tuned: bool = F
     tuned: the runs of a kind make the same choices, and have the same data set and network; their other settings are
     trials. Otherwise each setting in which runs differ makes another kind.
 
-    Raises EnsembleError if all runs have one checkpoint and `sizes` does not say how many to group.
+    Raise EnsembleError if all runs have one checkpoint and `sizes` does not say how many to group.
     """
     names = _names(runs, tuned)
     tried: dict[tuple[str, int], set[str]] = defaultdict(set)  # those of a kind and a length

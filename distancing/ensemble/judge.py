@@ -58,7 +58,7 @@ def scored(
     images, and otherwise those for the test images, are found on halves of the same images (`calibration.calibrated`).
 
     refresh: recompute each member's batch-norm statistics. common: as in `judge`. training: score the training images,
-    too. Raises EnsembleError for weights that do not fit, DatasetError for images that can't be read, StorageError for
+    too. Raise EnsembleError for weights that do not fit, DatasetError for images that can't be read, StorageError for
     a damaged checkpoint.
     """
     same_run, common = common is not None, common or evaluation_images(members[0].config, device)

@@ -154,7 +154,7 @@ def predicted_reduction(v: float, c: float, k: int) -> float:
     """Return (v/k + (k − 1)/k · c) / v of (1.14), the share of v that averaging k members leaves; 1 for one member.
 
     The measured share is the Brier score of the members' equal average over their mean Brier score. On the images from
-    which v and c are computed, both are the same number, by `error_covariance`. Raises ZeroDivisionError for v = 0.
+    which v and c are computed, both are the same number, by `error_covariance`. Raise ZeroDivisionError for v = 0.
     """
     return (v / k + ((k - 1) / k * c if k > 1 else 0.0)) / v
 

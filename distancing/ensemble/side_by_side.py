@@ -105,7 +105,7 @@ def cells(
     baseline: a part of one kind's name. The score of other kinds is compared with that of the baseline with the same
     number of members and epochs each, or else with as many epochs in all. score: one of SCORES; without one the
     calibrated NLL, or the raw NLL if rows of an older version have no calibrated one. independent: a part of the name
-    of the kind whose members are independent networks, for the deep-ensemble equivalent. Raises EnsembleError if no
+    of the kind whose members are independent networks, for the deep-ensemble equivalent. Raise EnsembleError if no
     kind or several have such a name, or rows lack the score.
     """
     groups = grouped(rows)

@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def configured(names: Sequence[str], settings: Sequence[str]) -> dict[str, Analysis]:
     """Return the analyses of these names, with settings such as `barrier.points=11`.
 
-    Raises LandscapeError for an unknown name or a malformed setting, ConfigError for a setting that does not fit.
+    Raise LandscapeError for an unknown name or a malformed setting, ConfigError for a setting that does not fit.
     """
     options: dict[str, dict[str, Any]] = {name: {} for name in names}
     for name in names:

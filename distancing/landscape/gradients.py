@@ -88,7 +88,7 @@ def over(epochs: Sequence[Row]) -> dict[str, float]:
 def read(run: RunDirectory) -> list[Row]:
     """Return epoch, phase, PUSHED and GRADIENTS of each epoch.
 
-    PUSHED is empty where no hill acted, GRADIENTS where none pushed. Raises LandscapeError if the file can't be read.
+    PUSHED is empty where no hill acted, GRADIENTS where none pushed. Raise LandscapeError if the file can't be read.
     """
     try:
         table = metrics_file.read(run.metrics)

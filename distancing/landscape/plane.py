@@ -115,7 +115,7 @@ class Plane(Analysis):
 class Frame:
     """Coordinates on the plane through three corners [3, P], in which lengths are those of parameter space.
 
-    The first corner is the origin and the second is on the x axis. Raises LandscapeError if all three lie on one line.
+    The first corner is the origin and the second is on the x axis. Raise LandscapeError if all three lie on one line.
     """
 
     def __init__(self, corners: Tensor) -> None:

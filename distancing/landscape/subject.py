@@ -45,7 +45,7 @@ class Subject:
     run: the run's directory if all checkpoints are of one run, else None. lines: the profiles of
     `path.line`, which analyses share.
 
-    Raises LandscapeError if the architectures differ, StorageError if a run scored its networks on other images.
+    Raise LandscapeError if the architectures differ, StorageError if a run scored its networks on other images.
     """
 
     def __init__(self, checkpoints: Sequence[Checkpoint], device: torch.device, images: int) -> None:

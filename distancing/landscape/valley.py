@@ -67,7 +67,7 @@ class Valley(Analysis):
         """Return the trained bend [P] between a and b.
 
         Each step takes the gradient of the cross entropy at a random point of the curve. Batch norms use the batch, as
-        in training; dropout is off. The order of the images and the points follow from the seed. Raises LandscapeError
+        in training; dropout is off. The order of the images and the points follow from the seed. Raise LandscapeError
         if the learning rate is too large.
         """
         generator = torch.Generator().manual_seed(self.seed)
