@@ -26,7 +26,7 @@ from distancing.ensemble.row import Row, read_csv, write_csv
 from distancing.errors import DatasetError, EnsembleError
 from distancing.experiment.main import main
 from distancing.models.evaluation import refresh_batch_norm
-from distancing.runs import Listed, find_sweep, load
+from distancing.runs import Listed, SweepDirectory, find_sweep, load
 from distancing.stored import evaluation_images, find_checkpoints, on_this_machine
 
 CPU = torch.device("cpu")
@@ -467,6 +467,12 @@ def test_kinds_side_by_side(
     assert cli(["--compare", "it", "--members", "1,4", "--json", str(numbers)]) == 0  # the first network of each run
     sizes = [(row["members"], row["epochs"]) for row in json.loads(numbers.read_text())]
     assert sizes == [(1, 2)] * 6 + [(4, 8)]
+    listed = find_sweep("it").runs()
+    SweepDirectory(Path("runs/sweeps/two")).add(
+        [Listed(r.path, ("+sweep=two", *r.overrides), r.epochs) for r in listed]
+    )
+    assert cli(["--compare", "it", "two", "--members", "1,4,4", "--json", str(numbers)]) == 0  # each run once
+    assert sizes == [(row["members"], row["epochs"]) for row in json.loads(numbers.read_text())]
     for arguments, message in (
         (("--weights", "1,0,0"), "weights of shape [3] for 2 members"),
         (("--members", "0"), "--members=0: write numbers of members"),

@@ -81,7 +81,8 @@ def test_images_of_another_data_set(runs: dict[str, Path], tmp_path: Path, capsy
     assert f"entropy of one member, mean │ {np.mean(members):.4f}" in out
     for name, message in (("digits", "is the data set that the networks were trained on"),
                           ("mnist", "--ood=mnist has images of 1×28×28"), (str(wrong), "has images of 3×8×8"),
-                          ("nothing", "--ood=nothing is none of cifar10")):  # fmt: skip
+                          ("nothing", "--ood=nothing is none of cifar10"),
+                          (f"{other},", "--ood= is none of cifar10")):  # fmt: skip
         assert cli([str(runs["cycles"]), "--ood", name]) == 2
         assert message in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from distancing.ensemble.shift import Shift
 from distancing.errors import EnsembleError
 from distancing.process import threads
 from distancing.process.command import ArgumentParser, check_writable, command
-from distancing.runs import find_sweep
+from distancing.runs import Listed, find_sweep
 from distancing.runs.ensemble import EnsembleResult
 from distancing.runs.files import with_nulls
 from distancing.runs.tracking import tracking
@@ -182,8 +182,11 @@ def _sources(args: argparse.Namespace) -> tuple[list[Row], list[compare.Ensemble
     sizes = _sizes(args.members)
     stored = [row for file in files for row in read_csv(file)]
     rows = [row for row in stored if not sizes or row.members in sizes]
-    runs = [run for path in args.paths if not path.endswith(".csv") for run in find_sweep(path).runs()]
-    ensembles = compare.ensembles(runs, sizes, args.choose) if runs else []
+    runs: dict[Path, Listed] = {}  # each once, although sweeps may share some
+    for path in args.paths:
+        for run in [] if path.endswith(".csv") else find_sweep(path).runs():
+            runs.setdefault(run.path.resolve(), run)
+    ensembles = compare.ensembles([*runs.values()], sizes, args.choose) if runs else []
     if not (rows or ensembles):
         wanted = f"ensembles of {args.members}" if sizes else "ensembles to compare"
         numbers = f"; there are ensembles of {', '.join(map(str, sorted({row.members for row in stored})))}"
@@ -196,9 +199,9 @@ def _sources(args: argparse.Namespace) -> tuple[list[Row], list[compare.Ensemble
 
 
 def _sizes(text: str) -> list[int]:
-    """Return the numbers of members in a text such as "2,4,8". Raise EnsembleError for anything else."""
+    """Return the numbers of members in a text such as "2,4,8", each once. Raise EnsembleError for anything else."""
     try:
-        sizes = [int(size) for size in text.split(",") if text]
+        sizes = list(dict.fromkeys(int(size) for size in text.split(",") if text))
     except ValueError:
         sizes = [0]
     if any(size < 1 for size in sizes):

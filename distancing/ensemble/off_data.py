@@ -126,7 +126,7 @@ def _dataset(name: str, own: Dataset, option: str) -> Dataset:
     if path.suffix == ".npz":
         cls: type = Npz
         settings = {"path": name}
-    elif path.is_dir():
+    elif name and path.is_dir():
         cls = Folder
         channels, size, _ = own.image_shape
         settings = {"path": name, "image_size": size, "colours": "rgb" if channels == 3 else "grey"}
