@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 
 from distancing.colours import BLUE, GREY, OKABE_ITO, ORANGE
 from distancing.runs.ensemble import CorruptionsResult, Detection, EnsembleResult, OodResult, Scores, SplitResult
@@ -41,12 +41,9 @@ MARKS = {"train": "o", "validation": "s", "test": "D"}
 def table(result: EnsembleResult) -> RenderableType:
     """Return tables of the scores of each member, their average and the network at their mean, and of the errors."""
     splits = {name: split for name, split in result.splits.items() if name != "train"}
-    rows = Table(title=f"ensemble of {len(result.members)}", title_justify="left", title_style="bold")
-    rows.add_column("")
-    rows.add_column("weight", justify="right")
-    for split in splits:
-        for metric in METRICS.values():
-            rows.add_column(f"{split} {metric}", justify="right")
+    numbers = _numbers("weight", *(f"{split} {metric}" for split in splits for metric in METRICS.values()))
+    title = f"ensemble of {len(result.members)}"
+    rows = Table("", *numbers, title=title, title_justify="left", title_style="bold")
     for i, (name, weight) in enumerate(zip(result.members, result.weights, strict=True)):
         cells = [cell for split in splits.values() for cell in _cells(split.members[i])]
         rows.add_row(name, f"{weight:.3f}", *cells, end_section=i + 1 == len(result.members))
@@ -58,10 +55,7 @@ def table(result: EnsembleResult) -> RenderableType:
     title = "errors (1.14)"
     if len(set(result.weights)) > 1:  # the members' errors have no weights, and (1.14) is predicted from them
         title += ", of equal weights but for the mutual information"
-    errors = Table(title=title, title_justify="left")
-    errors.add_column("")
-    for label in ERRORS.values():
-        errors.add_column(label, justify="right")
+    errors = Table("", *_numbers(*ERRORS.values()), title=title, title_justify="left")
     for split_name, split_result in result.splits.items():
         cells = ["" if value is None else f"{value:.4f}" for value in _errors(split_result).values()]
         errors.add_row(split_name, *cells)
@@ -78,13 +72,16 @@ def temperatures(sources: Collection[str | None]) -> str:
 def _calibration(result: EnsembleResult) -> Table:
     """Return the table of the scores at the optimal temperature, and of the confidence, on the test images."""
     test = result.splits["test"]
-    table = Table(title=f"confidence on the test images; {temperatures([test.temperature_from])}", title_justify="left")
-    table.add_column("")
-    for label in CALIBRATION.values():
-        table.add_column(label, justify="right")
+    title = f"confidence on the test images; {temperatures([test.temperature_from])}"
+    table = Table("", *_numbers(*CALIBRATION.values()), title=title, title_justify="left")
     for name, scores in zip((*result.members, "average"), (*test.members, test.ensemble), strict=True):
         table.add_row(name, *(f"{getattr(scores, key):.4f}" for key in CALIBRATION))
     return table
+
+
+def _numbers(*heads: str) -> list[Column]:
+    """Return columns of numbers."""
+    return [Column(head, justify="right") for head in heads]
 
 
 def _cells(scores: Scores) -> list[str]:
@@ -98,9 +95,8 @@ def _errors(split: SplitResult) -> dict[str, float | None]:
 
 def ood_table(result: Mapping[str, OodResult]) -> Table:
     """Return a table of the detection of each out-of-distribution data set."""
-    table = Table(title="out of distribution", title_justify="left")
-    for column in ("data set", "images", "detected by", "AUROC", "AUPR", "FPR at 95 % TPR"):
-        table.add_column(column, justify="left" if column in ("data set", "detected by") else "right")
+    images, *scores = _numbers("images", "AUROC", "AUPR", "FPR at 95 % TPR")
+    table = Table("data set", images, "detected by", *scores, title="out of distribution", title_justify="left")
     for name, values in result.items():
         detections: dict[str, list[Detection]] = {measure: [getattr(values, measure)] for measure in MEASURES}
         if values.members:
@@ -119,9 +115,8 @@ def shift_tables(result: EnsembleResult) -> list[Table]:
 
 def corruptions_table(result: CorruptionsResult) -> Table:
     """Return a table of the scores under corruptions: the means over the 15, by severity."""
-    table = Table(title=f"corruptions, mean over 15; {temperatures([result.temperature_from])}", title_justify="left")
-    for column in ("severity", *CORRUPTED.values()):
-        table.add_column(column, justify="right")
+    title = f"corruptions, mean over 15; {temperatures([result.temperature_from])}"
+    table = Table(*_numbers("severity", *CORRUPTED.values()), title=title, title_justify="left")
     for severity, scores in result.severity.items():
         table.add_row(
             severity, f"{scores.error:.2%}", *(f"{vars(scores)[key]:.4f}" for key in CORRUPTED if key != "error")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich.table import Table
+from rich.table import Column, Table
 
 from distancing.ensemble.calibration import Equivalent
 from distancing.ensemble.row import Row
@@ -252,9 +252,8 @@ def _mean_and_error(values: Sequence[float | None], percent: bool) -> str:
 
 def terminal(title: str, table: Sequence[Sequence[str]]) -> Table:
     """Return a table, whose first row is its header, for a terminal."""
-    lines = Table(title=title, title_justify="left", box=None)
-    for column in table[0]:
-        lines.add_column(column, justify="left" if column in TEXTS else "right")
+    columns = (Column(name, justify="left" if name in TEXTS else "right") for name in table[0])
+    lines = Table(*columns, title=title, title_justify="left", box=None)
     for row in table[1:]:
         lines.add_row(*row)
     return lines
