@@ -96,6 +96,15 @@ def _point(overview: Overview, group: Group, metric: str) -> Point | None:
     return Point(values[0], values[1] or 0.0) if values else None
 
 
+def _points(overview: Overview, groups: Sequence[Group], x: str, y: str) -> dict[str, tuple[Point, Point]]:
+    """Return name → the group's points in two metrics, for the groups that have both."""
+    return {
+        name: (first, second)
+        for group, name in _names(overview, groups).items()
+        if (first := _point(overview, group, x)) and (second := _point(overview, group, y))
+    }
+
+
 def _curve(overview: Overview, group: Group, columns: Sequence[str]) -> Curve:
     """Return the mean of these columns over the seeds; at each epoch over those that trained so long."""
     runs = [curves(run, columns, overview.damage) for run in group.finished]
@@ -285,11 +294,7 @@ def _position(value: Leaf) -> float | str:
 def _cost(overview: Overview) -> Iterator[Picture]:
     metric = next((name for name in overview.metrics if name.endswith("accuracy")), "test.accuracy")
     groups, choice = _best_groups(overview)
-    points = {
-        name: (seconds, value)
-        for group, name in _names(overview, groups).items()
-        if (seconds := _point(overview, group, "seconds")) and (value := _point(overview, group, metric))
-    }
+    points = _points(overview, groups, "seconds", metric)
     if len(points) < 2:
         return
     devices = sorted({str(run.result.get("device")) for group in groups for run in group.finished})
@@ -303,15 +308,8 @@ def _cost(overview: Overview) -> Iterator[Picture]:
 def _ensemble_members(overview: Overview) -> Iterator[Picture]:
     metrics = ("test.accuracy", "test.nll")
     groups, choice = _best_groups(overview, lambda group: _point(overview, group, f"ensemble.{metrics[0]}") is not None)
-    rows: dict[str, dict[str, tuple[Point, Point]]] = {}
-    for group, name in _names(overview, groups).items():
-        pairs = {}
-        for metric in metrics:
-            members, ensemble = (_point(overview, group, f"{role}.{metric}") for role in ("members", "ensemble"))
-            if members and ensemble:
-                pairs[metric] = (members, ensemble)
-        if len(pairs) == len(metrics):
-            rows[name] = pairs
+    first, second = (_points(overview, groups, f"members.{metric}", f"ensemble.{metric}") for metric in metrics)
+    rows = {name: dict(zip(metrics, (first[name], second[name]), strict=True)) for name in first if name in second}
     if rows:
         caption = (
             "The ensemble members of a run by themselves, and the average of their probabilities: mean over the seeds "
@@ -325,11 +323,7 @@ def _ensemble_members(overview: Overview) -> Iterator[Picture]:
 def _diversity_and_accuracy(overview: Overview) -> Iterator[Picture]:
     x, y = "members.test.accuracy", "ensemble.test.disagreement"
     groups, choice = _best_groups(overview, lambda group: _point(overview, group, y) is not None)
-    points = {
-        name: (accuracy, disagreement)
-        for group, name in _names(overview, groups).items()
-        if (accuracy := _point(overview, group, x)) and (disagreement := _point(overview, group, y))
-    }
+    points = _points(overview, groups, x, y)
     if points:
         caption = (
             "The diversity–accuracy plane: the disagreement of two ensemble members against the mean accuracy of the "
