@@ -141,11 +141,11 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
     rows = [*known, *computed]
     best = compare.chosen(rows) if args.choose else rows
     if shift:
-        of = dict(zip(computed, ensembles, strict=True))
-        judged = {row: compare.shifted(row, of[row], shift, device, weights) for row in best if row in of}
+        sources = dict(zip(computed, ensembles, strict=True))
+        judged = {row: compare.shifted(row, sources[row], shift, device, weights) for row in best if row in sources}
         rows, best = ([judged.get(row, row) for row in group] for group in (rows, best))
-    found_on = show.temperatures({row.temperature_from for row in best})
-    title = f"ensembles, on the test images; {found_on}".rstrip("; ")
+    temperatures = show.temperatures({row.temperature_from for row in best})
+    title = f"ensembles, on the test images; {temperatures}".rstrip("; ")
     tables = {title: side_by_side.comparison(best, args.baseline, args.independent, args.score)}
     if args.choose:
         tables["all trials"] = side_by_side.trials(rows, best)

@@ -75,9 +75,9 @@ def temperatures(test: Prediction, validation: Prediction | None) -> list[tuple[
     return [(optimal_temperature(q[one], labels[one]), other) for one, other in _halves(labels)]
 
 
-def scores_at(found: Sequence[tuple[float, Tensor]], q: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return what `calibrated` does, at temperatures that were found already: the means over them."""
-    rows = [_scores(temperature, q[images], labels[images]) for temperature, images in found]
+def scores_at(known: Sequence[tuple[float, Tensor]], q: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return the scores of `calibrated`: means over known temperatures, as `temperatures` returns them."""
+    rows = [_scores(temperature, q[images], labels[images]) for temperature, images in known]
     return {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
 
 

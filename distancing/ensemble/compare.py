@@ -178,19 +178,19 @@ def shifted(row: Row, ensemble: Ensemble, shift: Shift, device: torch.device, we
     """Return the ensemble's row with its scores on other data sets and under corruptions."""
     members = find_checkpoints(ensemble.files)
     result, _ = shift.judge(members, device, scored(members, device, weights, training=False))
-    found: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     if result.ood:
         of_sets = list(result.ood.values())
-        found["ood_auroc"] = statistics.fmean(of_set.entropy.auroc for of_set in of_sets)
-        found["member_ood_auroc"] = statistics.fmean(m.auroc for of_set in of_sets for m in of_set.members or [])
+        scores["ood_auroc"] = statistics.fmean(of_set.entropy.auroc for of_set in of_sets)
+        scores["member_ood_auroc"] = statistics.fmean(m.auroc for of_set in of_sets for m in of_set.members or [])
         if len(members) > 1:
             information = statistics.fmean(of_set.mutual_information.auroc for of_set in of_sets)
-            found["ood_mutual_information_auroc"] = information
+            scores["ood_mutual_information_auroc"] = information
     if result.corruptions:
-        severities = [result.corruptions.severity[str(severity)] for severity in SEVERITIES]
+        severities = [result.corruptions.severity[str(number)] for number in SEVERITIES]
         for name in ("error", "calibrated_nll", "calibrated_ece"):
-            found[f"corrupted_{name}"] = statistics.fmean(getattr(scores, name) for scores in severities)
-    return dataclasses.replace(row, **found)
+            scores[f"corrupted_{name}"] = statistics.fmean(getattr(severity, name) for severity in severities)
+    return dataclasses.replace(row, **scores)
 
 
 def _fields_of_row(source: Ensemble | Scores) -> dict[str, Any]:

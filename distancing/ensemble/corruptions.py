@@ -165,8 +165,8 @@ def made(name: str, severity: int, clean: Images) -> Images:
         for i, image in enumerate(clean):
             np.random.seed([number, severity, i])
             own = {"seed": int(np.random.randint(2**31))} if name in ("impulse_noise", "glass_blur") else {}
-            found = corrupt(np.pad(image, border, mode="edge"), severity, name, **own)
-            images[i] = found[top : top + height, left : left + width, :channels]
+            bordered = corrupt(np.pad(image, border, mode="edge"), severity, name, **own)
+            images[i] = bordered[top : top + height, left : left + width, :channels]
     return images
 
 
@@ -200,10 +200,10 @@ def judge_corruptions(
 
     validation = (average(common.validation), common.validation.labels.cpu()) if common.validation else None
     q = average(common.test)
-    found = temperatures((q, labels), validation)
+    known = temperatures((q, labels), validation)
 
     def score(prediction: Tensor) -> CorruptedScores:
-        calibrated = scores_at(found, prediction, labels)
+        calibrated = scores_at(known, prediction, labels)
         return CorruptedScores(
             error=1 - scores.accuracy(prediction, labels),
             nll=scores.negative_log_likelihood(prediction, labels),

@@ -52,7 +52,7 @@ class Shift:
             measures = {name: values.measures for name, values in others.items()}
             figures["ood"] = partial(show.ood_picture, test.measures, measures)
         if self.corrupted:
-            found = corruptions.judge_corruptions(members, self.folder, device, result.weights, refresh)
-            result = dataclasses.replace(result, corruptions=found)
-            figures["corruptions"] = partial(show.corruptions_picture, found)
+            corrupted = corruptions.judge_corruptions(members, self.folder, device, result.weights, refresh)
+            result = dataclasses.replace(result, corruptions=corrupted)
+            figures["corruptions"] = partial(show.corruptions_picture, corrupted)
         return result, figures

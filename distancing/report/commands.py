@@ -91,8 +91,7 @@ def tags(overview: Overview) -> dict[str, str]:
     """Return the tag in TensorBoard of each of the overview's metrics that has one."""
     runs = [run for group in overview.groups for run in group.finished]
     analyses = {name for run in runs for name in run.result.get("analysis") or {}}
-    found = {metric: _tag(metric, runs, analyses) for metric in overview.metrics}
-    return {metric: tag for metric, tag in found.items() if tag}
+    return {metric: tag for metric in overview.metrics if (tag := _tag(metric, runs, analyses))}
 
 
 def _tag(metric: str, runs: Sequence[Run], analyses: Container[str]) -> str | None:

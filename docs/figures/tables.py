@@ -149,13 +149,13 @@ def detected(name: str, score: str) -> Scores:
 
 def _scores(rows: Sequence[Ensemble], kinds: Mapping[str, str], score: str) -> Scores:
     """Return a score of the kinds: label → `Row.kind`."""
-    found: Scores = {}
+    by_epochs: Scores = {}
     for epochs in sorted({row.epochs for row in rows}):
         for label, kind in kinds.items():
             known = (getattr(row, score) for row in rows if (row.epochs, row.kind) == (epochs, kind))
             if scores := [value for value in known if value is not None]:
-                found.setdefault(epochs, {})[label] = mean_error(scores)
-    return found
+                by_epochs.setdefault(epochs, {})[label] = mean_error(scores)
+    return by_epochs
 
 
 def rivals(name: str) -> str:
@@ -200,9 +200,9 @@ def of_detectors(columns: Sequence[tuple[str, str, str]]) -> str:
     by_column = [(head, next(iter(detected(name, score).values()))) for name, score, head in columns]
     for label in by_column[0][1]:
         cells = []
-        for head, found in by_column:
+        for head, by_label in by_column:
             scale = 100 if "%" in head else 1
-            mean, error = found[label]
+            mean, error = by_label[label]
             cells.append(number(scale * mean, scale * error, most=4))
         lines.append([label, *cells])
     return markdown([head for *_, head in columns], lines)
