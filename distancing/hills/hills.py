@@ -95,7 +95,10 @@ class Hills(Field):
     def energy(self, inputs: Tensor | None = None) -> Tensor:
         """Return the energy E (2.9), a scalar to add to the loss; its backward pass gives the hills' gradient.
 
-        With hills that grow or decay, call `pass_time` after each step of the optimiser.
+        After each step of the optimiser, call `pass_time` if hills grow or decay, and `keep_norm` if the norm is fixed.
+        A forgotten call is not noticed, because a closure may evaluate E at many parameters within one step.
+
+        Raise RuntimeError and ValueError as `push` does.
         """
         energy: Tensor = _Energy.apply(self, inputs, *self.theta.parameters)
         return energy
