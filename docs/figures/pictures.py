@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -28,15 +29,40 @@ from selections import (
 )
 from tables import RESULTS, Row, Scores, detected, full, mean_error, mean_sd, selected, tuned
 
-from distancing.colours import GREY, OKABE_ITO
-from distancing.report.figures import LINES, MARKS, STYLE
+from distancing.colours import BLUE, GREEN, GREY, INK, OKABE_ITO, ORANGE, PURPLE, SKY, VERMILION
+from distancing.report.figures import MARKS, STYLE
 from distancing.report.gallery import gallery
 from distancing.report.overview import summarise
 from distancing.report.pack import unpacked
 
 PICTURES = Path(__file__).parents[1]
-NINE = (*OKABE_ITO, "#000000", "#8C6D1F", GREY)  # colours
+BROWN = "#8C6D1F"
+LOOKS = {  # the colour, the mark and the line of each kind of ensemble, the same in all pictures
+    "plain hills": (BLUE, "o", "-"),
+    "filter directions": (VERMILION, "s", "--"),
+    "random jumps": (GREEN, "^", "-."),
+    "random jumps, length 5": (GREEN, "^", "-."),
+    "random jumps, length 15": (GREEN, "v", (0, (1, 1))),
+    "jumps, length 10": (GREEN, "^", "-."),
+    "jumps, length 20": (GREEN, "v", (0, (1, 1))),
+    "jumps, length 40": (GREEN, "<", (0, (8, 3))),
+    "restart only": (SKY, "P", (0, (3, 1, 1, 1))),
+    "one cosine": (SKY, "P", (0, (3, 1, 1, 1))),
+    "snapshots": (PURPLE, "D", ":"),
+    "FGE": (SKY, "P", (0, (3, 1, 1, 1))),
+    "cSGHMC": (GREY, "*", (0, (8, 3))),
+    "independent networks": (ORANGE, "X", (0, (5, 1))),
+    "independent, rate 0.05": (BROWN, "*", (0, (3, 1, 1, 1, 1, 1))),
+    "bagging": (BROWN, "*", (0, (3, 1, 1, 1, 1, 1))),
+    "one network": (INK, "p", "-"),
+}
 CONTROLS = ("jumps, length 20", "jumps, length 40", "restart only")  # of the hills in section 16
+
+
+def look(kind: str) -> dict[str, Any]:
+    """Return the arguments of `errorbar` for a kind of ensemble."""
+    colour, mark, line = LOOKS[kind]
+    return {"label": kind, "color": colour, "marker": mark, "ls": line, "ms": 4, "lw": 0.9, "capsize": 2}
 
 
 def dots(axes: Axes, rows: Sequence[Row], kinds: Mapping[str, Settings], metric: str, where: Settings) -> None:
@@ -93,15 +119,14 @@ def ensembles_picture(name: str, sources: Mapping[str, str], members: int) -> No
     axes_row = figure.subplots(1, len(sources), squeeze=False, sharey=True)[0]
     for axes, (title, source) in zip(axes_row, sources.items(), strict=True):
         rows = [row for row in full(source) if int(row["members"]) == members]
-        for i, (label, kind) in enumerate(ENSEMBLES.items()):
+        for label, kind in ENSEMBLES.items():
             by_epochs: dict[float, list[float]] = {}
             for row in rows:
                 if row["kind"] == kind:
                     by_epochs.setdefault(float(row["epochs_each"]) * members, []).append(float(row["calibrated_nll"]))
             points = {x: mean_error(values) for x, values in sorted(by_epochs.items())}
             axes.errorbar(list(points), [mean for mean, _ in points.values()], [e for _, e in points.values()],
-                          label=label, capsize=2, marker=MARKS[i], color=NINE[i],
-                          ls=LINES[i])  # fmt: skip
+                          **look(label))  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel="epochs in all", title=title)
         ticks = sorted({float(row["epochs_each"]) * members for row in rows})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -128,8 +153,7 @@ def budgets_picture(
                 x, means, errors = zip(*points, strict=True)
                 beside = [value * 1.03 ** (i - len(labels) / 2) for value in x]  # so that no point hides another
                 axes.errorbar(beside, [scale * mean for mean in means], yerr=[scale * error for error in errors],
-                              label=label, marker=MARKS[i], color=NINE[i], ls=LINES[i], ms=4, lw=0.9,
-                              capsize=2)  # fmt: skip
+                              **look(label))  # fmt: skip
         axes.set(title=title, xscale="log")
         axes.set_xticks(list(by_epochs), [str(epochs) for epochs in by_epochs])
         axes.minorticks_off()
@@ -146,10 +170,9 @@ def trade_picture(name: str, x: Scores, y: Scores, labels: tuple[str, str]) -> N
     figure = Figure(figsize=(7.0, 3.4), layout="constrained")
     panels = figure.subplots(1, len(x), sharey=True)
     for axes, (epochs, by_label) in zip(panels, x.items(), strict=True):
-        for i, label in enumerate(DETECTORS):
+        for label in DETECTORS:
             (x_mean, x_error), (y_mean, y_error) = by_label[label], y[epochs][label]
-            axes.errorbar(x_mean, 100 * y_mean, xerr=x_error, yerr=100 * y_error, label=label, marker=[*MARKS, "<"][i],
-                          color=NINE[i], ls="", ms=5, lw=0.9, capsize=2)  # fmt: skip
+            axes.errorbar(x_mean, 100 * y_mean, xerr=x_error, yerr=100 * y_error, **{**look(label), "ls": ""})
         axes.set(title=f"{epochs} epochs in all", xlabel=labels[0])
     panels[0].set_ylabel(labels[1])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
