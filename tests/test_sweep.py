@@ -422,6 +422,22 @@ def test_states(tmp_path: Path) -> None:
     assert of() == ("diverged", 9, "in phase escape, epoch 9, step 3")
 
 
+def test_cancel_says_how_to_stop_local_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/it", "runs/sweeps/local"):
+        Path(folder).mkdir(parents=True)
+    Path("runs/sweeps/local/runs.jsonl").write_text('{"run": "../../it", "overrides": [], "epochs": 1}\n')
+    Path("runs/it/job.json").write_text(
+        json.dumps({"launcher": "local", "host": socket.gethostname(), "pid": os.getpid()})
+    )
+    assert cli(["cancel", "local"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "0 cancelled", "1 without Slurm go on: press Ctrl-C in the command that started them",
+    ]  # fmt: skip
+
+
 def test_how_a_local_run_ended(tmp_path: Path) -> None:
     """From its process's exit status, and without one from what the process left."""
 

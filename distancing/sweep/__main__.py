@@ -38,7 +38,7 @@ def argument_parser() -> ArgumentParser:
     estimate = commands.add_parser("cost", parents=[sweep], help="estimate the hours, disk and memory that are left")
     estimate.add_argument("--at-a-time", type=int, default=1, metavar="N", help="number of runs that train at a time")
     commands.add_parser("retry", parents=[sweep], help="start runs that failed, stopped or lack an analysis")
-    commands.add_parser("cancel", parents=[sweep], help="stop queued and running jobs; saved states are kept")
+    commands.add_parser("cancel", parents=[sweep], help="stop queued and running Slurm jobs; saved states are kept")
     logs = commands.add_parser("logs", help="print the log of a run")
     logs.add_argument("run", metavar="RUN", help="its directory, or its hash")
     return parser
@@ -207,16 +207,22 @@ def retry(sweep: SweepDirectory, console: Console) -> None:
 
 
 def cancel(sweep: SweepDirectory, console: Console) -> None:
-    """Cancel the sweep's queued and running Slurm jobs."""
+    """Cancel the sweep's queued and running Slurm jobs, and say how to stop runs of another launcher."""
     jobs: dict[str, None] = {}
+    others = 0
     for run, run_status in statuses(sweep).items():
-        directory = RunDirectory(run.path)
-        job = directory.read_json("job.json")
-        if run_status.state in ACTIVE and job.get("launcher") == "slurm":
-            jobs[str(job["job"])] = None
-            directory.write_json("job.json", {**job, "cancelled": True})
+        if run_status.state in ACTIVE:
+            directory = RunDirectory(run.path)
+            job = directory.read_json("job.json")
+            if job.get("launcher") == "slurm":
+                jobs[str(job["job"])] = None
+                directory.write_json("job.json", {**job, "cancelled": True})
+            else:
+                others += 1
     slurm.cancel([*jobs])
     console.print(f"{len(jobs)} cancelled", markup=False)
+    if others:
+        console.print(f"{others} without Slurm go on: press Ctrl-C in the command that started them", markup=False)
 
 
 def _logs(run: str) -> str:
