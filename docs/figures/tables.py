@@ -36,6 +36,10 @@ OTHERS = {  # of networks that were trained on another set than Fashion-MNIST: t
 # the short tables of DETECTORS: the full table, the score and the head of each column
 BEYOND = {
     "ensembles-eight": [("ensembles-eight", score, NAMES[score]) for score in EIGHT],
+    "ensembles-eight-cifar10": [
+        *(("ensembles-eight-cifar10", score, NAMES[score]) for score in ("calibrated_nll", "accuracy")),
+        ("ensembles-eight-cifar10", "ood_auroc", "entropy: AUROC, Fashion-MNIST, %"),
+    ],
     "ensembles-ood-corrupted": [("ensembles-ood-corrupted", score, NAMES[score]) for score in CORRUPTED],
     **{
         table: [
