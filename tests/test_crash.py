@@ -106,7 +106,7 @@ def test_runs_of_the_local_launcher_that_are_killed(
         assert (run_status.state, run_status.epoch >= 2) == ("killed", True)
         where = "by SIGKILL; out of memory" if by == signal.SIGKILL else f"by {by.name} in "
         assert run_status.note.startswith(where)
-    assert all(re.search(r"distancing/[\w/]+\.py:\d+ \w+$", run_status.note) for run_status in states()[:2])
+    assert all(re.search(r"distancing/[\w/]+\.py:\d+ [\w<>]+$", run_status.note) for run_status in states()[:2])
     assert (told.count(ADVICE), table.count(ADVICE)) == (2, 1)
     assert f"has not ended (killed {states()[0].note})" in told
     assert launcher.returncode == 2
