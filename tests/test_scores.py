@@ -343,6 +343,9 @@ def test_the_deep_ensemble_equivalent() -> None:
     assert curve.interval(0.7, 0.4) == (-math.inf, math.inf)  # ± 0.5
     assert math.isnan(curve.of(math.nan))
     assert calibration.Equivalent([1, 2, 3], [0.5, 0.6, 0.4], [0.0] * 3).of(0.5) == 1
+    for i in range(3):  # the likelihood of so many independent networks is no number
+        nll = [math.nan if i == j else value for j, value in enumerate(curve.nll)]
+        assert math.isnan(calibration.Equivalent(curve.sizes, nll, curve.error).of(0.7))
     exact = calibration.Equivalent(curve.sizes, curve.nll, [0.0] * 3)
     assert exact.interval(0.7, 0.05) == pytest.approx((2.5, 3.5))
     both = calibration.Equivalent(curve.sizes, curve.nll, [0.03] * 3)  # 0.05² = 0.03² + 0.04²

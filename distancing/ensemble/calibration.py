@@ -116,10 +116,10 @@ class Equivalent:
         """Return the deep-ensemble equivalent: the smallest number of networks that reaches `nll`.
 
         The number is interpolated linearly between neighbouring sizes. It is −∞ if the fewest networks are better
-        than `nll`, ∞ if not even the most reach it, and NaN if `nll` is.
+        than `nll`, ∞ if not even the most reach it, and NaN if `nll` or one of the networks' is.
         """
-        if math.isnan(nll):
-            return nll
+        if math.isnan(nll + sum(self.nll)):
+            return math.nan
         if nll >= self.nll[0]:
             return float(self.sizes[0]) if nll == self.nll[0] else -math.inf
         for i in range(1, len(self.sizes)):
