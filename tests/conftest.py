@@ -142,6 +142,13 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
 
 @pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SweepDirectory]:
+    """Start a sweep in tmp_path."""
+    monkeypatch.chdir(tmp_path)
+    return multirun
+
+
+@pytest.fixture
 def runs(tmp_path: Path) -> Callable[..., int]:
     """Start a run below tmp_path."""
     return lambda *overrides: start(f"runs={tmp_path}", *overrides)
