@@ -246,9 +246,9 @@ def test_the_command(runs: dict[str, Path], tmp_path: Path, capsys: pytest.Captu
     assert f"{test['ensemble']['accuracy']:.2%}" in out
     assert f"{test['correlation']:.4f}" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "of equal weights" not in out
+    assert "with equal weights" not in out
     assert cli([str(runs["cycles"]), "--weights", "likelihood"]) == 0
-    assert "errors (1.14), of equal weights but for the mutual information" in capsys.readouterr().out
+    assert "errors (1.14), with equal weights except for the mutual information" in capsys.readouterr().out
     assert cli([str(runs["seed"]), "--json", str(numbers)]) == 0  # a single member has no covariance
     assert json.loads(numbers.read_text())["splits"]["test"]["correlation"] is None
 

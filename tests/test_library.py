@@ -343,7 +343,7 @@ def test_what_a_loop_must_not_forget() -> None:
     growing = Hills(model, **SETTINGS, growth=1.0, newest=1, steps_per_epoch=4)
     for _ in range(2):
         growing.place()
-        with pytest.raises(RuntimeError, match=r"pass_time\(\) follows hills\.energy\(\), and comes before"):
+        with pytest.raises(RuntimeError, match=r"pass_time\(\): call hills\.energy\(\) before it"):
             growing.pass_time()  # whose height would it be?
         growing.energy()
         growing.pass_time()

@@ -116,7 +116,7 @@ class Equivalent:
         """Return the deep-ensemble equivalent: the smallest number of networks that reaches `nll`.
 
         The number is interpolated linearly between neighbouring sizes. It is −∞ if the fewest networks are better
-        than `nll`, ∞ if not even the most reach it, and NaN if `nll` or one of the networks' is.
+        than `nll`, ∞ if not even the most reach it, and NaN if `nll` or one of the means is.
         """
         if math.isnan(nll + sum(self.nll)):
             return math.nan

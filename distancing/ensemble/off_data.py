@@ -59,7 +59,7 @@ def detection(test: Uncertainties, ood: Uncertainties) -> OodResult:
 def _detection(test: Tensor, ood: Tensor) -> Detection:
     """Return how well an uncertainty tells images, for which it is `ood` [K], from test images, `test` [N].
 
-    All is NaN if an uncertainty is.
+    All scores are NaN if one of the uncertainties is.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 

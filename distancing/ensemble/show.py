@@ -54,7 +54,7 @@ def table(result: EnsembleResult) -> RenderableType:
         rows.add_row("at the mean of the parameters", "", *cells)
     title = "errors (1.14)"
     if len(set(result.weights)) > 1:  # the members' errors have no weights, and (1.14) is predicted from them
-        title += ", of equal weights but for the mutual information"
+        title += ", with equal weights except for the mutual information"
     errors = Table("", *_numbers(*ERRORS.values()), title=title, title_justify="left")
     for split_name, split_result in result.splits.items():
         cells = ["" if value is None else f"{value:.4f}" for value in _errors(split_result).values()]

@@ -127,7 +127,7 @@ class Hills(Field):
         """
         if self.penalty.changes and self.steps_per_epoch and len(self):
             if self._heights is None:
-                raise RuntimeError("hills.pass_time() follows hills.energy(), and comes before hills.place()")
+                raise RuntimeError("hills.pass_time(): call hills.energy() before it, and hills.place() after it")
             self.change(self._heights, 1 / self.steps_per_epoch)
 
     @torch.no_grad()

@@ -22,12 +22,12 @@ class StopSignal:
         self._handlers: dict[signal.Signals, Any] = {}
 
     def request(self) -> Request:
-        """Return the request of the signals received so far. A state is saved after each of `save_only`."""
+        """Return what the signals received so far request. Each signal of `save_only` is followed by a saved state."""
         if self.received:
             return "stop"
         if not self._save:
             return None
-        self._save = False  # the state that is saved now also answers a signal since the line above
+        self._save = False  # a signal that arrives just before this line is answered by the state that is saved now
         return "save"
 
     def _handle(self, number: int, _: types.FrameType | None) -> None:

@@ -207,7 +207,7 @@ def retry(sweep: SweepDirectory, console: Console) -> None:
 
 
 def cancel(sweep: SweepDirectory, console: Console) -> None:
-    """Cancel the sweep's queued and running Slurm jobs, and say how to stop runs of another launcher."""
+    """Cancel the sweep's queued and running Slurm jobs, and say how to stop runs that Slurm did not start."""
     jobs: dict[str, None] = {}
     others = 0
     for run, run_status in statuses(sweep).items():
@@ -222,7 +222,7 @@ def cancel(sweep: SweepDirectory, console: Console) -> None:
     slurm.cancel([*jobs])
     console.print(f"{len(jobs)} cancelled", markup=False)
     if others:
-        console.print(f"{others} without Slurm go on: press Ctrl-C in the command that started them", markup=False)
+        console.print(f"{others} not started by Slurm: press Ctrl-C in the command that started them", markup=False)
 
 
 def _logs(run: str) -> str:

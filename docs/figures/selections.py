@@ -148,11 +148,13 @@ DETECTORS = {  # ensembles that tell images of another data set from their own
     "independent networks": "lr=0.1 penalty=none phases=independent",
     "independent, rate 0.05": "lr=0.05 penalty=none phases=independent",
 }
-# the same where all have one learning rate, which their kinds then do not name; hills of 3 nats follow the plain ones
-_PLAIN, *_OTHERS = (
-    (label, kind.partition(" ")[2]) for label, kind in DETECTORS.items() if label != "independent, rate 0.05"
-)
-ONE_RATE = dict([_PLAIN, ("hills of 3 nats", "penalty=gaussian strength=3 phases=cycles"), *_OTHERS])
+# the same where all have one learning rate, which their kinds then do not name
+_DETECTORS = {label: kind.partition(" ")[2] for label, kind in DETECTORS.items() if label != "independent, rate 0.05"}
+ONE_RATE = {
+    "plain hills": _DETECTORS["plain hills"],
+    "hills of 3 nats": "penalty=gaussian strength=3 phases=cycles",
+    **_DETECTORS,
+}
 
 SHORT = {
     "push": Short(

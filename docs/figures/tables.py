@@ -104,7 +104,7 @@ def cell(rows: Sequence[Row], kind: Settings, column: Column) -> str:
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown. heads: of the columns but the first, which has the names of the rows."""
+    """Return a table in Markdown. heads: those of all columns but the first, which names the rows."""
     lines = [["", *heads], ["---", *["---:"] * len(heads)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
