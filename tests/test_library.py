@@ -510,11 +510,11 @@ def test_hugging_face(tmp_path: Path) -> None:
 
     data = [{"x": x, "labels": y} for x, y in zip(INPUTS, LABELS, strict=True)]
 
-    def fit(epochs: float, resume: bool = False) -> tuple[Any, Any]:
+    def fit(epochs: float, resume: bool | str = False, folder: Path = tmp_path, **settings: Any) -> tuple[Any, Any]:
         model, callback = Model(), HillsCallback((1, 2), **SETTINGS, growth=1.0)
         arguments = transformers.TrainingArguments(
-            str(tmp_path), num_train_epochs=epochs, per_device_train_batch_size=16, save_strategy="epoch",
-            use_cpu=True, report_to=[], lr_scheduler_type="constant", max_grad_norm=0.5, disable_tqdm=True,
+            str(folder), num_train_epochs=epochs, per_device_train_batch_size=16, use_cpu=True, report_to=[],
+            lr_scheduler_type="constant", max_grad_norm=0.5, disable_tqdm=True, **{"save_strategy": "epoch", **settings},
         )  # fmt: skip
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         Trainer(model, arguments, train_dataset=data, callbacks=[callback], optimizers=(optimizer, None)).train(
@@ -524,7 +524,13 @@ def test_hugging_face(tmp_path: Path) -> None:
 
     fit(2)
     model, callback = fit(4, resume=True)
-    same(model, callback.hills, plain_loop(4, (1, 2), clip=0.5))
+    expected = plain_loop(4, (1, 2), clip=0.5)
+    same(model, callback.hills, expected)
+    steps = tmp_path / "steps"
+    fit(2, folder=steps, save_strategy="steps", save_steps=4)  # saves before the Trainer ends the epoch
+    saved = steps / "checkpoint-4"
+    model, callback = fit(4, str(saved), steps)
+    same(model, callback.hills, expected)
     _, whole = fit(2)
     with pytest.warns(UserWarning, match="no hill was placed after epoch 2: the training ended after 1"):
         _, partly = fit(1.5)  # ends within the second epoch, at whose end a hill would be placed

@@ -51,8 +51,8 @@ class HillsCallback(TrainerCallback):
         if self.hills is not None:
             self.hills.keep_norm()
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        epoch = state.epoch or 0.0  # not a whole number if max_steps end the training within an epoch
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        epoch = state.epoch or 0.0  # whole at the last step of an epoch, after which the Trainer may save
         if self.hills is not None and math.isclose(epoch, round(epoch)) and round(epoch) in self.place_after:
             self.hills.place()
 
