@@ -1,6 +1,7 @@
 """`Hills` in training loops that the user owns, against plain autograd, the runner, Lightning and Hugging Face."""
 
 import copy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -514,7 +515,8 @@ def test_hugging_face(tmp_path: Path) -> None:
         model, callback = Model(), HillsCallback((1, 2), **SETTINGS, growth=1.0)
         arguments = transformers.TrainingArguments(
             str(folder), num_train_epochs=epochs, per_device_train_batch_size=16, use_cpu=True, report_to=[],
-            lr_scheduler_type="constant", max_grad_norm=0.5, disable_tqdm=True, **{"save_strategy": "epoch", **settings},
+            lr_scheduler_type="constant", max_grad_norm=0.5, disable_tqdm=True,
+            **{"save_strategy": "epoch", **settings},
         )  # fmt: skip
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         Trainer(model, arguments, train_dataset=data, callbacks=[callback], optimizers=(optimizer, None)).train(
@@ -531,6 +533,14 @@ def test_hugging_face(tmp_path: Path) -> None:
     saved = steps / "checkpoint-4"
     model, callback = fit(4, str(saved), steps)
     same(model, callback.hills, expected)
+    model, callback = fit(4, str(saved), tmp_path / "new", resume_from_checkpoint=str(saved))
+    same(model, callback.hills, expected)
+    missing = r"no hills\.pt that was saved with the resumed parameters in .*checkpoint-4: name the checkpoint's folder"
+    with pytest.raises(ValueError, match=missing):
+        fit(4, str(saved), tmp_path / "another")
+    shutil.copy(steps / "checkpoint-8" / "hills.pt", saved)  # hills of other parameters
+    with pytest.raises(ValueError, match=missing):
+        fit(4, str(saved), steps)
     _, whole = fit(2)
     with pytest.warns(UserWarning, match="no hill was placed after epoch 2: the training ended after 1"):
         _, partly = fit(1.5)  # ends within the second epoch, at whose end a hill would be placed

@@ -1,11 +1,13 @@
 """Hills in the training loop of Hugging Face's Trainer. Needs the extra `[transformers]`."""
 
+import hashlib
 import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.optimizer import StateDict
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distancing.callbacks import placement
@@ -40,8 +42,7 @@ class HillsCallback(TrainerCallback):
         steps = _steps_per_epoch(kwargs.get("train_dataloader"), args.gradient_accumulation_steps)
         self.hills = Hills(kwargs["model"], **{"steps_per_epoch": steps, **self.settings})
         if state.global_step:  # resumed
-            file = _folder(args, state) / FILE
-            self.hills.load_state_dict(torch.load(file, self.hills.start.device, weights_only=True))
+            self.hills.load_state_dict(_saved(self.hills, args, state))
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         if self.hills is not None:
@@ -61,7 +62,8 @@ class HillsCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.hills is not None and state.is_world_process_zero:
-            torch.save(self.hills.state_dict(), _folder(args, state) / FILE)
+            saved = {**self.hills.state_dict(), "fingerprint": _fingerprint(self.hills)}
+            torch.save(saved, _folder(args, state) / FILE)
 
 
 def _steps_per_epoch(batches: Any, accumulated: int) -> int | None:
@@ -70,6 +72,29 @@ def _steps_per_epoch(batches: Any, accumulated: int) -> int | None:
         return max(1, math.ceil(len(batches) / accumulated))
     except TypeError:
         return None
+
+
+def _saved(hills: Hills, args: TrainingArguments, state: TrainerState) -> StateDict:
+    """Return the state that was saved with the model's present parameters. Raise ValueError if it is not there.
+
+    The Trainer does not tell callbacks which checkpoint it resumes.
+    """
+    folders = [Path(args.resume_from_checkpoint)] if args.resume_from_checkpoint else []
+    folders.append(_folder(args, state))
+    for file in (folder / FILE for folder in folders):
+        if file.is_file():
+            saved: StateDict = torch.load(file, hills.start.device, weights_only=True)
+            if saved.get("fingerprint") == _fingerprint(hills):
+                return saved
+    raise ValueError(
+        f"no {FILE} that was saved with the resumed parameters in {' or '.join(map(str, folders))}: name the "
+        "checkpoint's folder also in TrainingArguments(resume_from_checkpoint=...)"
+    )
+
+
+def _fingerprint(hills: Hills) -> str:
+    """Return a hash of the model's parameters."""
+    return hashlib.sha256(hills.theta.vector.cpu().numpy().data).hexdigest()
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:
