@@ -458,15 +458,15 @@ def test_lightning(tmp_path: Path) -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
-    def fit(epochs: int, checkpoint: str | None = None) -> tuple[Any, Any, Any]:
+    data = torch.utils.data.DataLoader(list(zip(INPUTS, LABELS, strict=True)), 16)
+
+    def fit(epochs: int, checkpoint: str | None = None, *others: Any) -> tuple[Any, Any, Any]:
         callback, module = HillsCallback((1, 2), **SETTINGS, growth=1.0), Module()
         trainer = lightning.Trainer(
-            max_epochs=epochs, callbacks=[callback], accelerator="cpu", logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False,
+            max_epochs=epochs, callbacks=[callback, *others], accelerator="cpu", logger=False,
+            enable_checkpointing=bool(others), enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        trainer.fit(
-            module, torch.utils.data.DataLoader(list(zip(INPUTS, LABELS, strict=True)), 16), ckpt_path=checkpoint
-        )
+        trainer.fit(module, data, ckpt_path=checkpoint)
         return trainer, module, callback
 
     with pytest.warns(UserWarning, match="no hill was placed after epoch 2: the training ended after 1"):
@@ -476,7 +476,21 @@ def test_lightning(tmp_path: Path) -> None:
     same(module, callback.hills, expected)
     stopped, *_ = fit(2)
     stopped.save_checkpoint(tmp_path / "stopped.ckpt")
-    _, module, callback = fit(4, str(tmp_path / "stopped.ckpt"))
+    trainer, module, callback = fit(4, str(tmp_path / "stopped.ckpt"))
+    same(module, callback.hills, expected)
+    first, trainer.fit_loop.max_epochs = callback.hills, 5
+    trainer.fit(module, data)  # goes on
+    assert torch.equal(callback.hills.checkpoints, first.checkpoints)
+    assert (callback.hills.strengths >= first.strengths).all()
+    *_, callback = fit(2, str(tmp_path / "stopped.ckpt"))  # nothing is left to do
+    assert len(callback.state_dict()["checkpoints"]) == 2
+    again = lightning.Trainer(max_epochs=1, callbacks=[callback], accelerator="cpu", logger=False,
+                              enable_checkpointing=False, enable_progress_bar=False)  # fmt: skip
+    again.fit(module, data)  # begins anew
+    assert len(callback.hills) == 1
+    steps = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+    fit(2, None, steps)  # saves before Lightning ends the epoch
+    _, module, callback = fit(4, str(tmp_path / "step=4.ckpt"))
     same(module, callback.hills, expected)
 
     class Endless(torch.utils.data.IterableDataset[Any]):

@@ -15,7 +15,8 @@ from distancing.hills.hills import Hills
 class HillsCallback(lightning.Callback):
     """Push the module away from the checkpoints that are stored at the ends of the epochs `place_after`.
 
-    The hills' gradient is added before Lightning clips gradients. The hills are part of Lightning's checkpoints.
+    The hills' gradient is added before Lightning clips gradients. The hills are part of Lightning's checkpoints. They
+    stay if a further `trainer.fit` goes on with the training.
 
     place_after: epochs, counted from 1. settings: the settings of `Hills`. `hills` is None before the training starts.
 
@@ -26,16 +27,19 @@ class HillsCallback(lightning.Callback):
     def __init__(self, place_after: Collection[int], **settings: Any) -> None:
         self.place_after, self.settings = placement.checked(place_after), settings
         self.hills: Hills | None = None
-        self._state: StateDict | None = None
+        self._state: StateDict | None = None  # to go on from
+        self._placed = 0  # the last epoch that has got its hill
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not pl_module.automatic_optimization or len(trainer.optimizers) != 1:
             raise ValueError("HillsCallback needs automatic optimization with one optimizer")
         batches = trainer.num_training_batches  # infinite if the data have no length
         steps = math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else None
+        state = (self._state or self.state_dict()) if trainer.global_step else {}
         self.hills = Hills(pl_module, **{"steps_per_epoch": steps, **self.settings})
-        if self._state is not None:
-            self.hills.load_state_dict(self._state)
+        if state:
+            self.hills.load_state_dict(state)
+        self._placed, self._state = state.get("placed", 0), None
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
@@ -43,19 +47,27 @@ class HillsCallback(lightning.Callback):
         if self.hills is not None:
             self.hills.push()  # a GradScaler's factor has been removed before this hook
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         if self.hills is not None:
             self.hills.keep_norm()
+        if trainer.is_last_batch:
+            self._place(trainer)  # before Lightning saves the last step of the epoch
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self.hills is not None and trainer.current_epoch + 1 in self.place_after:
-            self.hills.place()
+        self._place(trainer)  # an epoch may end before its last batch
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         placement.warn_of_missed(self.place_after, trainer.current_epoch)
 
+    def _place(self, trainer: lightning.Trainer) -> None:
+        """Place the hill of this epoch, if it gets one and has none yet."""
+        epoch = trainer.current_epoch + 1
+        if self.hills is not None and epoch in self.place_after and epoch > self._placed:
+            self.hills.place()
+            self._placed = epoch
+
     def state_dict(self) -> StateDict:
-        return self.hills.state_dict() if self.hills is not None else {}
+        return {**self.hills.state_dict(), "placed": self._placed} if self.hills is not None else self._state or {}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         self._state = state_dict or None
