@@ -425,13 +425,14 @@ def same(model: nn.Module, hills: Hills | None, expected: tuple[nn.Module, Hills
 )
 def test_other_parameters_than_at_the_start(name: str, change: Callable[[nn.Module], object]) -> None:
     model = perceptron()
-    hills = Hills(model, **SETTINGS)
+    hills = Hills(model, **SETTINGS, fixed_norm=True)
     wander(model, hills)
     model.append(nn.Linear(4, 4).requires_grad_(False))  # frozen ones do not count
     hills.push()
+    hills.keep_norm()
     del model[3]
     change(model)
-    for act in (hills.push, hills.energy, hills.place):
+    for act in (hills.push, hills.keep_norm, hills.energy, hills.place, hills.heights):
         with pytest.raises(RuntimeError, match=rf"^{name} is another parameter since the model got its hills"):
             act()
 

@@ -132,8 +132,12 @@ class Hills(Field):
 
     @torch.no_grad()
     def keep_norm(self) -> None:
-        """Set ‖θ‖ to its value at the newest checkpoint, after a step of the optimiser, if fixed_norm says so."""
+        """Set ‖θ‖ to its value at the newest checkpoint, after a step of the optimiser, if fixed_norm says so.
+
+        Raise RuntimeError if the model has other parameters than at its start.
+        """
         if self.penalty.fixed_norm and len(self):
+            self.theta.check_unchanged()
             self.theta.multiply(self.norm / self.theta.vector.square().sum().sqrt())
         self._norm_is_due = False
 
@@ -159,8 +163,14 @@ class Hills(Field):
 
     @torch.no_grad()
     def heights(self, theta: Tensor | None = None) -> Tensor:
-        """Return k(θ, θ_c) of each hill [K] at θ [P] or else at the model's parameters; see `Field.heights`."""
-        return super().heights(self.theta.vector if theta is None else theta) if len(self) else self.strengths
+        """Return k(θ, θ_c) of each hill [K] at θ [P] or else at the model's parameters; see `Field.heights`.
+
+        Raise RuntimeError if the model has other parameters than at its start.
+        """
+        if theta is None:
+            self.theta.check_unchanged()
+            theta = self.theta.vector
+        return super().heights(theta) if len(self) else self.strengths
 
     def state_dict(self) -> StateDict:
         """Return the hills' checkpoints and strengths, for `torch.save`. The settings are not part of it."""
