@@ -89,6 +89,7 @@ BAD = {
     "dataset.bootstrap_seed=-1": "dataset.bootstrap_seed=-1: input should be greater than or equal to 0",
     "dataset.folds=5 dataset.fold=4 batch_size=1149": "a last batch of one of the 1150 training images",
     "penalty.sigma=0": "penalty.sigma=0: input should be greater than 0",
+    "penalty.sigma=1e-23": "penalty: sigma=1e-23 is below 1e-15, too small for float32",
     "penalty.sigma_unit=inch": "penalty.sigma_unit='inch': input should be 'absolute', 'norm' or 'travelled'",
     "penalty.strength=-1": "penalty.strength=-1: input should be greater than or equal to 0",
     "penalty.kernel=null": "penalty.kernel=None: expected a component with a _target_",

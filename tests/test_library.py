@@ -19,7 +19,7 @@ from distancing.callbacks import placement
 from distancing.config.checks import check
 from distancing.data.batches import Epoch
 from distancing.hills.distances import FunctionSpace
-from distancing.hills.kernels import Laplace
+from distancing.hills.kernels import Gaussian, InverseQuadratic, Kernel, Laplace
 from distancing.training.trainer import Trainer
 
 INPUTS = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
@@ -303,6 +303,11 @@ def frozen() -> nn.Module:
         (lambda: perceptron().to(torch.complex64), SETTINGS, "real floating-point numbers"),
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta")), SETTINGS, "on cpu, meta"),
         (perceptron, {"strength": 1.0, "sigma": -1.0}, r"^sigma=-1\.0: input should be greater than 0$"),
+        (
+            perceptron,
+            {"strength": 1.0, "sigma": 1e-23},
+            "^sigma=1e-23 is below 1e-15, too small for float32$",
+        ),
         (perceptron, {"strength": 1.0, "sigma": 1.0, "sigmas": 2.0}, "^sigmas is not a setting; allowed here: .*norm$"),
         (perceptron, {**SETTINGS, "growth": 1.0}, "steps_per_epoch=None: hills that grow or decay need the number"),
         (perceptron, {**SETTINGS, "half_life": 1.0, "steps_per_epoch": -3}, "steps_per_epoch=-3: hills that grow"),
@@ -359,6 +364,23 @@ def test_no_hill_is_placed_at_parameters_that_are_not_finite() -> None:
     with pytest.raises(ValueError, match="a parameter is infinite or NaN, and so would be the hill"):
         hills.place()
     assert len(hills) == 0
+
+
+@pytest.mark.parametrize("kernel", [Gaussian(), InverseQuadratic(), Laplace()])
+def test_the_narrowest_hill_is_finite(kernel: Kernel) -> None:
+    model = perceptron()
+    hills = Hills(model, strength=1.0, sigma=1e-15, kernel=kernel)
+    hills.place()
+    energy, gradient = hills.gradient()
+    assert energy == pytest.approx(1.0, rel=2e-3)
+    assert not gradient.any()
+    wander(model, hills, 1)
+    assert all(value.isfinite().all() for value in hills.gradient())
+    travelled = Hills(model, strength=1.0, sigma=1e-15, sigma_unit="travelled", kernel=kernel)
+    with torch.no_grad():
+        model[0].bias[0] += 1e-3
+    with pytest.raises(ValueError, match="the hill would have no width here"):
+        travelled.place()
 
 
 def test_a_loop_that_hills_cannot_follow() -> None:

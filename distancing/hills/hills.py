@@ -14,7 +14,7 @@ from distancing.hills.distances import Euclidean
 from distancing.hills.features import Network
 from distancing.hills.field import Field
 from distancing.hills.kernels import Gaussian
-from distancing.hills.penalty import Penalty
+from distancing.hills.penalty import NARROWEST, Penalty
 from distancing.hills.theta import Parameters, Theta
 
 
@@ -153,7 +153,7 @@ class Hills(Field):
         if not self.theta.vector.isfinite().all():
             raise ValueError("a parameter is infinite or NaN, and so would be the hill and all further gradients")
         checkpoint = self.theta.vector[None]
-        if not self.penalty.width(self.features(checkpoint)[0], self.features(self.start)) > 0:
+        if not self.penalty.width(self.features(checkpoint)[0], self.features(self.start)) >= NARROWEST:
             raise ValueError(
                 f"sigma_unit={self.penalty.sigma_unit!r}: the hill would have no width here; train before you place "
                 "the first one, or use another unit"

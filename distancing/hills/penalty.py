@@ -11,6 +11,8 @@ from distancing.component import component
 from distancing.hills.distances import Distance, Elementwise
 from distancing.hills.kernels import Kernel
 
+NARROWEST = 1e-15  # float32 has the square of this width, and of the tip of a Laplace hill, a thousandth of it
+
 
 @component
 class Penalty:
@@ -21,7 +23,7 @@ class Penalty:
     distance: how far θ is from a checkpoint.
     kernel: the height of a hill as a function of this distance.
     strength (nats): the height s of a new hill.
-    sigma (`sigma_unit`): the width σ of a hill.
+    sigma (`sigma_unit`): the width σ of a hill, at least 1e-15.
     sigma_unit: `absolute`; `norm`, which is ‖θ_c‖; or `travelled`, which is ‖θ_c − θ_0‖, the distance from the initial
         parameters to the checkpoint. The last two let one σ serve networks of different sizes, because d grows with
         the number of parameters. Both are measured by `distance`, which may ignore parameters or compare other
@@ -50,6 +52,8 @@ class Penalty:
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.sigma < NARROWEST:
+            raise ValueError(f"sigma={self.sigma} is below {NARROWEST}, too small for float32")
         if self.growth and isinstance(self.distance, Elementwise):
             raise ValueError(f"growth={self.growth} needs one hill for each checkpoint, not one for each parameter")
         if self.temperature and not self.growth:
