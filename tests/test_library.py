@@ -287,6 +287,10 @@ def test_hills_resume_from_their_state(tmp_path: Path) -> None:
     assert resumed.push() == 0
     with pytest.raises(ValueError, match=r"another model: 0\.weight is None there and \[16, 6\] here"):
         Hills(perceptron(), **settings).load_state_dict(state["hills"])
+    layers = [nn.Linear(6, 6) for _ in range(2)]
+    there, here = (nn.ModuleDict(zip(names, layers, strict=True)) for names in ("ab", "ba"))
+    with pytest.raises(ValueError, match=r"another model: a\.weight is there where b\.weight is here"):
+        Hills(here, **settings).load_state_dict(Hills(there, **settings).state_dict())
     with pytest.raises(ValueError, match="no checkpoints, parameters, start"):
         resumed.load_state_dict({"strengths": 1})
 

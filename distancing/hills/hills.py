@@ -1,6 +1,6 @@
 """The hills of a model in a training loop, the runner's or a user's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -188,10 +188,7 @@ class Hills(Field):
             raise ValueError(f"this is not a state of hills: it has no {', '.join(sorted(missing))}")
         shapes, own = state["parameters"], self.theta.shapes
         if list(shapes.items()) != list(own.items()):
-            wrong = next((name for name in (*own, *shapes) if own.get(name) != shapes.get(name)), "the order")
-            raise ValueError(
-                f"these are the hills of another model: {wrong} is {shapes.get(wrong)} there and {own.get(wrong)} here"
-            )
+            raise ValueError(f"these are the hills of another model: {_difference(shapes, own)}")
         self.start, checkpoints, strengths = (
             state[name].to(self.start, copy=True) for name in ("start", "checkpoints", "strengths")
         )
@@ -225,6 +222,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def _difference(there: Mapping[str, list[int]], here: Mapping[str, list[int]]) -> str:
+    """Return the first difference of the shapes of two models' parameters, or else of their order."""
+    for name in (*here, *there):
+        if there.get(name) != here.get(name):
+            return f"{name} is {there.get(name)} there and {here.get(name)} here"
+    one, other = next(names for names in zip(there, here, strict=True) if names[0] != names[1])
+    return f"{one} is there where {other} is here"
 
 
 def _first(inputs: Tensor | None) -> Callable[[int], Tensor]:
