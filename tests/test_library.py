@@ -307,14 +307,12 @@ def frozen() -> nn.Module:
         (lambda: perceptron().to(torch.complex64), SETTINGS, "real floating-point numbers"),
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta")), SETTINGS, "on cpu, meta"),
         (perceptron, {"strength": 1.0, "sigma": -1.0}, r"^sigma=-1\.0: input should be greater than 0$"),
-        (
-            perceptron,
-            {"strength": 1.0, "sigma": 1e-23},
-            "^sigma=1e-23 is below 1e-15, too small for float32$",
-        ),
+        (perceptron, {"strength": 1.0, "sigma": 1e-23}, "^sigma=1e-23 is below 1e-15, too small for float32$"),
         (perceptron, {"strength": 1.0, "sigma": 1.0, "sigmas": 2.0}, "^sigmas is not a setting; allowed here: .*norm$"),
         (perceptron, {**SETTINGS, "growth": 1.0}, "steps_per_epoch=None: hills that grow or decay need the number"),
         (perceptron, {**SETTINGS, "half_life": 1.0, "steps_per_epoch": -3}, "steps_per_epoch=-3: hills that grow"),
+        (perceptron, {**SETTINGS, "growth": 1.0, "steps_per_epoch": True}, "=True: .* in an epoch, an integer from 1$"),
+        (perceptron, {**SETTINGS, "steps_per_epoch": 2.5}, r"steps_per_epoch=2\.5: hills that grow or decay need"),
         (perceptron, {**SETTINGS, "distance": FunctionSpace()}, "give Hills a batch of inputs"),
         (perceptron, {**SETTINGS, "inputs": [INPUTS]}, "inputs is a list: give one tensor, or a function"),
         (

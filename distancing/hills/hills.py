@@ -53,8 +53,9 @@ class Hills(Field):
             penalty = penalty or Penalty(**{"distance": Euclidean(), "kernel": Gaussian(), **settings})
         except ValidationError as error:
             raise ValueError(refusal(error, Penalty)) from None
-        if penalty.changes and not (steps_per_epoch and steps_per_epoch > 0):
-            needed = "hills that grow or decay need the number of the optimiser's steps in an epoch"
+        counts = type(steps_per_epoch) is int and steps_per_epoch > 0
+        if not counts and (penalty.changes or steps_per_epoch is not None):
+            needed = "hills that grow or decay need the number of the optimiser's steps in an epoch, an integer from 1"
             raise ValueError(f"steps_per_epoch={steps_per_epoch}: {needed}")
         if not isinstance(model, nn.Module):
             raise TypeError(f"{type(model).__name__}: Hills need the torch.nn.Module itself")
