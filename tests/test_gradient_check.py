@@ -228,6 +228,14 @@ class AlwaysNoisy(Noisy):
         return super().forward(x + torch.rand(x.shape, dtype=x.dtype))
 
 
+class AlwaysDropping(Nowhere):
+    """A linear classifier whose dropout is on in evaluation mode, too, and has one mask in float32 and float64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(nn.functional.dropout(x.flatten(1), 0.5))
+        return logits
+
+
 def test_networks_of_other_packages() -> None:
     """One may draw random numbers in training mode. One that can't compute in float64 is refused in one line."""
     config, data = config_of("model=mlp")
@@ -237,9 +245,9 @@ def test_networks_of_other_packages() -> None:
         check_gradient(config, data, Float32(), Float32())
     with pytest.raises(ConfigError, match="returns probabilities: let it return logits, without a softmax"):
         check_gradient(config, data, Probabilities(), Probabilities())
-    noisy = AlwaysNoisy()
-    with pytest.raises(ConfigError, match="gives other logits for the same images in evaluation mode"):
-        check_gradient(config, data, noisy, noisy)
+    for noisy in (AlwaysNoisy(), AlwaysDropping()):
+        with pytest.raises(ConfigError, match="gives other logits for the same images in evaluation mode"):
+            check_gradient(config, data, noisy, noisy)
 
 
 def test_a_network_that_is_wrong_itself_is_not_blamed_on_the_machine() -> None:

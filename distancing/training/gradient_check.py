@@ -49,17 +49,16 @@ def check_gradient(
     logits = _logits(network, inputs)
     if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0])):
         raise ConfigError(f"model: {config.model} returns probabilities: let it return logits, without a softmax")
+    if _draws(network, inputs, logits):  # before the gradients, for both of which the generator may stand alike
+        raise ConfigError(
+            f"model: {config.model} gives other logits for the same images in evaluation mode: draw no random numbers "
+            "there"
+        )
     for i in range(BATCHES):
         batch = torch.arange(i * size, (i + 1) * size, device=data.train.labels.device) % len(data.train)
         check = _check_batch(config, data, network, forward, batch)
         if check.error <= check.tolerance:
             return check
-    scale = float(logits.abs().max())
-    if not torch.allclose(_logits(network, inputs), logits, rtol=1e-3, atol=1e-3 * scale, equal_nan=True):
-        raise ConfigError(
-            f"model: {config.model} gives other logits for the same images in evaluation mode: draw no random numbers "
-            "there"
-        )
     raise GradientError(
         f"this machine computes a wrong gradient: that of {check.parameter} is off by {check.error:.2%} from "
         f"float64's, where rounding explains {check.tolerance:.2g}; nothing was trained; "
@@ -163,6 +162,12 @@ def _logits(network: nn.Module, inputs: Tensor) -> Tensor:
     """Return the logits in evaluation mode. Random numbers, if it draws any, differ from call to call."""
     with evaluating(network):
         return network(inputs).float()
+
+
+def _draws(network: nn.Module, inputs: Tensor, logits: Tensor) -> bool:
+    """Return whether the logits of a second call differ from those of the first by more than rounding."""
+    scale = float(logits.abs().nan_to_num().max())
+    return not torch.allclose(_logits(network, inputs), logits, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
 
 
 @contextmanager
