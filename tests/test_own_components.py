@@ -306,6 +306,60 @@ def test_one_line_says_what_is_wrong(
         check(stripes(example, *overrides))
 
 
+NETWORKS = """
+import torch
+from torch import nn
+
+class Linear(nn.Module):
+    def __init__(self, image_shape, classes):
+        super().__init__()
+        self.linear = nn.Linear(64, classes)
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+
+class OfOne(Linear):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+class OfMany(Linear):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.norm = nn.BatchNorm1d(classes, track_running_stats=False)
+    def forward(self, x):
+        return self.norm(super().forward(x))
+"""
+
+
+@pytest.fixture
+def networks(example: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a trusted file with networks; return its folder."""
+    (example / "networks.py").write_text(NETWORKS)
+    monkeypatch.setenv(trust.VARIABLE, str(example / "networks.py"))
+    return example
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("OfOne", r"model: for one image and 10 classes it returns shape \(10,\) instead of logits of shape \(1, 10\) in"),
+    ],
+)
+def test_one_line_says_what_is_wrong_with_a_network(networks: Path, network: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(own_network(networks, network))
+
+
+def test_a_network_that_needs_several_images_is_accepted(networks: Path) -> None:
+    config = check(own_network(networks, "OfMany"))
+    assert config.model.operations((1, 8, 8), 10) == 2 * 64 * 10
+
+
+def own_network(folder: Path, network: str, *overrides: str) -> object:
+    (folder / "conf/model").mkdir(parents=True)
+    (folder / "conf/model/own.yaml").write_text(f"_target_: networks.{network}\n")
+    return compose(f"hydra.searchpath=[file://{folder}/conf]", "model=own", *TINY, *overrides)
+
+
 def test_a_network_in_a_message() -> None:
     assert str(Factory(factory=torch.nn.Linear, settings={"in_features": 2, "bias": False})).endswith(
         ".Linear(in_features=2, bias=False)"

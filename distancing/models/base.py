@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from distancing.component import component
+from distancing.models.evaluation import batch_norms
 
 
 @component
@@ -52,43 +53,60 @@ class Model:
             for layer in network.modules():
                 if isinstance(layer, (nn.Conv2d, nn.Linear)):
                     layer.register_forward_hook(count)
-            network(torch.zeros(1, *image_shape))
-        return total
+            network(torch.zeros(2, *image_shape))  # not one, which a batch norm may be unable to normalise
+        return total // 2
 
 
 @functools.cache
 def _problem(model: Model, image_shape: tuple[int, int, int], classes: int) -> str | None:
     try:
         try:
-            outputs = _tried(model, image_shape, classes, "meta")
+            return _trial(model, image_shape, classes, "meta")
         except Exception:  # a network may need real numbers, such as those of .item()
-            outputs = _tried(model, image_shape, classes, "cpu")
+            return _trial(model, image_shape, classes, "cpu")
     except Exception as error:  # whatever the network's code raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return f"it can't be built for images of shape {image_shape} and {classes} classes: {reason}"
-    if isinstance(outputs, str):
-        return outputs
-    for mode, logits in outputs.items():
-        if getattr(logits, "shape", None) != (2, classes):
-            returned = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
-            wanted = f"instead of logits of shape (2, {classes})"
-            return f"for two images and {classes} classes it returns {returned} {wanted} in {mode} mode"
+
+
+def _trial(model: Model, image_shape: tuple[int, int, int], classes: int, device: str) -> str | None:
+    """Return what is wrong about the network's parameters, or its logits for two images and for one, or None."""
+    with torch.random.fork_rng([]), torch.device(device):
+        network = model.network(image_shape, classes)
+        if problem := _parameters_problem(network):
+            return problem
+        one, two = torch.zeros(1, *image_shape), torch.zeros(2, *image_shape)
+        for images, is_training in ((two, False), (two, True), (one, False)):
+            network.train(is_training)
+            # a batch norm without running statistics can't normalise the single value of one image
+            can_normalise = len(images) > 1 or all(norm.track_running_stats for norm in batch_norms(network))
+            if can_normalise and (problem := _logits_problem(network, images, classes)):
+                return problem
     return None
 
 
-def _tried(model: Model, image_shape: tuple[int, int, int], classes: int, device: str) -> dict[str, object] | str:
-    """Return the network's outputs for two images in each mode, or what is wrong about its parameters."""
-    with torch.random.fork_rng([]), torch.device(device), torch.no_grad():
-        network = model.network(image_shape, classes)
-        for name, p in network.named_parameters():
-            if torch.nn.parameter.is_lazy(p):
-                return "it has lazy layers, whose sizes are not known before the first batch: give their input sizes"
-            if p.dtype != torch.float32:
-                return f"its parameter {name} is {p.dtype}, but a run trains torch.float32"
-            if not p.requires_grad:
-                return f"its parameter {name} is frozen, but a run trains all of them: make it a buffer"
-        images = torch.zeros(2, *image_shape)
-        return {"evaluation": network.eval()(images), "training": network.train()(images)}
+def _parameters_problem(network: nn.Module) -> str | None:
+    """Return why the parameters can't be trained, or None."""
+    for name, p in network.named_parameters():
+        if torch.nn.parameter.is_lazy(p):
+            return "it has lazy layers, whose sizes are not known before the first batch: give their input sizes"
+        if p.dtype != torch.float32:
+            return f"its parameter {name} is {p.dtype}, but a run trains torch.float32"
+        if not p.requires_grad:
+            return f"its parameter {name} is frozen, but a run trains all of them: make it a buffer"
+    return None
+
+
+def _logits_problem(network: nn.Module, images: torch.Tensor, classes: int) -> str | None:
+    """Return what is wrong about the network's logits for these images in its current mode, or None."""
+    logits: object = network(images)
+    mode = "training" if network.training else "evaluation"
+    if getattr(logits, "shape", None) != (len(images), classes):
+        returned = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        number = "one image" if len(images) == 1 else "two images"
+        wanted = f"instead of logits of shape ({len(images)}, {classes})"
+        return f"for {number} and {classes} classes it returns {returned} {wanted} in {mode} mode"
+    return None
 
 
 def initialise(module: nn.Module, scheme: str) -> None:
