@@ -327,6 +327,15 @@ class OfMany(Linear):
         self.norm = nn.BatchNorm1d(classes, track_running_stats=False)
     def forward(self, x):
         return self.norm(super().forward(x))
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :10]
+
+class NoGradient(Linear):
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x)
 """
 
 
@@ -341,7 +350,9 @@ def networks(example: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ("OfOne", r"model: for one image and 10 classes it returns shape \(10,\) instead of logits of shape \(1, 10\) in"),
+        ("OfOne", r"model: for one image and 10 classes it returns shape \(10,\) instead of logits of shape"),
+        ("Nothing", "model: it has no parameters, and so there is nothing to train"),
+        ("NoGradient", r"model: its logits have no gradient in evaluation mode: let forward use neither"),
     ],
 )
 def test_one_line_says_what_is_wrong_with_a_network(networks: Path, network: str, message: str) -> None:

@@ -71,23 +71,23 @@ def _problem(model: Model, image_shape: tuple[int, int, int], classes: int) -> s
 
 def _trial(model: Model, image_shape: tuple[int, int, int], classes: int, device: str) -> str | None:
     """Return what is wrong about the network's parameters, or its logits for two images and for one, or None."""
-    with torch.random.fork_rng([]), torch.device(device):
+    with torch.random.fork_rng([]), torch.device(device), torch.enable_grad():
         network = model.network(image_shape, classes)
-        if problem := _parameters_problem(network):
-            return problem
         one, two = torch.zeros(1, *image_shape), torch.zeros(2, *image_shape)
-        for images, is_training in ((two, False), (two, True), (one, False)):
-            network.train(is_training)
-            # a batch norm without running statistics can't normalise the single value of one image
-            can_normalise = len(images) > 1 or all(norm.track_running_stats for norm in batch_norms(network))
-            if can_normalise and (problem := _logits_problem(network, images, classes)):
-                return problem
-    return None
+        problem = _parameters_problem(network) or _logits_problem(network.eval(), two, classes)
+        problem = problem or _logits_problem(network.train(), two, classes)
+        # a batch norm without running statistics can't normalise the single value of one image
+        if problem or not all(norm.track_running_stats for norm in batch_norms(network)):
+            return problem
+        return _logits_problem(network.eval(), one, classes)
 
 
 def _parameters_problem(network: nn.Module) -> str | None:
     """Return why the parameters can't be trained, or None."""
-    for name, p in network.named_parameters():
+    parameters = dict(network.named_parameters())
+    if not parameters:
+        return "it has no parameters, and so there is nothing to train"
+    for name, p in parameters.items():
         if torch.nn.parameter.is_lazy(p):
             return "it has lazy layers, whose sizes are not known before the first batch: give their input sizes"
         if p.dtype != torch.float32:
@@ -101,11 +101,13 @@ def _logits_problem(network: nn.Module, images: torch.Tensor, classes: int) -> s
     """Return what is wrong about the network's logits for these images in its current mode, or None."""
     logits: object = network(images)
     mode = "training" if network.training else "evaluation"
-    if getattr(logits, "shape", None) != (len(images), classes):
+    if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), classes):
         returned = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
         number = "one image" if len(images) == 1 else "two images"
         wanted = f"instead of logits of shape ({len(images)}, {classes})"
         return f"for {number} and {classes} classes it returns {returned} {wanted} in {mode} mode"
+    if not logits.requires_grad:
+        return f"its logits have no gradient in {mode} mode: let forward use neither torch.no_grad() nor detach()"
     return None
 
 
