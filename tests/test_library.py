@@ -337,6 +337,15 @@ def test_function_space_needs_a_classifier(last: nn.Module, shape: str) -> None:
         hills.place()
 
 
+def test_inputs_that_the_model_changes_in_place() -> None:
+    """They are the same in each call, so that the hill has its full height at its own checkpoint."""
+    model = perceptron()
+    model.register_forward_pre_hook(lambda _, arguments: arguments[0].mul_(2))
+    hills = Hills(model, **SETTINGS, distance=FunctionSpace(), inputs=INPUTS.clone())
+    hills.place()
+    assert hills.heights().tolist() == [1.0]
+
+
 def test_what_a_loop_must_not_forget() -> None:
     model = perceptron()
     hills = Hills(model, **SETTINGS, fixed_norm=True)

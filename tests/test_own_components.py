@@ -336,6 +336,11 @@ class NoGradient(Linear):
     @torch.no_grad()
     def forward(self, x):
         return super().forward(x)
+
+class InPlace(Linear):
+    def forward(self, x):
+        x.sub_(0.5)
+        return super().forward(x)
 """
 
 
@@ -353,6 +358,7 @@ def networks(example: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("OfOne", r"model: for one image and 10 classes it returns shape \(10,\) instead of logits of shape"),
         ("Nothing", "model: it has no parameters, and so there is nothing to train"),
         ("NoGradient", r"model: its logits have no gradient in evaluation mode: let forward use neither"),
+        ("InPlace", r"model: it changes its images in place, .*: let forward change a copy, as x = x \* 2 does"),
     ],
 )
 def test_one_line_says_what_is_wrong_with_a_network(networks: Path, network: str, message: str) -> None:

@@ -186,7 +186,8 @@ class Predictions(Features):
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         with _batch_statistics(module), self.network.autocast:
             state = {**self.network.theta.named(theta), **buffers}
-            logits = torch.func.functional_call(module, state, (self.images,))
+            # a copy, because the network may change its inputs in place
+            logits = torch.func.functional_call(module, state, (self.images.clone(),))
         if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"FunctionSpace compares classifiers with outputs [N, C], C ≥ 2; these are {shape}")

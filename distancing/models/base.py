@@ -99,6 +99,7 @@ def _parameters_problem(network: nn.Module) -> str | None:
 
 def _logits_problem(network: nn.Module, images: torch.Tensor, classes: int) -> str | None:
     """Return what is wrong about the network's logits for these images in its current mode, or None."""
+    version = images._version
     logits: object = network(images)
     mode = "training" if network.training else "evaluation"
     if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), classes):
@@ -108,6 +109,9 @@ def _logits_problem(network: nn.Module, images: torch.Tensor, classes: int) -> s
         return f"for {number} and {classes} classes it returns {returned} {wanted} in {mode} mode"
     if not logits.requires_grad:
         return f"its logits have no gradient in {mode} mode: let forward use neither torch.no_grad() nor detach()"
+    if images._version != version:
+        used = "which the check of the gradient and the hills use again"
+        return f"it changes its images in place, {used}: let forward change a copy, as x = x * 2 does"
     return None
 
 
