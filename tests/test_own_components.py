@@ -341,6 +341,31 @@ class InPlace(Linear):
     def forward(self, x):
         x.sub_(0.5)
         return super().forward(x)
+
+class Forgetful(Linear):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.register_buffer("count", torch.zeros(()), persistent=False)
+    def forward(self, x):
+        if self.training:
+            self.count += 1
+        return super().forward(x) * (1 + self.count)
+
+class Replacing(Forgetful):
+    def forward(self, x):
+        if self.training:
+            self.count = self.count + 1
+        return super().forward(x)
+
+class Remembering(Forgetful):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mask", None, persistent=False)
+    def forward(self, x):
+        if self.mask is None:
+            self.mask = torch.ones_like(x[:1])
+        return super().forward(x * self.mask)
 """
 
 
@@ -359,6 +384,8 @@ def networks(example: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("Nothing", "model: it has no parameters, and so there is nothing to train"),
         ("NoGradient", r"model: its logits have no gradient in evaluation mode: let forward use neither"),
         ("InPlace", r"model: it changes its images in place, .*: let forward change a copy, as x = x \* 2 does"),
+        ("Forgetful", "model: its buffer count changes in training mode, but is not persistent, .*: leave out pers"),
+        ("Replacing", "model: its buffer count changes in training mode"),
     ],
 )
 def test_one_line_says_what_is_wrong_with_a_network(networks: Path, network: str, message: str) -> None:
@@ -369,6 +396,10 @@ def test_one_line_says_what_is_wrong_with_a_network(networks: Path, network: str
 def test_a_network_that_needs_several_images_is_accepted(networks: Path) -> None:
     config = check(own_network(networks, "OfMany"))
     assert config.model.operations((1, 8, 8), 10) == 2 * 64 * 10
+
+
+def test_a_network_with_a_persistent_state_is_accepted(networks: Path) -> None:
+    check(own_network(networks, "Remembering"))
 
 
 def own_network(folder: Path, network: str, *overrides: str) -> object:

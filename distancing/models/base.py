@@ -1,6 +1,7 @@
 """The base class of all models, which are built for an image shape and a number of classes."""
 
 import functools
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -75,7 +76,8 @@ def _trial(model: Model, image_shape: tuple[int, int, int], classes: int, device
         network = model.network(image_shape, classes)
         one, two = torch.zeros(1, *image_shape), torch.zeros(2, *image_shape)
         problem = _parameters_problem(network) or _logits_problem(network.eval(), two, classes)
-        problem = problem or _logits_problem(network.train(), two, classes)
+        versions = {buffer: buffer._version for buffer in network.buffers()}  # counts of the changes in place
+        problem = problem or _logits_problem(network.train(), two, classes) or _buffers_problem(network, versions)
         # a batch norm without running statistics can't normalise the single value of one image
         if problem or not all(norm.track_running_stats for norm in batch_norms(network)):
             return problem
@@ -112,6 +114,18 @@ def _logits_problem(network: nn.Module, images: torch.Tensor, classes: int) -> s
     if images._version != version:
         used = "which the check of the gradient and the hills use again"
         return f"it changes its images in place, {used}: let forward change a copy, as x = x * 2 does"
+    return None
+
+
+def _buffers_problem(network: nn.Module, versions: Mapping[torch.Tensor, int]) -> str | None:
+    """Return which of the buffers that are not stored has another version than before a call, or None."""
+    stored = network.state_dict()
+    for name, buffer in network.named_buffers():
+        if name not in stored and versions.get(buffer) != buffer._version:
+            lost = "so that a resumed run would lose it"
+            return (
+                f"its buffer {name} changes in training mode, but is not persistent, {lost}: leave out persistent=False"
+            )
     return None
 
 
