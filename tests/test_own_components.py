@@ -342,6 +342,15 @@ class InPlace(Linear):
         x.sub_(0.5)
         return super().forward(x)
 
+class Choosy(Linear):
+    def forward(self, x):
+        assert x.min() >= 0, "images are from 0 to 1"
+        return super().forward(x)
+
+class Failing(Linear):
+    def forward(self, x):
+        return super().forward(x) * (1 / len([]))
+
 class Forgetful(Linear):
     def __init__(self, image_shape, classes):
         super().__init__(image_shape, classes)
@@ -384,6 +393,10 @@ def networks(example: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("Nothing", "model: it has no parameters, and so there is nothing to train"),
         ("NoGradient", r"model: its logits have no gradient in evaluation mode: let forward use neither"),
         ("InPlace", r"model: it changes its images in place, .*: let forward change a copy, as x = x \* 2 does"),
+        (
+            "Failing",
+            r"model: it raises ZeroDivisionError in networks.py, line \d+, for images of shape \(1, 8, 8\) and 10 ",
+        ),
         ("Forgetful", "model: its buffer count changes in training mode, but is not persistent, .*: leave out pers"),
         ("Replacing", "model: its buffer count changes in training mode"),
     ],
@@ -391,6 +404,13 @@ def networks(example: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_one_line_says_what_is_wrong_with_a_network(networks: Path, network: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(own_network(networks, network))
+
+
+def test_a_network_that_fails_on_real_images(networks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    searched = f"hydra.searchpath=[file://{own_choice(networks, 'Choosy')}]"
+    assert start(searched, "model=own", *TINY, f"runs={networks}/runs") == 2
+    said = r"error: model: networks.Choosy\(\) raises AssertionError in networks.py, line \d+: images are from 0 to 1\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
 
 
 def test_a_network_that_needs_several_images_is_accepted(networks: Path) -> None:
@@ -403,9 +423,14 @@ def test_a_network_with_a_persistent_state_is_accepted(networks: Path) -> None:
 
 
 def own_network(folder: Path, network: str, *overrides: str) -> object:
+    return compose(f"hydra.searchpath=[file://{own_choice(folder, network)}]", "model=own", *TINY, *overrides)
+
+
+def own_choice(folder: Path, network: str) -> Path:
+    """Write the choice model=own; return the folder of choices."""
     (folder / "conf/model").mkdir(parents=True)
     (folder / "conf/model/own.yaml").write_text(f"_target_: networks.{network}\n")
-    return compose(f"hydra.searchpath=[file://{folder}/conf]", "model=own", *TINY, *overrides)
+    return folder / "conf"
 
 
 def test_a_network_in_a_message() -> None:

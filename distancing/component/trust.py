@@ -8,6 +8,7 @@ import importlib.util
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -88,6 +89,16 @@ def source_files(module: str) -> Iterator[tuple[str, Path]]:
             yield f"{module}/{file.relative_to(folder).as_posix()}", file
     if not spec.submodule_search_locations and spec.origin:
         yield f"{module}.py", Path(spec.origin)
+
+
+def line_of(error: Exception, component: Any) -> str:
+    """Return the last line of the component's own modules that an error passed through, as " in parts.py, line 57".
+
+    Return "" if there is none.
+    """
+    files = {str(path) for module in own_modules([component]) for _, path in source_files(module)}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 
 def _modules(item: Any) -> Iterator[str]:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from distancing.component import component
+from distancing.component.trust import line_of
 from distancing.models.evaluation import batch_norms
 
 
@@ -67,7 +68,9 @@ def _problem(model: Model, image_shape: tuple[int, int, int], classes: int) -> s
             return _trial(model, image_shape, classes, "cpu")
     except Exception as error:  # whatever the network's code raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"it can't be built for images of shape {image_shape} and {classes} classes: {reason}"
+        line = line_of(error, model)
+        failure = f"raises {type(error).__name__}{line}," if line else "can't be built"
+        return f"it {failure} for images of shape {image_shape} and {classes} classes: {reason}"
 
 
 def _trial(model: Model, image_shape: tuple[int, int, int], classes: int, device: str) -> str | None:

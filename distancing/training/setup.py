@@ -5,6 +5,7 @@ import os
 import torch
 from torch.optim.optimizer import StateDict
 
+from distancing.component.trust import line_of
 from distancing.data.batches import Data
 from distancing.errors import ConfigError, StorageError, first_line
 from distancing.process import threads
@@ -82,13 +83,14 @@ def choose_threads(config: Config, directory: RunDirectory) -> tuple[int, str]:
 def new_trainer(config: Config, data: Data, device: torch.device) -> Trainer:
     """Return the trainer of a new run, after a check of its gradient with the current number of threads.
 
-    Raise ConfigError if the network does not fit into the memory, GradientError if the gradient is wrong.
+    Raise ConfigError if the network does not fit into the memory or its code fails, GradientError if the gradient is
+    wrong.
     """
     try:
         trainer = Trainer(config, data, device)
         trainer.gradient_check = check_gradient(config, data, trainer.network, trainer.stepper.forward)
         return trainer
-    except (MemoryError, RuntimeError, ValueError) as error:
+    except Exception as error:
         if "more than 1 value per channel" in str(error):
             raise ConfigError(
                 f"batch_size={config.batch_size}: batch norm can't normalise the single value that a channel has in a "
@@ -96,6 +98,9 @@ def new_trainer(config: Config, data: Data, device: torch.device) -> Trainer:
             ) from error
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
             raise ConfigError(f"model: {config.model} doesn't fit into the memory of this machine") from error
+        if line := line_of(error, config.model):
+            raised = f"raises {type(error).__name__}{line}"
+            raise ConfigError(f"model: {config.model} {raised}: {first_line(error)}") from error
         raise
 
 

@@ -1,16 +1,13 @@
 """Trials of components outside this package, so that a wrong one is refused before a run starts."""
 
-import inspect
 import math
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distancing.component.trust import own_modules
+from distancing.component.trust import line_of, own_modules
 from distancing.errors import first_line
 from distancing.hills.hills import Hills
 from distancing.hills.penalty import Penalty
@@ -30,7 +27,7 @@ def try_out(key: str, component: Any, trial: Callable[[], str | None]) -> None:
         with torch.random.fork_rng([]):
             problem = trial()
     except Exception as error:  # whatever the user's code raises
-        problem = f"raises {type(error).__name__}{_line(error, component)}: {first_line(error)}"
+        problem = f"raises {type(error).__name__}{line_of(error, component)}: {first_line(error)}"
     if problem:
         raise ValueError(f"{key}: {type(component).__name__} {problem}")
 
@@ -92,10 +89,3 @@ def penalty_problem(penalty: Penalty, network: nn.Module, images: Tensor, key: s
         return f"returns {list(d.shape)} for two checkpoints, but [2] or [2, P] of finite numbers, 0 or more, is needed"
     fits = (gradient := pull(torch.ones_like(d))).shape == phi.shape and gradient.isfinite().all()
     return None if fits else "does not have a finite gradient of the shape of the parameters"
-
-
-def _line(error: Exception, component: Any) -> str:
-    """Return the last line of the component's file that the error passed through."""
-    file = inspect.getfile(type(component))
-    numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" in {Path(file).name}, line {numbers[-1]}" if numbers else ""
