@@ -351,6 +351,10 @@ class Failing(Linear):
     def forward(self, x):
         return super().forward(x) * (1 / len([]))
 
+class Unnamed(Linear):
+    def __init__(self, *a, **k):
+        super().__init__(*a, **k)
+
 class Forgetful(Linear):
     def __init__(self, image_shape, classes):
         super().__init__(image_shape, classes)
@@ -396,6 +400,10 @@ def networks(example: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (
             "Failing",
             r"model: it raises ZeroDivisionError in networks.py, line \d+, for images of shape \(1, 8, 8\) and 10 ",
+        ),
+        (
+            "Unnamed",
+            "model: .*missing 2 required .*'image_shape' and 'classes'; give the signature of Unnamed parameters of",
         ),
         ("Forgetful", "model: its buffer count changes in training mode, but is not persistent, .*: leave out pers"),
         ("Replacing", "model: its buffer count changes in training mode"),

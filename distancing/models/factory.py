@@ -31,8 +31,14 @@ class Factory(Model):
 
     def network(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
         known = {"image_shape": image_shape, "classes": classes}
-        parameters = inspect.signature(self.factory).parameters
-        return self.factory(**{name: known[name] for name in known.keys() & parameters}, **self.settings)
+        passed = {name: known[name] for name in known.keys() & inspect.signature(self.factory).parameters}
+        try:
+            return self.factory(**passed, **self.settings)
+        except TypeError as error:
+            if any(f"'{name}'" in str(error) for name in known.keys() - passed.keys()):
+                hint = f"give the signature of {self.factory.__name__} parameters of these names, which receive them"
+                raise TypeError(f"{error}; {hint}") from error
+            raise
 
     def build(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
         return self.network(image_shape, classes)
