@@ -181,6 +181,24 @@ def test_permuted_networks_whose_units_are_not_free(network: nn.Module, number: 
     assert len(groups) == number
 
 
+class Sized(nn.Module):
+    """A perceptron that reads the number of images from a shape, and multiplies its logits by a sum of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.register_buffer("number", torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(F.relu(self.first(x.reshape(x.shape[0], -1)))) * (1 + self.number)
+        return logits
+
+
+def test_numbers_in_the_graph_are_no_obstacle() -> None:
+    (group,) = permutation_groups(Sized(), (1, 2, 2))
+    assert group.axes == (("first.weight", 0), ("first.bias", 0), ("last.weight", 1))
+
+
 class Branches(Tied):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if x.sum() > 0 else -x)

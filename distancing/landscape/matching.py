@@ -187,7 +187,7 @@ class _AxisTracker(fx.Interpreter):
         layer = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         if layer is None and n.op != "call_function":
             return None
-        shapes = [self.env[node].shape for node in n.all_input_nodes]
+        shapes = [getattr(self.env[node], "shape", ()) for node in n.all_input_nodes]  # of a number: ()
 
         def is_one_of(operations: tuple[Any, ...]) -> bool:
             return n.target in operations if layer is None else type(layer) in operations
@@ -202,7 +202,7 @@ class _AxisTracker(fx.Interpreter):
             return self._assign(str(n.target), ("weight", "bias", "running_mean", "running_var"), sources[0])
         if is_one_of(CHANNEL_BY_CHANNEL) or (is_one_of(FLATTEN) and output.shape == shapes[0][:2]):
             return sources[0]
-        if is_one_of(ADD) and len({shape[1] for shape in shapes}) == 1:
+        if is_one_of(ADD) and len({shape[1:2] for shape in shapes}) == 1:
             return self._merge(*sources)
         return None
 
