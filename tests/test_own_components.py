@@ -1,5 +1,6 @@
 """Components outside of the package, as a user has them: the docs' example, run from a folder of its own."""
 
+import dataclasses
 import importlib
 import os
 import re
@@ -351,6 +352,10 @@ class Failing(Linear):
     def forward(self, x):
         return super().forward(x) * (1 / len([]))
 
+class Branching(Linear):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
 class Unnamed(Linear):
     def __init__(self, *a, **k):
         super().__init__(*a, **k)
@@ -419,6 +424,16 @@ def test_a_network_that_fails_on_real_images(networks: Path, capsys: pytest.Capt
     assert start(searched, "model=own", *TINY, f"runs={networks}/runs") == 2
     said = r"error: model: networks.Choosy\(\) raises AssertionError in networks.py, line \d+: images are from 0 to 1\n"
     assert re.fullmatch(said, capsys.readouterr().err)
+
+
+def test_an_analysis_of_a_network_whose_graph_cannot_be_read(networks: Path) -> None:
+    config = check(own_network(networks, "Branching", "analysis=[barrier]"))
+    with pytest.raises(
+        ConfigError, match=r"analysis.barrier needs matching=false, because the graph of this network can't"
+    ):
+        check_new(config, ())
+    without = {"barrier": dataclasses.replace(config.analysis["barrier"], matching=False)}
+    check_new(dataclasses.replace(config, analysis=without), ())
 
 
 def test_a_network_that_needs_several_images_is_accepted(networks: Path) -> None:

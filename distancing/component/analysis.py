@@ -32,6 +32,13 @@ class Analysis:
             return f"needs at least {self.least} checkpoints, but these phases store {len(checkpoints)}"
         return None
 
+    def network_problem(self, model: Any, image_shape: tuple[int, int, int], classes: int) -> str | None:  # noqa: ARG002
+        """Return why the networks of a `Model` can't be analysed, before any is trained; None if they can.
+
+        image_shape: (C, H, W).
+        """
+        return None
+
     def __call__(self, subject: Any, track: Any) -> Any:
         """Return the `landscape.subject.Findings` about a `Subject`; `track` shows the progress.
 

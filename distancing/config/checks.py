@@ -100,14 +100,15 @@ def check_resolved(tree: Mapping[str, Any]) -> Config:
 
 
 def check_new(config: Config, overrides: Sequence[str]) -> None:
-    """Raise ConfigError for an analysis that the run's phases do not allow, and for settings without effect.
+    """Raise ConfigError for an analysis that the run's phases or network do not allow, and for settings without effect.
 
     Stored runs are not checked, because earlier versions accepted such configs.
     """
     plan = unroll(config.phases)
     is_pushed = config.penalty is not None and bool(with_hills(plan))
+    network = config.model, config.dataset.image_shape, config.dataset.classes
     for name, analysis in config.analysis.items():
-        if problem := analysis.problem(stored(plan), is_pushed):
+        if problem := analysis.problem(stored(plan), is_pushed) or analysis.network_problem(*network):
             raise ConfigError(f"analysis.{name} {problem}")
     try:
         try_out("optimizer", config.optimizer, partial(decay_problem, config.optimizer))

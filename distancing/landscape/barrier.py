@@ -8,9 +8,10 @@ from torch import Tensor
 from distancing.component import component
 from distancing.component.analysis import Analysis
 from distancing.landscape import lines
-from distancing.landscape.matching import match, permutation_groups
+from distancing.landscape.matching import graph_problem, match, permutation_groups
 from distancing.landscape.path import Pairs, lerp, line, pairs, passes, profile
 from distancing.landscape.subject import Findings, Subject, Track
+from distancing.models import Model
 
 
 @component
@@ -34,6 +35,11 @@ class Barrier(Analysis):
     points: Annotated[int, Ge(3)] = 25
     pairs: Pairs = "successive"
     matching: bool = True
+
+    def network_problem(self, model: Model, image_shape: tuple[int, int, int], classes: int) -> str | None:
+        if not self.matching or model.takes_all_images or not (reason := graph_problem(model, image_shape, classes)):
+            return None
+        return f"needs matching=false, because the graph of this network can't be read ({reason})"
 
     def __call__(self, subject: Subject, track: Track[Any]) -> Findings:
         theta, names = subject.parameters, subject.names

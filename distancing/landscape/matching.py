@@ -7,6 +7,7 @@ moves are read from the network's own graph.
 
 import copy
 import dataclasses
+import functools
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from distancing.errors import LandscapeError, first_line
 from distancing.hills.theta import Theta
+from distancing.models import Model
 from distancing.models.evaluation import evaluating
 
 CHANNEL_BY_CHANNEL = (
@@ -55,10 +57,7 @@ def permutation_groups(network: nn.Module, image_shape: tuple[int, int, int]) ->
     # of few images, all might leave the same units at zero, whose order would then not matter
     images = torch.randn(16, *image_shape, generator=torch.Generator().manual_seed(0))
     try:
-        graph = fx.GraphModule(network, _Tracer().trace(network))
-        tracker = _AxisTracker(graph, {id(value): name for name, value in _tensors(network).items()})
-        with evaluating(network):
-            tracker.run(images.to(next(network.parameters()).device))
+        tracker = _tracked(network, images)
     except Exception as error:  # whatever the network's code raises
         reason = f"barrier.matching: the graph of this network can't be read ({first_line(error)})"
         raise LandscapeError(f"{reason}; set barrier.matching=false") from error
@@ -69,6 +68,26 @@ def permutation_groups(network: nn.Module, image_shape: tuple[int, int, int]) ->
     groups = [PermutationGroup(state[axes[0][0]].shape[axes[0][1]], tuple(axes)) for axes in axes_by_root.values()]
     twin, images = copy.deepcopy(network).cpu().double(), images.double()
     return [group for group in groups if _keeps_function(twin, group, images)]
+
+
+@functools.cache
+def graph_problem(model: Model, image_shape: tuple[int, int, int], classes: int) -> str | None:
+    """Return why the graph of a new network can't be read, or None."""
+    with torch.random.fork_rng([]):
+        try:
+            _tracked(model.network(image_shape, classes), torch.zeros(2, *image_shape))
+        except Exception as error:  # whatever the network's code raises
+            return first_line(error)
+    return None
+
+
+def _tracked(network: nn.Module, images: Tensor) -> "_AxisTracker":
+    """Return a tracker that has run these images through the network's graph. Raise what the network's code raises."""
+    graph = fx.GraphModule(network, _Tracer().trace(network))
+    tracker = _AxisTracker(graph, {id(value): name for name, value in _tensors(network).items()})
+    with evaluating(network):
+        tracker.run(images.to(next(network.parameters()).device))
+    return tracker
 
 
 def _keeps_function(network: nn.Module, group: PermutationGroup, images: Tensor) -> bool:
