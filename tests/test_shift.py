@@ -28,7 +28,7 @@ from distancing.ensemble.__main__ import main as cli
 from distancing.ensemble.calibration import calibrated
 from distancing.errors import EnsembleError
 from distancing.experiment.main import main
-from distancing.runs import find_sweep
+from distancing.runs import RunDirectory, find_sweep
 from distancing.stored import evaluation_images, find_checkpoints
 
 CPU = torch.device("cpu")
@@ -394,6 +394,18 @@ def test_a_run_evaluates_its_ensemble(corrupted: Path, tmp_path: Path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr("distancing.experiment.main.evaluate_run", lambda *_: pytest.fail("evaluated again"))
         assert start(*tiny, *evaluation) == 0
+    known = result(run)["ensemble"]["ood"]
+    np.savez(tmp_path / "other.npz", x_train=x[:20], y_train=y[:20], x_test=16 - x[:40], y_test=y[:40])
+    assert start(*tiny, *evaluation) == 0  # the images have changed
+    assert result(run)["ensemble"]["ood"][f"{tmp_path}/other.npz"]["images"] == 40
+    assert result(run)["ensemble"]["ood"] != known
+    older = result(run)
+    del older["checksum"]
+    del older["ensemble"]["ood"][f"{tmp_path}/other.npz"]["fingerprint"]
+    RunDirectory(run).write_result(older)
+    (tmp_path / "other.npz").unlink()
+    assert start(*tiny, *evaluation) == 0  # the stored numbers need no images
+    np.savez(tmp_path / "other.npz", x_train=x[:20], y_train=y[:20], x_test=x, y_test=y)
     assert start(*tiny, *evaluation, f"runs={tmp_path}/at_once") == 0
     assert result(only_run(tmp_path / "at_once"))["ensemble"]["corruptions"] == after["ensemble"]["corruptions"]
 

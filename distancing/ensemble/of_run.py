@@ -2,8 +2,10 @@
 
 import dataclasses
 
+from distancing.data.datasets import Dataset
 from distancing.ensemble import show
 from distancing.ensemble.judge import judge
+from distancing.ensemble.off_data import is_changed
 from distancing.ensemble.shift import Shift
 from distancing.errors import EnsembleError
 from distancing.runs import RunDirectory
@@ -32,13 +34,15 @@ def judge_run(trainer: Trainer, directory: RunDirectory) -> EnsembleResult | Non
     return judge(members, trainer.device, common=data)
 
 
-def not_evaluated(wanted: Evaluation, known: EnsembleResult | None) -> Evaluation:
-    """Return what the stored result lacks of what is wanted. Data sets are evaluated together."""
+def not_evaluated(wanted: Evaluation, known: EnsembleResult | None, own: Dataset) -> Evaluation:
+    """Return what the stored result lacks of what is wanted. Data sets are evaluated together.
+
+    own: the run's data set. Raise EnsembleError or DatasetError for stored images that have changed and do not fit.
+    """
     ood, corruptions = (known.ood or {}, known.corruptions) if known else ({}, None)
+    ood_known = all(name in ood and not is_changed(name, ood[name], own) for name in wanted.ood)
     is_known = corruptions and wanted.corruptions in (None, "auto", corruptions.source)
-    return Evaluation(
-        ood=[] if ood.keys() >= set(wanted.ood) else wanted.ood, corruptions=None if is_known else wanted.corruptions
-    )
+    return Evaluation(ood=[] if ood_known else wanted.ood, corruptions=None if is_known else wanted.corruptions)
 
 
 def checked(evaluation: Evaluation, config: Config) -> Shift:

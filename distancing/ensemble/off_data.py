@@ -49,11 +49,14 @@ class Uncertainties:
     members: Tensor
 
 
-def detection(test: Uncertainties, ood: Uncertainties) -> OodResult:
-    """Return how well the ensemble and its members tell out-of-distribution images from test images."""
+def detection(test: Uncertainties, ood: Uncertainties, fingerprint: str | None = None) -> OodResult:
+    """Return how well the ensemble and its members tell out-of-distribution images from test images.
+
+    fingerprint: that of the out-of-distribution images.
+    """
     by_measure = {name: _detection(values, ood.measures[name]) for name, values in test.measures.items()}
     members = [_detection(*entropies) for entropies in zip(test.members, ood.members, strict=True)]
-    return OodResult(images=ood.members.shape[1], members=members, **by_measure)
+    return OodResult(images=ood.members.shape[1], members=members, fingerprint=fingerprint, **by_measure)
 
 
 def _detection(test: Tensor, ood: Tensor) -> Detection:
@@ -83,6 +86,19 @@ def uncertainties(p: Tensor, weights: Tensor) -> Uncertainties:
     return Uncertainties(
         {"max_probability": 1 - q.amax(1), "entropy": entropy, "mutual_information": information}, members
     )
+
+
+def fingerprint(images: Images) -> str:
+    """Return a hash, 16 hexadecimal digits, of the images in their order."""
+    return Split(torch.from_numpy(images), torch.zeros(0, dtype=torch.int64)).fingerprint
+
+
+def is_changed(name: str, known: OodResult, own: Dataset) -> bool:
+    """Return whether the file or the folder of this name has other images than were judged. Raise as `images_of`.
+
+    False if it is gone, and for the name of a data set, whose images never change.
+    """
+    return Path(name).exists() and fingerprint(images_of([name], own, "evaluate.ood")[name]) != known.fingerprint
 
 
 def images_of(names: Sequence[str], own: Dataset, option: str = "--ood") -> dict[str, Images]:

@@ -47,7 +47,8 @@ class Shift:
         figures: dict[str, Callable[[], Figure]] = {}
         if self.ood:
             test, others = off_data.uncertainties_of(members, self.ood, device, result.weights, refresh)
-            ood = {name: off_data.detection(test, values) for name, values in others.items()}
+            prints = {name: off_data.fingerprint(images) for name, images in self.ood.items()}
+            ood = {name: off_data.detection(test, values, prints[name]) for name, values in others.items()}
             result = dataclasses.replace(result, ood={**(result.ood or {}), **ood})
             measures = {name: values.measures for name, values in others.items()}
             figures["ood"] = partial(show.ood_picture, test.measures, measures)

@@ -93,7 +93,7 @@ def _analyse(config: Config, directory: RunDirectory, console: Console, result: 
 
 def _evaluate(config: Config, directory: RunDirectory, console: Console, result: Result) -> Result:
     """Return the result with what `evaluate` asks for; compute what is not stored yet."""
-    missing = not_evaluated(config.evaluate, result.ensemble)
+    missing = not_evaluated(config.evaluate, result.ensemble, config.dataset)
     if result.status != "finished" or not (missing.ood or missing.corruptions):
         return result
     with directory:

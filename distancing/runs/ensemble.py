@@ -104,6 +104,7 @@ class OodResult:
     entropy: by the entropy of q.
     mutual_information: by the mutual information between the prediction and the member.
     members: by each member alone, with the entropy of its prediction.
+    fingerprint: a hash of the images, 16 hexadecimal digits.
     """
 
     images: int
@@ -111,6 +112,7 @@ class OodResult:
     entropy: Detection
     mutual_information: Detection
     members: list[Detection] | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

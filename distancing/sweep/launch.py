@@ -93,7 +93,7 @@ def _lacks(run: Frozen, queue: Mapping[str, str]) -> bool:
         return False
     from distancing.ensemble.of_run import not_evaluated  # slow to import
 
-    missing = not_evaluated(config.evaluate, result.ensemble)
+    missing = not_evaluated(config.evaluate, result.ensemble, config.dataset)
     return bool(missing.ood or missing.corruptions)
 
 
