@@ -17,6 +17,7 @@ from distancing.errors import EnsembleError, StorageError, first_line
 from distancing.hills.theta import Theta
 from distancing.models.evaluation import predict, refresh_batch_norm
 from distancing.runs import RunDirectory, SweepDirectory, load
+from distancing.runs.files import seal
 from distancing.runs.result import read_result
 from distancing.training.plan import unroll
 from distancing.training.settings import Config
@@ -144,7 +145,8 @@ def find_checkpoints(paths: Sequence[str | Path]) -> list[Checkpoint]:
     """Return the checkpoints of these runs, of the runs of these sweeps, and in these files, in this order, each once.
 
     The checkpoints of a run include its final network if that is another network. Raise EnsembleError if a path is none
-    of these or the networks do not fit together, StorageError for a damaged file, ConfigError for a wrong config.
+    of these, the networks do not fit together or one is a copy of another, StorageError for a damaged file, ConfigError
+    for a wrong config.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -171,7 +173,16 @@ def find_checkpoints(paths: Sequence[str | Path]) -> list[Checkpoint]:
     if not checkpoints:
         raise EnsembleError(f"there is no checkpoint in {', '.join(map(str, paths))}")
     check_same_data(checkpoints)
+    _check_no_copies(files)
     return checkpoints
+
+
+def _check_no_copies(files: Sequence[Path]) -> None:
+    """Raise EnsembleError if a file is a copy of another one, as in a copy of a run: the network would count twice."""
+    originals: dict[str, Path] = {}
+    for file in filter(Path.exists, files):  # one that is missing is named when it is read
+        if (original := originals.setdefault(seal(file), file)) != file:
+            raise EnsembleError(f"{file} is a copy of {original}: leave one of them out")
 
 
 def checkpoint_files(run: Path) -> list[Path]:

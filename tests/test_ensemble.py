@@ -26,7 +26,7 @@ from distancing.ensemble.row import Row, read_csv, write_csv
 from distancing.errors import DatasetError, EnsembleError
 from distancing.experiment.main import main
 from distancing.models.evaluation import refresh_batch_norm
-from distancing.runs import Listed, SweepDirectory, find_sweep, load
+from distancing.runs import Listed, SweepDirectory, find_sweep, load, save
 from distancing.stored import evaluation_images, find_checkpoints, on_this_machine
 
 CPU = torch.device("cpu")
@@ -174,7 +174,8 @@ def test_logits_are_computed_once(runs: dict[str, Path], tmp_path: Path, monkeyp
     logits = run / "checkpoints/logits/descend.pt"
     logits.write_bytes(b"damaged")
     assert judge(find_checkpoints([run]), CPU) == before
-    shutil.copy(run / "checkpoints/settle-1.pt", run / "checkpoints/descend.pt")  # another network
+    another = {**load(run / "checkpoints/settle-1.pt"), "name": "descend"}
+    save(run / "checkpoints/descend.pt", another)
     assert judge(find_checkpoints([run]), CPU).splits["test"].disagreement[0][1] == 0
     refreshed = judge(find_checkpoints([run]), CPU, refresh=True)
     assert refreshed.splits["test"].members != before.splits["test"].members
@@ -216,6 +217,7 @@ def test_a_run_from_another_machine_finds_its_images(
 
 
 def test_refused_arguments(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = shutil.copytree(runs["seed"], tmp_path / "copy")
     shutil.copytree(runs["seed"], tmp_path / runs["seed"].name)
     broken = tmp_path / runs["seed"].name / "checkpoints/final.pt"
     shutil.rmtree(broken.parent / "logits")
@@ -224,6 +226,7 @@ def test_refused_arguments(runs: dict[str, Path], tmp_path: Path, capsys: pytest
         ([str(tmp_path)], f"{tmp_path} is not the directory of a run or a sweep, nor a checkpoint file"),
         ([str(runs["seed"]), str(runs["other"])], "dataset.seed=0, but"),
         ([str(broken)], f"{broken} is damaged"),
+        ([str(runs["seed"]), str(runs["mlp"]), str(copy)], f"{copy}/checkpoints/final.pt is a copy of {runs['seed']}/"),
         ([str(runs["cycles"]), "--weights", "1,2"], "weights of shape [2] for 4 members"),
         ([str(runs["cycles"]), "--weights", "1,2,-1,0"], "each must be finite and not negative"),
         ([str(runs["cycles"]), "--weights", "many"], "--weights=many: write equal, likelihood, or one number"),
@@ -472,6 +475,9 @@ def test_kinds_side_by_side(
         [Listed(r.path, ("+sweep=two", *r.overrides), r.epochs) for r in listed]
     )
     assert cli(["--compare", "it", "two", "--members", "1,4,4", "--json", str(numbers)]) == 0  # each run once
+    assert sizes == [(row["members"], row["epochs"]) for row in json.loads(numbers.read_text())]
+    shutil.copytree("runs", "copy")
+    assert cli(["--compare", "it", "copy/sweeps/it", "--members", "1,4", "--json", str(numbers)]) == 0
     assert sizes == [(row["members"], row["epochs"]) for row in json.loads(numbers.read_text())]
     for arguments, message in (
         (("--weights", "1,0,0"), "weights of shape [3] for 2 members"),

@@ -18,9 +18,9 @@ from distancing.ensemble.shift import Shift
 from distancing.errors import EnsembleError
 from distancing.process import threads
 from distancing.process.command import ArgumentParser, check_writable, command
-from distancing.runs import Listed, find_sweep
+from distancing.runs import Listed, RunDirectory, find_sweep
 from distancing.runs.ensemble import EnsembleResult
-from distancing.runs.files import with_nulls
+from distancing.runs.files import seal, with_nulls
 from distancing.runs.tracking import tracking
 from distancing.stored import check_same_data, find_checkpoints, on_this_machine
 from distancing.training.settings import device_named
@@ -182,10 +182,11 @@ def _sources(args: argparse.Namespace) -> tuple[list[Row], list[compare.Ensemble
     sizes = _sizes(args.members)
     stored = [row for file in files for row in read_csv(file)]
     rows = [row for row in stored if not sizes or row.members in sizes]
-    runs: dict[Path, Listed] = {}  # each once, although sweeps may share some
+    runs: dict[Path | str, Listed] = {}  # each once, although sweeps may share some, or be copies
     for path in args.paths:
         for run in [] if path.endswith(".csv") else find_sweep(path).runs():
-            runs.setdefault(run.path.resolve(), run)
+            final = RunDirectory(run.path).checkpoint("final")
+            runs.setdefault(seal(final) if final.exists() else run.path.resolve(), run)
     ensembles = compare.ensembles([*runs.values()], sizes, args.choose) if runs else []
     if not (rows or ensembles):
         wanted = f"ensembles of {args.members}" if sizes else "ensembles to compare"

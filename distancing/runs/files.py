@@ -69,9 +69,9 @@ def load(path: Path, device: "torch.device | str" = "cpu") -> Any:
 
 
 def seal(path: Path) -> str:
-    """Return the checksum at the end of a file that `save` wrote."""
+    """Return the checksum at the end of a file that `save` wrote. Files with the same checksum are copies."""
     with open(path, "rb") as file:
-        file.seek(-DIGEST, os.SEEK_END)
+        file.seek(max(0, os.fstat(file.fileno()).st_size - DIGEST))
         return file.read().decode(errors="replace")
 
 
