@@ -201,6 +201,29 @@ def test_one_folder_is_divided_by_the_seed(tmp_path: Path) -> None:
         assert Folder(path=str(tmp_path / "both"), test_fraction=0.3).classes
 
 
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.8])
+def test_a_small_class_is_in_both_parts(tmp_path: Path, fraction: float) -> None:
+    for label, n in enumerate((40, 40, 2)):
+        for i in range(n):
+            picture(tmp_path / f"class{label}" / f"{i}.png", 100 * label + i)
+    dataset = Folder(path=str(tmp_path), image_size=9, colours="grey", test_fraction=fraction)
+    (train, labels), (test, test_labels) = dataset.read()
+    assert np.bincount(labels)[2] == np.bincount(test_labels)[2] == 1
+    assert sorted([*train[:, 0, 0, 0], *test[:, 0, 0, 0]]) == [*range(40), *range(100, 140), 200, 201]
+
+
+def test_a_class_without_training_images(tmp_path: Path) -> None:
+    """Because all of them would be validation images."""
+    path = f"{tmp_path}/it.npz"
+    np.savez(path, **{**arrays(82), "y_train": [0] * 40 + [1] * 40 + [2] * 2})
+    with pytest.raises(DatasetError, match=r"^dataset.validation_fraction=0.8 leaves no training image of class 2, "):
+        Npz(path=path, validation_fraction=0.8).load(CPU)
+    np.savez(path, **{**arrays(82), "y_train": [0] * 41 + [1] * 40 + [2]})
+    with pytest.raises(DatasetError, match=r"^dataset.fold=\d leaves no training image of class 2, which has 1: "):
+        for fold in range(2):
+            Npz(path=path, folds=2, fold=fold).load(CPU)
+
+
 def test_kmnist(tmp_path: Path) -> None:
     """Files in the format of MNIST are read; others are refused."""
     raw = tmp_path / "KMNIST/raw"

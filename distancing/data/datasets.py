@@ -103,7 +103,8 @@ class Dataset:
     def load(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Data:
         """Return the splits on `device`, with batches in `memory_format`.
 
-        Raise DatasetError if the images cannot be read, or do not fit into the memory.
+        Raise DatasetError if the images cannot be read or do not fit into the memory, or if a class keeps no image to
+        train with.
         """
         self._check_memory(device)
         (images, labels), test = self.read()
@@ -120,6 +121,12 @@ class Dataset:
         elif self.folds is not None:
             fold_of = stratified_folds(labels[chosen], self.folds, self.seed)
             chosen, held_out = chosen[fold_of != self.fold], chosen[fold_of == self.fold]
+        if len(lost := np.setdiff1d(labels[held_out], labels[chosen])):
+            setting = f"fold={self.fold}" if self.folds else f"validation_fraction={self.validation_fraction}"
+            raise DatasetError(
+                f"dataset.{setting} leaves no training image of class {lost[0]}, which has "
+                f"{np.sum(labels[held_out] == lost[0])}: hold out fewer, or add images of this class"
+            )
         # computed before the bootstrap, so that all ensemble members see the same input for an image
         mean, std = mean_std(torch.from_numpy(images[chosen]))
         if self.bootstrap:

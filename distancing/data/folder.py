@@ -30,7 +30,8 @@ class Folder(Dataset):
     eighth of that.
 
     path: the folder.
-    test_fraction: use this fraction of the images in `path`/CLASS as test images. The draw is stratified, with `seed`.
+    test_fraction: use this fraction of the images in `path`/CLASS as test images. The draw is stratified, with `seed`,
+        and each class has at least one training and one test image.
     image_size (pixels): the height and the width of the resized images.
     colours: `rgb`, or `grey` for one channel.
     """
@@ -138,7 +139,12 @@ def _divided(path: str, fraction: float, seed: int) -> tuple[Files, Files]:
     train: Files = {name: [] for name in names}
     test: Files = {name: [] for name in names}
     for chosen, part in zip((train, test), parts, strict=True):
-        for i in sorted(part):
+        for i in part:
             name, file = pairs[i]
             chosen[name].append(file)
+    for name in names:
+        for one, other in ((train, test), (test, train)):
+            if not one[name]:  # a share of a small class that was rounded to 0
+                one[name].append(other[name].pop())
+    train, test = ({name: sorted(chosen) for name, chosen in part.items()} for part in (train, test))
     return train, test
