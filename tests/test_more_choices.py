@@ -201,6 +201,32 @@ def test_one_folder_is_divided_by_the_seed(tmp_path: Path) -> None:
         assert Folder(path=str(tmp_path / "both"), test_fraction=0.3).classes
 
 
+def test_images_that_would_lose_content(tmp_path: Path) -> None:
+    """Those with a picture in the alpha channel or in a folder below the class are refused; EXIF turns the others."""
+    for part in ("train", "test"):
+        for name in "ab":
+            picture(tmp_path / part / name / "0.png", 0)
+            picture(tmp_path / part / name / "1.png", 0)
+    turned, tags = Image.fromarray(np.arange(81, dtype=np.uint8).reshape(9, 9)), Image.Exif()
+    tags[0x112] = 6  # the first row is the right side
+    turned.save(tmp_path / "train/a/0.png", exif=tags)
+    opaque = Image.merge("LA", (turned, Image.new("L", (9, 9), 255)))
+    opaque.save(tmp_path / "train/a/1.png")
+    folder = Folder(path=str(tmp_path), image_size=9, colours="grey")
+    images = folder.read()[0][0][..., 0]
+    np.testing.assert_array_equal(images[0], np.rot90(np.arange(81).reshape(9, 9), -1))
+    np.testing.assert_array_equal(images[1], np.arange(81).reshape(9, 9))
+    palette, white = Image.new("P", (9, 9)), Image.new("L", (9, 9), 255)
+    palette.putpixel((0, 0), 1)
+    for image, colour in ((Image.merge("LA", (white, turned)), None), (palette, 0)):
+        image.save(tmp_path / "test/b/1.png", transparency=colour)
+        with pytest.raises(DatasetError, match=r"can't read the image .*test/b/1.png: its transparency varies: lay it"):
+            folder.read()
+    picture(tmp_path / "train/b/more/deep/2.png", 0)
+    with pytest.raises(DatasetError, match=r"train/b/more/deep/2\.png is in a folder below its class: move it to .*/b$"):
+        assert Folder(path=f"{tmp_path}/").classes
+
+
 @pytest.mark.parametrize("fraction", [0.2, 0.5, 0.8])
 def test_a_small_class_is_in_both_parts(tmp_path: Path, fraction: float) -> None:
     for label, n in enumerate((40, 40, 2)):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Gt, Lt
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import PositiveInt
 
 from distancing.component import component
@@ -26,8 +26,9 @@ class Folder(Dataset):
 
     The classes are numbered in the order of their names.
 
-    Each image is resized to `image_size` × `image_size` pixels once, and kept as uint8. Random crops are padded with an
-    eighth of that.
+    Each image is turned upright as its EXIF orientation says, resized to `image_size` × `image_size` pixels once, and
+    kept as uint8. Images whose transparency varies, and images in a folder below that of their class, are refused.
+    Random crops are padded with an eighth of that.
 
     path: the folder.
     test_fraction: use this fraction of the images in `path`/CLASS as test images. The draw is stratified, with `seed`,
@@ -85,7 +86,9 @@ class Folder(Dataset):
             with Image.open(file) as image:
                 if image.mode.startswith(("I", "F")):  # which `convert` would clip at 255
                     raise ValueError(f"it has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
-                pixels = image.convert("RGB" if self.colours == "rgb" else "L")
+                if _varies_in_transparency(image):  # which `convert` would drop
+                    raise ValueError("its transparency varies: lay it on a background, such as white")
+                pixels = ImageOps.exif_transpose(image).convert("RGB" if self.colours == "rgb" else "L")
                 resized = pixels.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise DatasetError(f"can't read the image {file}: {first_line(error)}") from error
@@ -94,7 +97,7 @@ class Folder(Dataset):
 
 @functools.lru_cache(maxsize=8)
 def _files(path: str, part: str) -> Files:
-    """Return the image files of each class, sorted. Raise DatasetError if there are too few."""
+    """Return the image files of each class, sorted. Raise DatasetError if there are too few, or some below a class."""
     if not Path(path).is_dir():
         what = "is a file" if Path(path).exists() else "does not exist"
         raise DatasetError(f"dataset.path={path} {what}; a folder with train/CLASS and test/CLASS is needed")
@@ -109,7 +112,18 @@ def _files(path: str, part: str) -> Files:
         )
     if not any(files.values()):
         raise DatasetError(f"{folder} has no images in class folders")
+    for name in files:
+        for file in (folder / name).glob("[!.]*/**/*"):
+            if file.suffix.lower() in FORMATS:
+                raise DatasetError(f"{file} is in a folder below its class: move it to {folder / name}")
     return files
+
+
+def _varies_in_transparency(image: Image.Image) -> bool:
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return False
+    least, largest = image.convert("RGBA").getchannel("A").getextrema()
+    return least != largest
 
 
 def _class_folders(folder: Path) -> Files:
