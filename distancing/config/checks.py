@@ -19,7 +19,7 @@ from distancing.component import trust
 from distancing.component.analysis import Analysis
 from distancing.component.decorator import names, refusal
 from distancing.data.datasets import Dataset, Torchvision
-from distancing.errors import ConfigError, first_line
+from distancing.errors import ConfigError, DatasetError, first_line
 from distancing.hills.distances import Distance, FunctionSpace
 from distancing.hills.kernels import Kernel
 from distancing.hills.penalty import Penalty
@@ -154,14 +154,17 @@ def _check_values(node: Any, path: str) -> None:
 
 
 def read_config(path: Path) -> Config:
-    """Return the settings in a run's config file. Raise ConfigError if it cannot be read or is wrong."""
+    """Return the settings in a run's config file.
+
+    Raise ConfigError if it cannot be read or is wrong, and DatasetError if the files of its data set can't be read.
+    """
     cfg = _load(path)
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{path} is not a config")
     try:
         return check(cfg)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    except (ConfigError, DatasetError) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def hyperparameters(directory: RunDirectory) -> dict[str, Leaf]:

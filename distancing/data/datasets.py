@@ -172,6 +172,11 @@ class Dataset:
                 )
 
 
+def relative_to(path: str) -> str:
+    """Return the end of a message on a missing path, which says where a relative one was looked for."""
+    return "" if Path(path).is_absolute() else f"; the path is relative to the current folder, {Path.cwd()}"
+
+
 @component
 class Digits(Dataset):
     """scikit-learn's 1,797 scanned digits of 8×8 pixels and 17 grey levels, which need no download.

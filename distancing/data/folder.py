@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import PositiveInt
 
 from distancing.component import component
-from distancing.data.datasets import Arrays, Dataset
+from distancing.data.datasets import Arrays, Dataset, relative_to
 from distancing.data.draws import stratified_split
 from distancing.errors import DatasetError, first_line
 
@@ -100,7 +100,8 @@ def _files(path: str, part: str) -> Files:
     """Return the image files of each class, sorted. Raise DatasetError if there are too few, or some below a class."""
     if not Path(path).is_dir():
         what = "is a file" if Path(path).exists() else "does not exist"
-        raise DatasetError(f"dataset.path={path} {what}; a folder with train/CLASS and test/CLASS is needed")
+        hint = "" if Path(path).exists() else relative_to(path)
+        raise DatasetError(f"dataset.path={path} {what}; a folder with train/CLASS and test/CLASS is needed{hint}")
     folder = Path(path) / part
     files = _class_folders(folder)
     if part != "test" and (len(files) < FEWEST or min(map(len, files.values())) < FEWEST):

@@ -13,9 +13,10 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from distancing.component import component
-from distancing.data.datasets import Arrays, Dataset
+from distancing.data.datasets import Arrays, Dataset, relative_to
 from distancing.errors import DatasetError, first_line
 
+ZIP = b"PK\3\4"  # the first bytes of a zip file
 COLOURS = (1, 3)  # the channels of most images
 
 
@@ -82,7 +83,8 @@ def _errors_named(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DatasetError(f"dataset.path={path}: {first_line(error)}") from error
+        hint = relative_to(path) if isinstance(error, FileNotFoundError) else ""
+        raise DatasetError(f"dataset.path={path}: {first_line(error)}{hint}") from error
 
 
 @functools.lru_cache(maxsize=1)
@@ -94,6 +96,9 @@ def _parts(path: str, modified: int, size: int) -> tuple[Part, Part]:  # noqa: A
     if os.path.isdir(path):
         raise ValueError("this is a folder, which dataset=folder reads")
     if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            if file.read(4) == ZIP:
+                raise ValueError("the file is damaged: its end is missing; write or copy it again")
         raise ValueError("this is no .npz file; numpy.savez(file, x_train=…, y_train=…, x_test=…, y_test=…) writes one")
     with np.load(path, allow_pickle=False) as arrays:
         train, test = (_part(arrays, name) for name in ("train", "test"))
@@ -117,9 +122,10 @@ def _part(arrays: "np.lib.npyio.NpzFile", name: str) -> Part:
         raise ValueError(f"x_{name} is {dtype} {list(shape)}; uint8 [N, H, W] or [N, H, W, C] is needed")
     if len(shape) == 4 and shape[1] in COLOURS and shape[3] not in COLOURS:
         raise ValueError(f"x_{name} is {list(shape)}, but channels come last: store x.transpose(0, 2, 3, 1)")
+    labels_shape, labels_dtype = _header(arrays, f"y_{name}")
+    if labels_shape != shape[:1] or labels_dtype.kind not in "iu":
+        raise ValueError(f"y_{name} is {labels_dtype} {list(labels_shape)}; {shape[0]} integers from 0 are needed")
     labels = arrays[f"y_{name}"]
-    if labels.shape != shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(f"y_{name} is {labels.dtype} {list(labels.shape)}; {shape[0]} integers from 0 are needed")
     if labels.min() < 0:
         raise ValueError(f"y_{name} has the class {labels.min()}; classes are integers from 0")
     n, height, width, channels = (*shape, 1)[:4]
