@@ -264,6 +264,7 @@ def test_a_report_without_finished_runs(folder: Folder, tmp_path: Path, capsys: 
     for name in ("b4", "b2"):
         assert cli([str(folder.path / name), "--all", str(tmp_path / name)]) == 0
         assert (tmp_path / name / "index.html").exists()
+        assert capsys.readouterr().out.startswith("1 run in 1 group: 1 ")
 
 
 def test_groups(tmp_path: Path) -> None:

@@ -44,12 +44,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
             write(path, b"new")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
     assert path.read_bytes() == b"old"
     write(path, b"new")
     assert path.read_bytes() == b"new"
+    rows = metrics_file.MetricsWriter(path, ["epoch"])
+    with monkeypatch.context() as patch:
+        patch.setattr(rows._file, "flush", lambda: full(0))
+        with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+            rows.add({"epoch": 1})
+    rows.close()
 
 
 def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:

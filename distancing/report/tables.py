@@ -117,7 +117,9 @@ def headline(overview: Overview) -> str:
     runs = [run for group in overview.all_groups for run in group.runs]
     counts = {state: sum(run.state == state for run in runs) for state in STATES}
     states = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    return f"{len(runs)} runs in {len(overview.all_groups)} groups: {states}"
+    groups = len(overview.all_groups)
+    plural = ["" if n == 1 else "s" for n in (len(runs), groups)]
+    return f"{len(runs)} run{plural[0]} in {groups} group{plural[1]}: {states}"
 
 
 def as_csv(overview: Overview) -> str:

@@ -4,6 +4,8 @@ import hashlib
 import io
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ def write(path: Path, content: bytes | memoryview, flush: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")  # the directory's lock makes this the only writer
     try:
-        with open(temporary, "wb") as file:
+        with named_in_errors(path), open(temporary, "wb") as file:
             file.write(content)
             if flush:
                 file.flush()
@@ -41,6 +43,16 @@ def write(path: Path, content: bytes | memoryview, flush: bool = True) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Name the file in an OSError that names none, as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def save(path: Path, content: Any) -> None:

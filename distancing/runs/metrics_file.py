@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distancing.runs.files import write
+from distancing.runs.files import named_in_errors, write
 
 Row = Mapping[str, float | str | None]  # column → value
 
@@ -36,12 +36,14 @@ class MetricsWriter:
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         write(path, to_text(columns, []).encode())
+        self._path = path
         self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 (closed in close)
         self._csv = csv.DictWriter(self._file, columns, lineterminator="\n")
 
     def add(self, row: Row) -> None:
-        self._csv.writerow(row)
-        self._file.flush()
+        with named_in_errors(self._path):
+            self._csv.writerow(row)
+            self._file.flush()
 
     def close(self) -> None:
         self._file.close()
