@@ -5,6 +5,7 @@ import functools
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, ParamSpec
@@ -36,10 +37,24 @@ def check_writable(option: str, path: Path | None, folder: bool = False) -> None
         reason = "this is a folder: name a file in it"
     elif not here.is_dir() and (folder or here != path.absolute()):
         reason = f"{here} is a file: name a folder"
-    elif not os.access(here, os.W_OK):
+    elif not _is_writable(here):
         reason = f"{here} can't be written to: name another place"
     if reason:
         raise StorageError(f"--{option}={path}: {reason}")
+
+
+def _is_writable(place: Path) -> bool:
+    """Return whether a file can be made in this folder, or this file can be written to; change neither."""
+    try:  # os.access allows root everything, also where no file can be made, as in /proc
+        if place.is_dir():
+            tempfile.TemporaryFile(dir=place).close()
+        elif place.is_file():
+            open(place, "ab").close()
+        else:  # a device, or a pipe, whose opening would wait for a reader
+            return os.access(place, os.W_OK)
+    except OSError:
+        return False
+    return True
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:
