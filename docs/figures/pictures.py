@@ -12,10 +12,10 @@ from selections import (
     BARRIER,
     CHECKPOINTS,
     DETECTORS,
+    DRAWN,
     ENSEMBLES,
     ESCAPES,
     IMAGE_KINDS,
-    IN_SHORT,
     INTERPLAY,
     NETWORKS,
     PENALTIES,
@@ -233,7 +233,7 @@ def pictures() -> None:
         budgets_picture("results_whole", {
             title: tuned(f"ensembles-whole-{name}", "calibrated_nll")
             for title, name in {"MNIST": "mnist", "Fashion-MNIST": "fashion-mnist", "CIFAR-10": "cifar10"}.items()
-        }, IN_SHORT, "calibrated NLL, nats", 1)  # fmt: skip
+        }, DRAWN, "calibrated NLL, nats", 1)  # fmt: skip
         budgets_picture("results_ood", {
             f"{title}, by {measure}": detected(name, score)
             for measure, score in (("entropy", "ood_auroc"), ("mutual information", "ood_mutual_information_auroc"))

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from selections import DETECTORS, ENSEMBLES, IN_SHORT, ONE_RATE, RIVALS, SHORT, Column, Settings, Short
+from selections import DETECTORS, ENSEMBLES, ONE_RATE, RIVALS, SHORT, Column, Settings, Short
 
 from distancing.ensemble.compare import chosen
 from distancing.ensemble.row import Row as Ensemble
@@ -173,7 +173,7 @@ def rivals(name: str) -> str:
         *(f"{most} epochs: {head}, %" for head in at_most),
     ]
     lines = []
-    for label in IN_SHORT:
+    for label in RIVALS:
         if any(label in by_label for by_label in nll.values()):
             cells = [number(*by_label.get(label, UNKNOWN), most=4) for by_label in nll.values()]
             known = (by_label.get(label, UNKNOWN) for by_label in at_most.values())
