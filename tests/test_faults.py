@@ -168,6 +168,16 @@ def test_an_analysis_is_recorded_once(
     assert outcome(only_run(tmp_path)) == expected
 
 
+def test_a_full_disk_is_named(cfg: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                              capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    assert run(cfg, tmp_path) == 2
+    assert f"No space left on device: '{only_run(tmp_path)}'" in capsys.readouterr().err
+
+
 # what is damaged, moved or out of time
 
 

@@ -239,7 +239,7 @@ def swap(run: Path, name: str) -> None:
     """Permute the hidden units of a checkpoint."""
     file = run / f"checkpoints/{name}.pt"
     content = load(file)
-    groups = permutation_groups(subject(run).network, (1, 8, 8))
+    groups = permutation_groups(subject(file).network, (1, 8, 8))
     content["network"] = permuted(content["network"], groups, [torch.arange(group.size).roll(1) for group in groups])
     save(file, content)
 

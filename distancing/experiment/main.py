@@ -15,6 +15,7 @@ from distancing.experiment.train_run import ended_result, train_run
 from distancing.landscape.outputs import analyse, record
 from distancing.process.signals import StopSignal
 from distancing.runs import RunDirectory
+from distancing.runs.files import named_in_errors
 from distancing.runs.result import Result, read_result
 from distancing.runs.summary import summary
 from distancing.runs.tracking import tracking
@@ -60,7 +61,8 @@ def run(
     result = ended_result(config, directory, console)
     if not result:
         checked(config.evaluate, config)  # refused before the training
-        result = train_run(config, directory, frozen, StopSignal(save_only), console)
+        with named_in_errors(directory.path):  # TensorBoard's errors name no file
+            result = train_run(config, directory, frozen, StopSignal(save_only), console)
     result = _evaluate(config, directory, console, _analyse(config, directory, console, result))
     result = _verify(config, directory, console, result)
     for note in result.notes:

@@ -47,7 +47,7 @@ def write(path: Path, content: bytes | memoryview, flush: bool = True) -> None:
 
 @contextmanager
 def named_in_errors(path: Path) -> Iterator[None]:
-    """Name the file in an OSError that names none, as that of a full disk."""
+    """Name the file or folder in an OSError that names none, as that of a full disk."""
     try:
         yield
     except OSError as error:
