@@ -280,10 +280,9 @@ SHORT = {
         },
         [
             Column("32 epochs: barrier, nats", BARRIER, {"epochs": "32"}),
-            Column("32 epochs: distance", "distance", {"epochs": "32"}),
             Column("128 epochs: barrier, nats", BARRIER, {"epochs": "128"}),
             Column("units matched", "barrier.test_height_matched_max", {"epochs": "128"}),
-            Column("128 epochs: distance", "distance", {"epochs": "128"}),
+            Column("distance", "distance", {"epochs": "128"}),
             Column("last member's accuracy, %", "test.accuracy", {"epochs": "128"}),
         ],
     ),
