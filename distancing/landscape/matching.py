@@ -75,7 +75,7 @@ def graph_problem(model: Model, image_shape: tuple[int, int, int], classes: int)
     """Return why the graph of a new network can't be read, or None."""
     with torch.random.fork_rng([]):
         try:
-            _tracked(model.network(image_shape, classes), torch.zeros(2, *image_shape))
+            _tracked(model.network(image_shape, classes).eval(), torch.zeros(2, *image_shape))
         except Exception as error:  # whatever the network's code raises
             return first_line(error)
     return None
