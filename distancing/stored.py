@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,7 +144,7 @@ def on_this_machine(dataset: Dataset) -> Dataset:
 def find_checkpoints(paths: Sequence[str | Path]) -> list[Checkpoint]:
     """Return the checkpoints of these runs, of the runs of these sweeps, and in these files, in this order, each once.
 
-    The checkpoints of a run include its final network if that is another network. Raise EnsembleError if a path is none
+    A run's final network is left out if it is the last checkpoint. Raise EnsembleError if a path is none
     of these, the networks do not fit together or one is a copy of another, StorageError for a damaged file, ConfigError
     for a wrong config.
     """
@@ -161,7 +161,7 @@ def find_checkpoints(paths: Sequence[str | Path]) -> list[Checkpoint]:
     spellings: dict[Path, Path] = {}
     for file in found:
         spellings.setdefault(file.resolve(), file)
-    files = list(spellings.values())
+    files = [file for file in spellings.values() if not _is_given_again(file, spellings)]
     configs = {run: read_config(run / ".hydra/config.yaml") for run in {file.parent.parent for file in files}}
     one_run = len(configs) == 1
     checkpoints = [
@@ -175,6 +175,14 @@ def find_checkpoints(paths: Sequence[str | Path]) -> list[Checkpoint]:
     check_same_data(checkpoints)
     _check_no_copies(files)
     return checkpoints
+
+
+def _is_given_again(file: Path, given: Collection[Path]) -> bool:
+    """Return whether a file has the final network of a run which is the last checkpoint, whose file is given, too."""
+    if file.stem != "final":
+        return False
+    files = [path.resolve() for path in checkpoint_files(file.parent.parent)]
+    return file.resolve() not in files and files[-1] in given
 
 
 def _check_no_copies(files: Sequence[Path]) -> None:

@@ -113,6 +113,8 @@ def test_members_from_anywhere(runs: dict[str, Path]) -> None:
         runs[name] / "checkpoints/final.pt" for name in ("mlp", "seed")
     ]
     (alone,) = find_checkpoints([runs["cycles"] / "checkpoints/settle-2.pt"])
+    every_file = find_checkpoints(sorted((runs["cycles"] / "checkpoints").glob("*.pt")))  # final.pt is settle-3 again
+    assert [member.name for member in every_file] == ["descend", "settle-1", "settle-2", "settle-3"]
     weighted = judge(find_checkpoints([runs["cycles"]]), CPU, [0, 0, 3, 0])
     only = judge([alone], CPU).splits["test"].ensemble
     assert vars(weighted.splits["test"].ensemble) == pytest.approx(vars(only))
