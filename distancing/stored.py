@@ -144,9 +144,9 @@ def on_this_machine(dataset: Dataset) -> Dataset:
 def find_checkpoints(paths: Sequence[str | Path]) -> list[Checkpoint]:
     """Return the checkpoints of these runs, of the runs of these sweeps, and in these files, in this order, each once.
 
-    A run's final network is left out if it is the last checkpoint. Raise EnsembleError if a path is none
-    of these, the networks do not fit together or one is a copy of another, StorageError for a damaged file, ConfigError
-    for a wrong config.
+    A run's final network is left out if it is the last checkpoint. Raise EnsembleError if a path is none of these, the
+    networks do not fit together or one is a copy of another, StorageError for a damaged file, ConfigError for a wrong
+    config.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -178,7 +178,10 @@ def find_checkpoints(paths: Sequence[str | Path]) -> list[Checkpoint]:
 
 
 def _is_given_again(file: Path, given: Collection[Path]) -> bool:
-    """Return whether a file has the final network of a run which is the last checkpoint, whose file is given, too."""
+    """Return whether the file holds a run's final network, which the file of the last checkpoint holds, too.
+
+    given: the resolved paths of all files.
+    """
     if file.stem != "final":
         return False
     files = [path.resolve() for path in checkpoint_files(file.parent.parent)]
@@ -186,7 +189,7 @@ def _is_given_again(file: Path, given: Collection[Path]) -> bool:
 
 
 def _check_no_copies(files: Sequence[Path]) -> None:
-    """Raise EnsembleError if a file is a copy of another one, as in a copy of a run: the network would count twice."""
+    """Raise EnsembleError if a file is a copy of another one, because its network would count twice."""
     originals: dict[str, Path] = {}
     for file in filter(Path.exists, files):  # one that is missing is named when it is read
         if (original := originals.setdefault(seal(file), file)) != file:

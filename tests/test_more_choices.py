@@ -231,7 +231,7 @@ def test_one_folder_is_divided_by_the_seed(tmp_path: Path) -> None:
 
 
 def test_images_that_would_lose_content(tmp_path: Path) -> None:
-    """Those with a picture in the alpha channel or in a folder below the class are refused; EXIF turns the others."""
+    """An image is turned as EXIF says. Varying transparency, and a folder below that of the class, are refused."""
     for part in ("train", "test"):
         for name in "ab":
             picture(tmp_path / part / name / "0.png", 0)
@@ -268,7 +268,7 @@ def test_a_small_class_is_in_both_parts(tmp_path: Path, fraction: float) -> None
 
 
 def test_a_class_without_training_images(tmp_path: Path) -> None:
-    """Because all of them would be validation images."""
+    """A division is refused if it makes validation images of all of them."""
     path = f"{tmp_path}/it.npz"
     np.savez(path, **{**arrays(82), "y_train": [0] * 40 + [1] * 40 + [2] * 2})
     with pytest.raises(DatasetError, match=r"^dataset.validation_fraction=0.8 leaves no training image of class 2, "):

@@ -27,8 +27,8 @@ class HillsCallback(lightning.Callback):
     def __init__(self, place_after: Collection[int], **settings: Any) -> None:
         self.place_after, self.settings = placement.checked(place_after), settings
         self.hills: Hills | None = None
-        self._state: StateDict | None = None  # to go on from
-        self._placed = 0  # the last epoch that has got its hill
+        self._state: StateDict | None = None  # what the next training starts with
+        self._placed = 0  # the epoch of the newest hill
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not pl_module.automatic_optimization or len(trainer.optimizers) != 1:
@@ -60,7 +60,7 @@ class HillsCallback(lightning.Callback):
         placement.warn_of_missed(self.place_after, trainer.current_epoch)
 
     def _place(self, trainer: lightning.Trainer) -> None:
-        """Place the hill of this epoch, if it gets one and has none yet."""
+        """Place a hill if this epoch is one of `place_after`, and has none yet."""
         epoch = trainer.current_epoch + 1
         if self.hills is not None and epoch in self.place_after and epoch > self._placed:
             self.hills.place()

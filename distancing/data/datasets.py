@@ -173,7 +173,7 @@ class Dataset:
 
 
 def relative_to(path: str) -> str:
-    """Return the end of a message on a missing path, which says where a relative one was looked for."""
+    """Return the end of a message about a missing path: the folder that a relative path starts from, or nothing."""
     return "" if Path(path).is_absolute() else f"; the path is relative to the current folder, {Path.cwd()}"
 
 

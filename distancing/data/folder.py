@@ -97,10 +97,12 @@ class Folder(Dataset):
 
 @functools.lru_cache(maxsize=8)
 def _files(path: str, part: str) -> Files:
-    """Return the image files of each class, sorted. Raise DatasetError if there are too few, or some below a class."""
+    """Return the image files of each class, sorted.
+
+    Raise DatasetError if there are too few, or if some are in a folder below that of their class.
+    """
     if not Path(path).is_dir():
-        what = "is a file" if Path(path).exists() else "does not exist"
-        hint = "" if Path(path).exists() else relative_to(path)
+        what, hint = ("is a file", "") if Path(path).exists() else ("does not exist", relative_to(path))
         raise DatasetError(f"dataset.path={path} {what}; a folder with train/CLASS and test/CLASS is needed{hint}")
     folder = Path(path) / part
     files = _class_folders(folder)

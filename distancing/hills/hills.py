@@ -226,7 +226,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _difference(there: Mapping[str, list[int]], here: Mapping[str, list[int]]) -> str:
-    """Return the first difference of the shapes of two models' parameters, or else of their order."""
+    """Return the first difference between the parameters of two models, in their shapes or else in their order."""
     for name in (*here, *there):
         if there.get(name) != here.get(name):
             return f"{name} is {there.get(name)} there and {here.get(name)} here"

@@ -11,7 +11,7 @@ from distancing.component import component
 from distancing.hills.distances import Distance, Elementwise
 from distancing.hills.kernels import Kernel
 
-NARROWEST = 1e-15  # float32 has the square of this width, and of the tip of a Laplace hill, a thousandth of it
+NARROWEST = 1e-15  # its square, and that of the tip of a Laplace hill (σ/1000), are above 0 in float32
 
 
 @component

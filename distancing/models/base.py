@@ -74,7 +74,7 @@ def _problem(model: Model, image_shape: tuple[int, int, int], classes: int) -> s
 
 
 def _trial(model: Model, image_shape: tuple[int, int, int], classes: int, device: str) -> str | None:
-    """Return what is wrong about the network's parameters, or its logits for two images and for one, or None."""
+    """Return what is wrong with the network's parameters, buffers or logits, for two images and for one, or None."""
     with torch.random.fork_rng([]), torch.device(device), torch.enable_grad():
         network = model.network(image_shape, classes)
         one, two = torch.zeros(1, *image_shape), torch.zeros(2, *image_shape)
@@ -103,7 +103,7 @@ def _parameters_problem(network: nn.Module) -> str | None:
 
 
 def _logits_problem(network: nn.Module, images: torch.Tensor, classes: int) -> str | None:
-    """Return what is wrong about the network's logits for these images in its current mode, or None."""
+    """Return what is wrong with the network's logits for these images in its current mode, or None."""
     version = images._version
     logits: object = network(images)
     mode = "training" if network.training else "evaluation"
@@ -121,7 +121,10 @@ def _logits_problem(network: nn.Module, images: torch.Tensor, classes: int) -> s
 
 
 def _buffers_problem(network: nn.Module, versions: Mapping[torch.Tensor, int]) -> str | None:
-    """Return which of the buffers that are not stored has another version than before a call, or None."""
+    """Return what is wrong with a buffer that a call has changed and that is not stored, or None.
+
+    versions: how often each buffer had been changed in place before the call.
+    """
     stored = network.state_dict()
     for name, buffer in network.named_buffers():
         if name not in stored and versions.get(buffer) != buffer._version:

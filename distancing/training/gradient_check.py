@@ -49,7 +49,7 @@ def check_gradient(
     logits = _logits(network, inputs)
     if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0])):
         raise ConfigError(f"model: {config.model} returns probabilities: let it return logits, without a softmax")
-    if _draws(network, inputs, logits):  # before the gradients, for both of which the generator may stand alike
+    if _draws(network, inputs, logits):  # first, because both gradients may draw the same numbers, and agree
         raise ConfigError(
             f"model: {config.model} gives other logits for the same images in evaluation mode: draw no random numbers "
             "there"
