@@ -156,6 +156,16 @@ def test_a_column_that_every_second_run_has(tmp_path: Path) -> None:
     assert overview.mean_sd(overview.groups[0], "hill/descend") == (1, 0, 21)
 
 
+def test_a_column_that_ends_before_the_last_row(tmp_path: Path) -> None:
+    """Its last value counts, also if that is far from the end of the file."""
+    folder = Folder(tmp_path / "runs")
+    for seed, rest in enumerate((1, 5000)):
+        rows = [(1, "escape", 0.5, 0.0), (2, "escape", 0.5, 1.0), *[(3, "settle", 0.5, "")] * rest]
+        folder.add(f"a{seed}", f"seed={seed}", "penalty=gaussian", accuracy=0.5, rows=rows)
+    overview = summarise([str(folder.sweep.path)], ["distance/descend"])
+    assert overview.mean_sd(overview.groups[0], "distance/descend") == (1, 0, 2)
+
+
 def test_significance() -> None:
     assert holm([0.01, 0.04, 0.03, None]) == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06), None]
     assert holm([0.5, 0.6]) == [1.0, 1.0]

@@ -42,7 +42,7 @@ NAMES = {
     "distance": "distance ‖θ − θ_c‖", "parameter_norm": "‖θ‖", "hill": "height of the hill",
 }  # fmt: skip
 HIGHER_IS_BETTER = ("accuracy", "images_per_second", "auroc", "aupr")
-TAIL = 1 << 16  # bytes at the end of metrics.csv: more than its last row has
+TAIL = 1 << 16  # bytes at the end of metrics.csv, which have the last values of most columns
 
 
 def result_numbers(run: Run) -> dict[str, float]:
@@ -144,10 +144,13 @@ def column_names(run: Run) -> list[str]:
 
 
 def last_values(run: Run, columns: Sequence[str], damage: list[str]) -> dict[str, float]:
-    """Return the values of these columns in the last row of metrics.csv. Empty ones are left out."""
-    row = (_read(run, damage, TAIL).rows or [{}])[-1]
+    """Return the last value of each of these columns of metrics.csv. Columns without values are left out."""
+    table = _read(run, damage, TAIL)
+    if any(not any(row[name] for row in table.rows) for name in columns if name in table.columns):
+        table = _read(run, damage)  # such a column ends early, as that of a hill that acts no more
+    texts = {name: row[name] for row in table.rows for name in columns if row.get(name)}  # the last one stays
     try:
-        return {name: float(row[name]) * scale(name) for name in columns if row.get(name)}
+        return {name: float(text) * scale(name) for name, text in texts.items()}
     except ValueError as error:
         damage.append(f"{run.name}/metrics.csv is damaged ({error})")
         return {}
