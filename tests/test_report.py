@@ -232,6 +232,23 @@ def test_runs_and_groups_are_selected(folder: Folder, tmp_path: Path) -> None:
     assert (float(one["distance/descend mean"]), float(one["seconds mean [s]"])) == (2, pytest.approx(9.2))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_table_that_does_not_fit_on_the_disk(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error names the file, and no part of a packed file stays."""
+    assert cli([str(folder.path), "--csv=/dev/full"]) == 2
+    assert "No space left on device: '/dev/full'" in capsys.readouterr().err
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ZipFile, "writestr", full)
+    assert cli([str(folder.path), f"--pack={tmp_path}/it.zip"]) == 2
+    assert f"No space left on device: '{tmp_path}/it.zip'" in capsys.readouterr().err
+    assert not [*tmp_path.glob("it.zip*")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from distancing.errors import ConfigError
 from distancing.process.command import ArgumentParser, command
+from distancing.runs.files import export
 
 PACKAGE = Path(__file__).parents[1]
 # A wheel has conf/ inside the package, and a checkout has it beside the package.
@@ -37,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     script, conf = folder / "train.py", folder / "conf"
     if existing := [str(path) for path in (script, conf) if path.exists()]:
         raise ConfigError(f"{' and '.join(existing)} would be overwritten: give another folder, or move it away")
-    folder.mkdir(parents=True, exist_ok=True)
-    script.write_text(TRAIN, encoding="utf-8")
+    export(script, TRAIN)
     shutil.copytree(CONF, conf)
     print(f"{folder} has train.py, and conf/ with a YAML file for each choice; conf/sweep/ has the sweeps")
     print(f"train with  cd {folder} && python train.py")

@@ -20,7 +20,7 @@ from distancing.process import threads
 from distancing.process.command import ArgumentParser, check_writable, command
 from distancing.runs import Listed, RunDirectory, find_sweep
 from distancing.runs.ensemble import EnsembleResult
-from distancing.runs.files import seal, with_nulls
+from distancing.runs.files import export, seal, with_nulls
 from distancing.runs.tracking import tracking
 from distancing.stored import check_same_data, find_checkpoints, on_this_machine
 from distancing.training.settings import device_named
@@ -94,8 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_writable(option, getattr(args, option))
     numbers: Any = _compare(args, device, console) if args.compare else _judge(args, device, console).to_dict()
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(with_nulls(numbers), indent=2) + "\n")
+        export(args.json, json.dumps(with_nulls(numbers), indent=2) + "\n")
     return 0
 
 
@@ -155,8 +154,7 @@ def _compare(args: argparse.Namespace, device: torch.device, console: Console) -
     if args.csv:
         write_csv(records, args.csv)
     if args.markdown:
-        args.markdown.parent.mkdir(parents=True, exist_ok=True)
-        args.markdown.write_text("\n".join(map(side_by_side.markdown, tables.values())), encoding="utf-8")
+        export(args.markdown, "\n".join(map(side_by_side.markdown, tables.values())))
     if args.picture:
         show.write_picture(side_by_side.picture(best), args.picture)
     return records

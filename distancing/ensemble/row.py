@@ -9,7 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from distancing.errors import EnsembleError
+from distancing.runs import metrics_file
 from distancing.runs.ensemble import Number
+from distancing.runs.files import export
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +81,7 @@ class Row:
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the fields of rows to a CSV file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    export(path, metrics_file.to_text(list(rows[0]), rows))
 
 
 def read_csv(path: Path) -> list[Row]:

@@ -1,6 +1,7 @@
 """An ensemble's scores as tables and figures. matplotlib is imported with the first figure, since it is slow."""
 
 import dataclasses
+import io
 import statistics
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.table import Column, Table
 
 from distancing.colours import BLUE, GREY, OKABE_ITO, ORANGE
 from distancing.runs.ensemble import CorruptionsResult, Detection, EnsembleResult, OodResult, Scores, SplitResult
+from distancing.runs.files import export
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -237,8 +239,9 @@ def write_picture(figure: "Figure", path: Path) -> None:
     """Draw a figure into a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(path)
+    png = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(png)
+    export(path, png.getvalue())
 
 
 def scalars(result: EnsembleResult) -> dict[str, list[float]]:

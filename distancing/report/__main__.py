@@ -16,6 +16,7 @@ from distancing.report.overview import Overview, summarise
 from distancing.report.pack import pack, unpacked
 from distancing.report.runs import collect
 from distancing.report.tables import as_csv, latex, markdown, rich
+from distancing.runs.files import export
 
 
 def argument_parser() -> ArgumentParser:
@@ -73,7 +74,7 @@ def _report(args: argparse.Namespace, sources: Mapping[str, str], console: Conso
     console.print(rich(overview))
     for path, render in ((args.csv, as_csv), (args.markdown, markdown), (args.latex, latex)):
         if path:
-            _write(path, render(overview))
+            export(path, render(overview))
     if args.figures or args.html:
         _draw(overview, args)
     if args.pack:
@@ -98,15 +99,10 @@ def _draw(overview: Overview, args: argparse.Namespace) -> None:
     if folder := args.figures:
         folder.mkdir(parents=True, exist_ok=True)
         for picture in pictures:
-            (folder / f"{file_name(picture)}.png").write_bytes(picture.png)
-            (folder / f"{file_name(picture)}.pdf").write_bytes(picture.pdf)
+            export(folder / f"{file_name(picture)}.png", picture.png)
+            export(folder / f"{file_name(picture)}.pdf", picture.pdf)
     if args.html:
-        _write(args.html, page(overview, pictures, " ".join(args.sources)))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+        export(args.html, page(overview, pictures, " ".join(args.sources)))
 
 
 def _positive(text: str) -> int:

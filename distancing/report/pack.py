@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distancing.errors import ReportError
 from distancing.report.runs import Run
+from distancing.runs.files import named_in_errors
 
 KEPT = (".hydra/config.yaml", ".hydra/overrides.yaml", "result.json", "metrics.csv", "error.txt")
 DATE = (1980, 1, 1, 0, 0, 0)  # the date of every entry, so that the same runs make the same file
@@ -18,14 +19,17 @@ def pack(runs: Sequence[Run], file: Path) -> None:
     """Write these runs' KEPT files into a ZIP file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.tmp")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for run in sorted(runs, key=lambda run: run.path.name):
-            for name in KEPT:
-                with contextlib.suppress(FileNotFoundError):
-                    text = (run.path / name).read_bytes()
-                    entry = zipfile.ZipInfo(f"{run.path.name}/{name}", DATE)
-                    archive.writestr(entry, text, zipfile.ZIP_DEFLATED, compresslevel=9)
-    temporary.replace(file)
+    try:
+        with named_in_errors(file), zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            for run in sorted(runs, key=lambda run: run.path.name):
+                for name in KEPT:
+                    with contextlib.suppress(FileNotFoundError):
+                        text = (run.path / name).read_bytes()
+                        entry = zipfile.ZipInfo(f"{run.path.name}/{name}", DATE)
+                        archive.writestr(entry, text, zipfile.ZIP_DEFLATED, compresslevel=9)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

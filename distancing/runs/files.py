@@ -45,6 +45,13 @@ def write(path: Path, content: bytes | memoryview, flush: bool = True) -> None:
         os.close(folder)
 
 
+def export(path: Path, content: str | bytes) -> None:
+    """Write a file that an option of a command asks for. It may be a pipe, which can't be renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with named_in_errors(path):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 @contextmanager
 def named_in_errors(path: Path) -> Iterator[None]:
     """Name the file or folder in an OSError that names none, as that of a full disk."""
