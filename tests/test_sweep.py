@@ -160,6 +160,11 @@ def test_one_bad_value_among_many_starts_nothing(launcher: str, sweep: Sweep, tm
 COMMAND_LINES = {
     "+sweep=strength_sigmaa": "sweep=strength_sigmaa is not a choice; the choices are checkpoints, eight",
     "-m seed=0,1 hydra/launcher=local hydra.launcher.processes=0": "hydra.launcher.processes=0: input should be",
+    "-m seed=0,1 hydra/launcher=local hydra.launcher.process=2": "hydra.launcher.process is not a setting of the "
+    "launcher chosen here; allowed here: processes, snapshot; hydra/launcher=NAME chooses another launcher",
+    "-m seed=0,1 hydra.launcher.processes=2": "hydra.launcher.processes is not a setting of the launcher chosen here; "
+    "allowed here: none; hydra/launcher=NAME chooses another launcher",
+    "-m seed=0,1 hydra.launcher=local": "hydra.launcher=local: a launcher is chosen by hydra/launcher=NAME",
     "-m seed=0,1 hydra/launcher=slurm hydra.launcher.mem_gb=lots": "hydra.launcher.mem_gb='lots': input should",
     "-m seed=0,1 hydra/launcher=slurm hydra.launcher.runs_in_a_row=0": "hydra.launcher.runs_in_a_row=0: input should",
     "-m seed=0,1 hydra/launcher=slurm": "hydra/launcher=slurm needs the command sbatch, which",

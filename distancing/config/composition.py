@@ -68,6 +68,8 @@ def check_typed(overrides: Sequence[str]) -> None:
         _check_choice(override)
         if override.startswith("="):
             raise ConfigError(malformed(override))
+        if match := re.match(r"hydra\.(launcher|sweeper)=", override):
+            raise ConfigError(f"{override}: a {match[1]} is chosen by hydra/{match[1]}=NAME")
         match = re.match(r"[+~]*(hydra[./][^=@]*)", override)
         if match and not _among(match[1], (*OF_SWEEPS, *OF_HYDRA)):
             raise ConfigError(_ignored(override, match[1].replace("/", ".")))
@@ -194,6 +196,12 @@ def composition_error(error: Exception, overrides: Sequence[str], options: Optio
             return _unknown(group)
         if group in GROUPS and "is not in struct" in str(cause):
             return f"{cause.full_key} is not a setting of the {group} chosen here"
+        if re.fullmatch(r"hydra\.(launcher|sweeper)\.\w+", str(cause.full_key)) and cause.parent_node:
+            kind, allowed = setting.partition(".")[0], [key for key in cause.parent_node if not key.startswith("_")]
+            return (
+                f"{cause.full_key} is not a setting of the {kind} chosen here; allowed here: "
+                f"{', '.join(allowed) or 'none'}; hydra/{kind}=NAME chooses another {kind}"
+            )
     lines = [line.strip() for exception in (error, cause) if exception for line in str(exception).splitlines()]
     if "Config search path:" in lines:
         lines = lines[: lines.index("Config search path:")]
