@@ -267,6 +267,7 @@ def test_a_table_that_does_not_fit_on_the_disk(
             "--metric test.acc: no run has this metric; there are seconds, test.accuracy, test.loss, distance/descend",
         ),
         (["--csv", str(ROOT)], f"--csv={ROOT}: this is a folder: name a file in it"),
+        (["--pack", "it.txt"], "--pack=it.txt: only a file named .zip can be a source later: name one"),
         (["--figures", str(ROOT / "train.py")], f"--figures={ROOT}/train.py: {ROOT}/train.py is a file: name a folder"),
         (["--html", str(ROOT / "train.py/x/it.html")], f"{ROOT}/train.py is a file: name a folder"),
     ],

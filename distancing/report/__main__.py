@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_writable(option, getattr(args, option))
     for option in ("figures", "all", "tensorboard"):
         check_writable(option, getattr(args, option), folder=True)
+    if args.pack and args.pack.suffix != ".zip":
+        raise ReportError(f"--pack={args.pack}: only a file named .zip can be a source later: name one")
     with unpacked(args.sources) as sources:
         _report(args, sources, console)
     return 0
