@@ -260,6 +260,7 @@ def test_a_table_that_does_not_fit_on_the_disk(
             "no run has a setting penalty.size; the settings typed are penalty, penalty.sigma",
         ),
         (["--by", "sigma"], "--by sigma: no run has this setting; those that vary are penalty, penalty.sigma"),
+        (["--by", "seed"], "--by seed: the runs of a group differ in it; those that vary are penalty, penalty.sigma"),
         (["--baseline", "penalty=gaussian"], "selects 2 groups instead of one: penalty=gaussian, penalty.sigma=0.1; "),
         (["--baseline", "penalty=elementwise"], "--baseline penalty=elementwise selects no groups instead of one"),
         (

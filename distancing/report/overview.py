@@ -107,9 +107,8 @@ def summarise(
             shown.insert(0, reference)
     for key in by:
         if key not in settings or key == "seed":
-            raise ReportError(
-                f"--by {key}: no run has this setting; those that vary are {', '.join(_keys(groups)) or '–'}"
-            )
+            reason = "the runs of a group differ in it" if key == "seed" else "no run has this setting"
+            raise ReportError(f"--by {key}: {reason}; those that vary are {', '.join(_keys(groups)) or '–'}")
         for group in shown:
             group.settings.setdefault(key, settings.value(representative(group), key))
     numbers = {run: result_numbers(run) for run in runs}
