@@ -56,6 +56,17 @@ def test_a_study_without_its_sweeper(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "settings of Optuna's sweeper: add hydra/sweeper=optuna" in capfd.readouterr().err
 
 
+@needs("hydra_plugins.hydra_optuna_sweeper")
+@pytest.mark.slow
+def test_a_study_with_several_objectives_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                    capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    study = ["+sweep=optimise", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra/launcher=local"]
+    assert command_line(*SHORT, *study, "hydra.sweeper.direction=[minimize,maximize]") == 2
+    assert "a run has one objective, its validation loss: expected minimize" in capfd.readouterr().err
+    assert not [*Path().glob("runs/digits-*")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [
     pytest.param("joblib hydra.launcher.n_jobs=2", marks=needs("hydra_plugins.hydra_joblib_launcher")),

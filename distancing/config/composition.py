@@ -85,6 +85,11 @@ def check_composed(cfg: DictConfig, hydra: Any, typed: Sequence[str] = ()) -> No
         composed = OmegaConf.select(hydra, key.removeprefix("hydra."))
         if composed != value and not (composed is False and value is None):
             raise ConfigError(_ignored(f"{key}={composed}", key))
+    direction = hydra.sweeper.get("direction")  # of Optuna's sweeper
+    if OmegaConf.is_list(direction) and len(direction) != 1:
+        raise ConfigError(
+            f"hydra.sweeper.direction={direction}: a run has one objective, its validation loss: expected minimize"
+        )
     choices = {str(group): choice for group, choice in hydra.runtime.choices.items()}
     overrides: Any = OmegaConf.to_container(hydra.overrides, resolve=False)
     for override in (*overrides["task"], *overrides["hydra"]):
