@@ -96,6 +96,9 @@ def test_cancel_says_how_to_stop_local_runs(
     assert capsys.readouterr().out.splitlines() == [
         "0 cancelled", "1 not started by Slurm: press Ctrl-C in the command that started them",
     ]  # fmt: skip
+    with RunDirectory("runs/it"):
+        assert cli(["cancel", "local"]) == 0
+    assert capsys.readouterr().out.endswith(f" the command that started them; if it is gone, kill {os.getpid()}\n")
 
 
 def test_how_a_local_run_ended(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`distancing sweep status|cost|retry|cancel|logs`: watch and control the runs of a sweep."""
 
+import socket
 import sys
 import time
 from collections import Counter
@@ -209,7 +210,7 @@ def retry(sweep: SweepDirectory, console: Console) -> None:
 def cancel(sweep: SweepDirectory, console: Console) -> None:
     """Cancel the sweep's queued and running Slurm jobs, and say how to stop runs that Slurm did not start."""
     jobs: dict[str, None] = {}
-    others = 0
+    others: list[RunDirectory] = []
     for run, run_status in statuses(sweep).items():
         if run_status.state in ACTIVE:
             directory = RunDirectory(run.path)
@@ -218,11 +219,15 @@ def cancel(sweep: SweepDirectory, console: Console) -> None:
                 jobs[str(job["job"])] = None
                 directory.write_json("job.json", {**job, "cancelled": True})
             else:
-                others += 1
+                others.append(directory)
     slurm.cancel([*jobs])
     console.print(f"{len(jobs)} cancelled", markup=False)
     if others:
-        console.print(f"{others} not started by Slurm: press Ctrl-C in the command that started them", markup=False)
+        owners = (run.read_json(".owner") for run in others if run.in_use)  # a dead one leaves its file
+        here = [str(owner.get("pid")) for owner in owners if owner.get("host") == socket.gethostname()]
+        gone = f"; if it is gone, kill {' '.join(here)}" if here else ""  # SIGTERM saves the state
+        line = f"{len(others)} not started by Slurm: press Ctrl-C in the command that started them{gone}"
+        console.print(line, markup=False)
 
 
 def _logs(run: str) -> str:
