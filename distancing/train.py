@@ -73,6 +73,8 @@ def run(conf: Path, arguments: Sequence[str] | None = None) -> int:
         check_own(conf / "config.yaml")
     overrides = _overrides(typed)
     check_typed(overrides)
+    if _value(typed, ("--package", "-p")) and not _value(typed, ("--cfg", "-c")):
+        raise ConfigError("--package would be ignored here: it is the part that --cfg shows")
     if folder := _value(typed, ("--config-dir", "-cd")):
         check_hidden(Path(folder), conf)
     try:

@@ -46,6 +46,7 @@ IGNORED = {
     "hydra.sweep.dir=x": "hydra.sweep.dir=x is a setting of sweeps",
     "+hydra.sweeper.params.seed=[0,1]": "+hydra.sweeper.params.seed=[0,1] is a setting of sweeps",
     "hydra.run.dir=x": "hydra.run.dir=x would be ignored here; runs= is the folder of runs",
+    "--package optimizer": "--package would be ignored here: it is the part that --cfg shows",
     "hydra.output_subdir=x": "hydra.output_subdir=x would be ignored here",
     "hydra/output=default": "hydra/output=default would be ignored here",
     "hydra.job.chdir=true": "hydra.job.chdir=true would be ignored here",
