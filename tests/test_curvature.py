@@ -334,6 +334,17 @@ def test_the_plane_passes_through_its_checkpoints(subject: Subject) -> None:
     assert findings.values["off_plane_max"] < 1e-5
 
 
+def test_the_highest_corner_of_a_plane_bounds_the_low_share() -> None:
+    """Here the edges rise above the corners, whose losses are 1, 2 and 3."""
+    losses = {"edge": [1, 9, 9, 2, 9, 9, 3, 9, 9], "grid": [0, 3, 4, 8], "centre": [5]}
+    rows: list[dict[str, float | str]] = [
+        {"part": part, "train/loss": loss, "test/loss": loss} for part, values in losses.items() for loss in values
+    ]
+    values = Plane(points=3)._values(rows)
+    names = ("corners_max", "edges_max", "centre", "low_share")
+    assert [values[f"test_{name}"] for name in names] == [3, 9, 5, 0.5]
+
+
 def test_geometry_of_a_plane() -> None:
     """Lengths on it are those of parameter space, and points off it are at their distance from it."""
     corners = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
@@ -449,6 +460,8 @@ def test_gradients_of_a_run(subject: Subject, run: Path) -> None:
     column = {name: np.array([float(row[name]) for row in acting]) for name in GRADIENTS}
     assert values["cosine_mean"] == pytest.approx(column["gradient_cosine"].mean())
     assert values["angle_median"] == pytest.approx(np.median(column["gradient_angle"]))
+    assert values["angle_max"] == column["gradient_angle_p90"].max()
+    assert values["ratio_median"] == np.median(column["gradient_ratio"])
     assert values["escape-1/ratio_first"] == column["gradient_ratio"][0]
     assert values["escape-2/angle_last"] == column["gradient_angle"][-1]
     assert values["cosine_random"] == pytest.approx(len(subject.theta) ** -0.5)

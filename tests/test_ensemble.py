@@ -119,6 +119,8 @@ def test_members_from_anywhere(runs: dict[str, Path]) -> None:
     only = judge([alone], CPU).splits["test"].ensemble
     assert vars(weighted.splits["test"].ensemble) == pytest.approx(vars(only))
     assert weighted.weights == [0, 0, 1, 0]
+    test = weighted.splits["test"]  # both reductions are of equal weights all the same
+    assert test.measured_reduction == pytest.approx(test.predicted_reduction)
     likely = judge(find_checkpoints([runs["cycles"]]), CPU, "likelihood").splits["validation"]
     assert likely.ensemble.nll <= min(scores.nll for scores in likely.members) + 1e-6
 
@@ -151,6 +153,10 @@ def test_bags_and_folds_are_scored_on_common_images(runs: dict[str, Path]) -> No
         assert result(runs[f"fold{i}"])["metrics"]["test"]["loss"] == pytest.approx(
             folds["test"].members[i].nll, rel=1e-5
         )
+        (member,) = find_checkpoints([runs[f"fold{i}"]])
+        own = evaluation_images(member.config, CPU)
+        loss = F.cross_entropy(member.network(CPU).eval()(own.normalise(own.train.images)), own.train.labels)
+        assert folds["train"].members[i].nll == pytest.approx(loss.item(), rel=1e-5)
 
 
 @pytest.mark.slow

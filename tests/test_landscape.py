@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distancing.component import component
+from distancing.data.batches import Epoch
 from distancing.errors import LandscapeError
 from distancing.experiment import main as experiment
 from distancing.hills.theta import Theta
@@ -331,6 +332,22 @@ def test_a_curve_avoids_the_barrier_to_a_permuted_copy(copy: Path) -> None:
     pair = "descend_to_settle-2"
     assert values[f"train_height_curve/{pair}"] < 0.5 * values[f"train_height/{pair}"]
     assert values[f"length_over_distance/{pair}"] > 1
+
+
+def test_a_curve_is_trained_by_the_gradient_of_its_bend(run: Path) -> None:
+    """Two steps in float64: the gradient is autograd's, through the curve, and the learning rate falls on a cosine."""
+    stored = subject(run)
+    a, b = stored.parameters[0], stored.parameters[2]
+    bend, velocity = a.lerp(b, 0.5).double(), torch.zeros(len(a), dtype=torch.float64)
+    network, generator = subject(run).network.double().train(), torch.Generator().manual_seed(0)
+    for rate, (images, labels) in zip((0.3, 0.15), Epoch(stored.data, 24, 0, 0).batches(), strict=True):
+        t, bend = float(torch.rand((), generator=generator)), bend.requires_grad_()
+        theta = stored.theta.named(bezier(a.double(), bend, b.double())(t))
+        loss = F.cross_entropy(torch.func.functional_call(network, theta, (images.double(),)), labels)
+        velocity = 0.9 * velocity + torch.autograd.grad(loss, bend)[0]
+        bend = bend.detach() - rate * velocity
+    trained = Valley(epochs=1, lr=0.3, batch_size=24).trained(stored, a, b, untracked)
+    assert torch.allclose(trained.double(), bend, atol=1e-5)
 
 
 @component

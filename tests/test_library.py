@@ -279,6 +279,8 @@ def test_hills_resume_from_their_state(tmp_path: Path) -> None:
     assert torch.equal(hills.strengths, resumed.strengths)
     assert len(resumed) == len(hills) == 2
     assert resumed.norm == pytest.approx(resumed.theta.vector.norm().item(), rel=1e-6)
+    assert hills.norm == pytest.approx(hills.checkpoints[1].norm().item(), rel=1e-6)
+    assert hills.norm != hills.checkpoints[0].norm()
     resumed.load_state_dict(Hills(tied(), **settings).state_dict())
     assert len(resumed) == 0
     assert resumed.push() == 0

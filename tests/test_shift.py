@@ -100,6 +100,12 @@ def test_images_with_a_prediction_that_is_not_a_number() -> None:
     assert [len(axes.lines) for axes in picture.axes[3:]] == [2] * 3  # the curve of "same", and the mark of 95 %
 
 
+def test_a_threshold_that_exactly_95_per_cent_reach() -> None:
+    """19 of 20 images are at 1.5 or above, as are two of four test images."""
+    test, ood = torch.tensor([0.0, 1.0, 1.5, 30.0]), torch.arange(20) + 0.5
+    assert off_data._detection(test, ood).fpr95 == 0.5
+
+
 def test_the_own_images_are_refused_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = np.zeros((4, 8, 8), np.uint8), np.arange(4) % 2
     np.savez(tmp_path / "it.npz", x_train=x, y_train=y, x_test=x, y_test=y)
