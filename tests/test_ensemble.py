@@ -388,12 +388,23 @@ def test_the_trial_of_each_kind_is_chosen_on_the_validation_images(
         assert message in capsys.readouterr().err
 
 
+def test_kinds_are_paired_if_they_have_the_same_seeds() -> None:
+    a, b = ([Row(**row) for row in scored_rows() if (row["kind"], row["trial"]) == (kind, "s=1")] for kind in "ab")
+    x, y = ([row.calibrated_nll for row in rows] for rows in (a, b))
+    others = [dataclasses.replace(row, seed=seed) for seed, row in enumerate(b, 1)]
+    unpaired = [ttest_ind(x, base, equal_var=False).pvalue for base in (y, y[:2])]
+    for base, p in zip((b, others, b[:2]), (ttest_rel(x, y).pvalue, *unpaired), strict=True):
+        assert side_by_side._difference(a, base, "calibrated_nll")[1] == pytest.approx(p)
+
+
 def test_the_deep_ensemble_equivalent_in_files(tmp_path: Path) -> None:
     """CSV and JSON have that of each ensemble by itself; all other columns are kept when the files are read again."""
     row = scored_rows()[0] | {"temperature_from": "halves", "aurc": 0.25}
     alone = [row | {"kind": "alone", "members": k, "calibrated_nll": nll} for k, nll in ((1, 0.8), (2, 0.6), (4, 0.2))]
     others = [row | {"members": 2, "calibrated_nll": nll} for nll in (0.9, 0.4, 0.1)]
     others[0]["kind"] = ""  # as if the sweep were over seeds alone
+    short = row | {"kind": "alone", "members": 1, "epochs_each": 2.0, "calibrated_nll": 0.95}
+    others.insert(0, short)  # not the yardstick, which has the most epochs each
     files = [tmp_path / name for name in ("a.csv", "b.csv", "c.json")]
     write_csv([*alone, *others], files[0])
     assert (
@@ -402,7 +413,7 @@ def test_the_deep_ensemble_equivalent_in_files(tmp_path: Path) -> None:
     )
     written = json.loads(files[2].read_text())
     equivalents = [record.pop("deep_ensemble_equivalent") for record in written]
-    assert equivalents == [None] * 3 + ["< 1", pytest.approx(3), "> 4"]
+    assert equivalents == [None] * 3 + ["< 1", "< 1", pytest.approx(3), "> 4"]
     assert [record[key] for record, given in zip(written, [*alone, *others], strict=True) for key in given] == [
         given[key] for given in [*alone, *others] for key in given
     ]
