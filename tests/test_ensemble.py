@@ -274,10 +274,11 @@ def flops(run: Path) -> int:
 
 @pytest.mark.parametrize("nll", [math.nan, math.inf])
 def test_a_score_that_is_not_finite_is_a_dash(nll: float) -> None:
+    """The others are means ± standard errors."""
     row = Row(kind="a", members=2, epochs_each=1.0, epochs=2, **dict.fromkeys(side_by_side.SCORES, 0.5))
-    rows = [row, dataclasses.replace(row, nll=nll)]
+    rows = [row, dataclasses.replace(row, nll=nll, brier=0.7)]
     (cells,) = side_by_side.cells(rows, None)
-    assert (cells[7], cells[9]) == ("–", "0.5000 ± 0.0000")
+    assert (cells[7], cells[9]) == ("–", "0.6000 ± 0.1000")
     assert side_by_side.picture(rows).axes
 
 
