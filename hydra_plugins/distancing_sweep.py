@@ -41,7 +41,10 @@ class GridSweeper(Sweeper):
         if "n_trials" in self._settings:
             raise SweepError("this sweep has settings of Optuna's sweeper: add hydra/sweeper=optuna")
         grid: Grid = _component(Grid, self._settings, "hydra.sweeper")
-        jobs = grid.expand(arguments, OverridesParser.create(config_loader=self._loader).parse_overrides)
+        parse = OverridesParser.create(config_loader=self._loader).parse_overrides
+        jobs = grid.expand(arguments, parse)
+        for line in grid.replaced(arguments, parse):
+            print(f"note: {line}", flush=True)
         if not isinstance(self._launcher, DistancingLauncher):  # which checks the runs of any sweeper itself
             frozen = list(dict.fromkeys(freeze(self._loader, self._master, jobs)))
             jobs = [list(run.overrides) for run in frozen]

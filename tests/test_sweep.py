@@ -68,6 +68,9 @@ def test_products_cases_and_exclusions() -> None:
     assert all("epochs=5" in run for run in typed)
     assert {o for run in typed for o in run if o.startswith("penalty.strength")} == {"penalty.strength=7"}
     assert sum("penalty=none" in run for run in typed) == 3
+    parse = OverridesParser.create(config_loader=loader()).parse_overrides
+    lines = Grid(**grid).replaced(["penalty.strength=7", "seed=range(3)", "penalty=none"], parse)
+    assert lines == ["penalty.strength=7 replaces penalty.strength of hill", "penalty=none replaces penalty of control"]
     assert expand({}) == [[]]
     assert expand({"cases": {"a": {"seed": 1}, "b": {"seed": "1,2"}}}) == [["seed=1"], ["seed=2"]]  # each once
     quoted = {"params": {"name": ["'a b'", "'c d'"], "seed": [0, 1]}, "exclude": {"x": {"name": "'a b'", "seed": 1}}}

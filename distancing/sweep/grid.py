@@ -60,6 +60,19 @@ class Grid:
             raise SweepError("hydra.sweeper.exclude leaves no run of the sweep")
         return [list(run) for run in runs]
 
+    def replaced(self, typed: Sequence[str], parse: Parse) -> list[str]:
+        """Return a line for each override of the command line that replaces a case's own value.
+
+        Such a value may be what makes the case comparable, such as fewer epochs for each of several networks.
+        """
+        lines = []
+        for override in parse(list(typed)):
+            key = override.key_or_group
+            cases = [name for name, case in self.cases.items() if key in {setting.lstrip("+~") for setting in case}]
+            if cases:
+                lines.append(f"{override.input_line} replaces {key} of {', '.join(cases)}")
+        return lines
+
 
 def _typed(key: str, value: Any) -> str:
     """Return key=value as one would type it."""
