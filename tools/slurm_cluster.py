@@ -41,9 +41,10 @@ SETTINGS = [  # Slurm needs each on a line of its own
     "ProctrackType=proctrack/linuxproc",
     "SelectType=select/cons_tres SelectTypeParameters=CR_Core SlurmdParameters=config_overrides GresTypes=gpu",
     "MaxArraySize={max_array_size}",
-    # Jobs start at once, and a dead node is noticed soon.
+    # Jobs start at once, and a dead node is noticed soon. ReturnToService=2 would be wrong here: the answer to a ping
+    # that was sent before a node was killed can arrive after State=DOWN, and would return the dead node to service.
     "SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1",
-    "KillWait=2 SlurmdTimeout=5 MessageTimeout=5 ReturnToService=2",
+    "KillWait=2 SlurmdTimeout=5 MessageTimeout=5 ReturnToService=1",
     # A job in `low` whose place `high` wants gets its --signal, then GraceTime seconds, then is in the queue again.
     "JobRequeue=1 PreemptType=preempt/partition_prio PreemptMode=REQUEUE SlurmctldParameters=preempt_send_user_signal",
 ]
