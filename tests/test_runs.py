@@ -58,6 +58,21 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     rows.close()
 
 
+def test_two_writers_of_a_launchers_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process on a lost node and the job that follows it may both note at the same time that a run has ended."""
+    directory, replace = RunDirectory(tmp_path), os.replace
+
+    def both(*names: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        directory.write_json("job.json", {"exit": 1})
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", both)
+    directory.write_json("job.json", {"exit": 0})
+    assert directory.read_json("job.json") == {"exit": 0}
+    assert [file.name for file in tmp_path.iterdir()] == ["job.json"]
+
+
 def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:
     path, columns = tmp_path / "metrics.csv", ["epoch", "phase", "distance/θ, old"]
     rows = [{"epoch": i, "phase": "é", "distance/θ, old": i / 3 if i > 2 else None} for i in range(1, 8)]
