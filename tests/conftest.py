@@ -34,6 +34,11 @@ THREADS = int(os.environ["OMP_NUM_THREADS"])
 torch.set_num_threads(THREADS)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest file, Slurm's: a process gets whole files, and no other is to wait for this one."""
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+
+
 def compose(*overrides: str) -> DictConfig:
     """Return the config that `python train.py OVERRIDES` composes."""
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
