@@ -37,7 +37,6 @@ def test_a_cut_file_is_named(keep: int, tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write(path, b"old")
-    (tmp_path / ".file.tmp").write_bytes(b"left over by a killed process")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -58,19 +57,30 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     rows.close()
 
 
-def test_two_writers_of_a_launchers_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process on a lost node and the job that follows it may both note at the same time that a run has ended."""
-    directory, replace = RunDirectory(tmp_path), os.replace
+@pytest.mark.parametrize("flush", [True, False])
+def test_two_writers_of_a_file(flush: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`distancing ensemble` may store the logits of a checkpoint while its run does, and an orphan on a lost node may
+    note how a run has ended while the job that follows it does."""
+    path, replace = tmp_path / "file", os.replace
 
     def both(*names: Path) -> None:
         monkeypatch.setattr(os, "replace", replace)
-        directory.write_json("job.json", {"exit": 1})
+        write(path, b"second", flush)
         replace(*names)
 
     monkeypatch.setattr(os, "replace", both)
-    directory.write_json("job.json", {"exit": 0})
-    assert directory.read_json("job.json") == {"exit": 0}
-    assert [file.name for file in tmp_path.iterdir()] == ["job.json"]
+    write(path, b"first", flush)
+    assert path.read_bytes() == b"first"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_states_that_were_left_half_written_are_removed(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.save_state({"epoch": 1}, 1, 0)
+    (tmp_path / "state/.000002-000000.pt.0a1b2c3d.tmp").write_bytes(b"by a killed process")
+    for epoch in (2, 3):
+        directory.save_state({"epoch": epoch}, epoch, 0)
+    assert sorted(file.name for file in (tmp_path / "state").iterdir()) == ["000002-000000.pt", "000003-000000.pt"]
 
 
 def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def outcome(run: Path) -> dict[str, Any]:
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     stored = {path.name: load(path) for path in sorted((run / "checkpoints").glob("*.pt"))}
     logits = {path.name: load(path)["logits"] for path in sorted((run / "checkpoints/logits").glob("*.pt"))}
-    landscape = {path.name: path.read_bytes() for path in sorted((run / "landscape").glob("*"))}
+    landscape = {path.name: path.read_bytes() for path in sorted((run / "landscape").glob("[!.]*"))}
     for numbers in (result, *rows):
         numbers.pop("seconds")
     del result["images_per_second"], result["peak_memory"], result["checksum"]  # the checksum includes times

@@ -136,10 +136,12 @@ class RunDirectory:
             return False
 
     def save_state(self, state: "StateDict", epoch: int, step: int) -> None:
-        """Save a state, and remove all but the newest STATES_KEPT."""
+        """Save a state, and remove all but the newest STATES_KEPT, also what a killed process has left half-written."""
         save(self.path / "state" / f"{epoch:06d}-{step:06d}.pt", state)
-        for old in self.states()[STATES_KEPT:]:
-            old.unlink()
+        kept = self.states()[:STATES_KEPT]
+        for file in (self.path / "state").iterdir():
+            if file not in kept:
+                file.unlink()
 
     def load_state(self, device: "torch.device", warn: Callable[[str], None]) -> "StateDict | None":
         """Return the newest undamaged state, or None if none was saved. Damaged ones are reported to `warn`.

@@ -23,12 +23,13 @@ Json = dict[str, Any]  # the content of a JSON file, which may be of another ver
 def write(path: Path, content: bytes | memoryview, flush: bool = True) -> None:
     """Replace a file by `content`, via a temporary file and a rename: a reader sees the old file or the new one.
 
-    flush: wait until the content is on disk. False for files that can be made again, which a system crash may lose, and
-    which several processes may write at the same time: the last one wins.
+    Several processes may write the same file at the same time, as a command beside a run that trains: each has a
+    temporary file of its own, and the last one wins.
+
+    flush: wait until the content is on disk. False for files that can be made again, which a system crash may lose.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A lock makes this the only writer of a file that is flushed: it replaces what a killed process has left behind.
-    temporary = path.with_name(f".{path.name}.tmp" if flush else f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with named_in_errors(path), open(temporary, "wb") as file:
             file.write(content)
