@@ -110,7 +110,9 @@ class Checkpoint:
         known = RunDirectory(self.file.parent.parent).load_logits(self.file.stem)
         own = self.config.dataset.bootstrap or self.config.dataset.folds
         common = [data.test] if own else [data.test, data.train]
-        if known and any(split.fingerprint not in known for split in common):  # the run stored those of its images
+        # those of the training images may be missing: a comparison that leaves them out has stored the others first
+        others = known.keys() - {split.fingerprint for split in data.splits.values()}
+        if others and any(split.fingerprint not in known for split in common):  # the run stored those of its images
             raise StorageError(
                 f"{self.name} was scored on other images: restore them, or take networks of one data set; to "
                 f"score it on these, delete {self.file.parent / 'logits'}"

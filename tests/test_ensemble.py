@@ -21,7 +21,7 @@ from distancing.ensemble import compare, off_data, side_by_side
 from distancing.ensemble.__main__ import main as cli
 from distancing.ensemble.calibration import calibrated
 from distancing.ensemble.compare import chosen
-from distancing.ensemble.judge import judge
+from distancing.ensemble.judge import judge, scored
 from distancing.ensemble.row import Row, read_csv, write_csv
 from distancing.errors import DatasetError, EnsembleError
 from distancing.experiment.main import main
@@ -187,6 +187,16 @@ def test_logits_are_computed_once(runs: dict[str, Path], tmp_path: Path, monkeyp
     assert judge(find_checkpoints([run]), CPU).splits["test"].disagreement[0][1] == 0
     refreshed = judge(find_checkpoints([run]), CPU, refresh=True)
     assert refreshed.splits["test"].members != before.splits["test"].members
+
+
+def test_logits_of_the_test_images_alone(runs: dict[str, Path], tmp_path: Path) -> None:
+    """A comparison, which leaves out the training images, may be the first to store the logits of a network."""
+    run = shutil.copytree(runs["cycles"], tmp_path / runs["cycles"].name)
+    before = judge(find_checkpoints([run]), CPU)
+    shutil.rmtree(run / "checkpoints/logits")
+    for _ in range(2):
+        assert scored(find_checkpoints([run]), CPU, training=False).splits["test"] == before.splits["test"]
+    assert judge(find_checkpoints([run]), CPU) == before
 
 
 def test_stored_networks_compute_in_fp32_on_a_cpu(runs: dict[str, Path], tmp_path: Path) -> None:
