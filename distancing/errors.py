@@ -42,6 +42,10 @@ class StorageError(DistancingError):
     """A file or directory of a run cannot be used. The message says which and why."""
 
 
+class InUseError(StorageError):
+    """Another process is at work in the directory of a run."""
+
+
 class SweepError(DistancingError):
     """A sweep cannot be started, found or changed."""
 

@@ -8,7 +8,9 @@ import socket
 import statistics
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -245,6 +247,24 @@ def test_a_job_that_starts_before_its_launcher_knows_its_number(
     runs[0].write_json("job.json", {**noted, "begun": True})
     note(str(runs[0].path), "7_2", tmp_path / "jobs", several=True)
     assert runs[0].read_json("job.json")["begun"] is True
+
+
+def test_a_job_is_queued_again_although_the_other_process_has_just_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = RunDirectory(tmp_path / "run-hash")
+    other = ExitStack()
+    other.enter_context(directory)
+
+    def run(_: Any, directory: RunDirectory, **__: Any) -> None:
+        with other, directory:  # at the refusal, `other` is left
+            pass
+
+    monkeypatch.setattr("distancing.sweep.job.WAIT", 0.0)
+    monkeypatch.setattr("distancing.config.checks.read_config", lambda _: SimpleNamespace(hash="hash"))
+    monkeypatch.setattr("distancing.experiment.main.run", run)
+    assert resume(str(directory.path), in_slurm=True) == REQUEUE
+    assert not directory.error.exists()
 
 
 @pytest.mark.parametrize(("said", "reason"), [("a\\nslurm: b\\n", "slurm: b"), ("\\n", "Command .* exit status 3")])

@@ -49,7 +49,7 @@ class RunDirectory:
         self._lock, self._keep_crash = Lock(self.path, wait), keep_crash
 
     def __enter__(self) -> "RunDirectory":
-        """Acquire the lock. Raise StorageError if another process is training this run."""
+        """Acquire the lock. Raise InUseError if another process is training this run."""
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             self._lock.acquire()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import filelock
 
-from distancing.errors import StorageError
+from distancing.errors import InUseError, StorageError
 
 HEARTBEAT = 20.0  # seconds between two heartbeats of the owner
 EXPIRY = 120.0  # seconds without a heartbeat after which an owner counts as dead: longer than NFS caches a file's times
@@ -37,7 +37,10 @@ class Lock:
         return filelock.FileLock(self._file)  # slow to make, and `held` does not need it
 
     def acquire(self) -> None:
-        """Acquire the lock. Raise StorageError if another process holds it, or if the file system has no locks."""
+        """Acquire the lock.
+
+        Raise InUseError if another process holds it, StorageError if the file system has no locks.
+        """
         deadline = time.monotonic() + self._wait
         try:
             self._lock.acquire(timeout=self._wait)
@@ -121,5 +124,5 @@ class Lock:
             with contextlib.suppress(OSError):
                 os.utime(self._owner)
 
-    def _in_use(self, reason: str) -> StorageError:
-        return StorageError(f"{self._folder} is in use: {reason}")
+    def _in_use(self, reason: str) -> InUseError:
+        return InUseError(f"{self._folder} is in use: {reason}")

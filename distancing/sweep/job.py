@@ -11,7 +11,15 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from distancing.errors import NOT_THE_SAME, ConfigError, DistancingError, StorageError, message, print_error
+from distancing.errors import (
+    NOT_THE_SAME,
+    ConfigError,
+    DistancingError,
+    InUseError,
+    StorageError,
+    message,
+    print_error,
+)
 from distancing.process import threads
 from distancing.runs import RunDirectory
 from distancing.sweep import forks
@@ -128,8 +136,8 @@ def resume(path: str, in_slurm: bool = False) -> int:
             directory.error.write_text("its second training differed from the first\n")
             return NOT_THE_SAME
         return 0
-    except StorageError as error:
-        if in_slurm and directory.in_use:
+    except InUseError as error:  # that process may have ended since
+        if in_slurm:
             print_error(f"{error}; the job is queued again")
             return REQUEUE
         return _failed(directory, error)
