@@ -84,6 +84,19 @@ def test_states(tmp_path: Path) -> None:
     assert of() == ("diverged", 9, "in phase escape, epoch 9, step 3")
 
 
+def test_a_run_that_is_retried_while_its_status_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "error.txt").write_text("no such thing\n")
+    read_text = Path.read_text
+
+    def retried(path: Path, *args: Any, **kwargs: Any) -> str:
+        if path.name == "error.txt":
+            RunDirectory(tmp_path).forget_failures()
+        return read_text(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", retried)
+    assert status(Listed(tmp_path, (), 10), {}).state == "waiting"
+
+
 def test_cancel_says_how_to_stop_local_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,7 +58,14 @@ def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
 
     queue: Slurm's queued and running jobs. ended: final states of other jobs, as far as Slurm's accounting was queried.
     """
-    directory, epochs, ended = RunDirectory(run.path), run.epochs, ended or {}
+    try:
+        return _status(run, queue, ended or {})
+    except FileNotFoundError:  # another process has just removed a file, as `retry` does with the error.txt of a run
+        return _status(run, queue, ended or {})
+
+
+def _status(run: Listed, queue: Jobs, ended: Jobs) -> Status:
+    directory, epochs = RunDirectory(run.path), run.epochs
     try:
         result = directory.read_result()
     except StorageError as error:
