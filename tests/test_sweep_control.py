@@ -26,7 +26,7 @@ from distancing.process.identity import started
 from distancing.runs import Listed, RunDirectory, SweepDirectory
 from distancing.sweep import __main__ as sweep_main
 from distancing.sweep.__main__ import main as cli
-from distancing.sweep.cost import Devices, estimate
+from distancing.sweep.cost import Devices, estimate, measured
 from distancing.sweep.job import REQUEUE, STARTS, Job, note, resume
 from distancing.sweep.launch import LAUNCHERS
 from distancing.sweep.local import Local, _devices
@@ -307,6 +307,24 @@ def test_runs_of_unknown_cost_are_named(tmp_path: Path) -> None:
         (runs[:1], ""),
     ):
         assert f"the cost of {len(planned)} runs{names} is unknown" in estimate(planned, tmp_path)
+
+
+def test_the_cost_while_files_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that have ended are measured while another process stores an analysis in one of them."""
+    for name in ("a", "b"):
+        directory = RunDirectory(tmp_path / name)
+        directory.freeze("model: {width: 2}", "[]")
+        directory.write_result({"status": "finished", "epochs": 2, "seconds": 6.0, "device": "cpu"})
+    temporary, is_file = tmp_path / "a/.plane.png.tmp", Path.is_file
+    temporary.touch()
+
+    def replaced(path: Path) -> bool:
+        found = is_file(path)
+        temporary.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", lambda path: replaced(path) if path == temporary else is_file(path))
+    assert [cost.runs for cost in measured(tmp_path)["cpu"].values()] == [1]
 
 
 @pytest.mark.slow

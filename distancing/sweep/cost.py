@@ -89,10 +89,11 @@ def measured(folder: Path) -> dict[str, dict[Workload, Measured]]:
         try:
             result = RunDirectory(run).read_result()
             config = frozen_config(run) if result else {}
+            # a file that another process replaces meanwhile can't be read either
+            disk = sum(file.stat().st_size for file in run.rglob("*") if file.is_file()) if config else 0
         except (StorageError, OSError):
             continue
         if config and result and result.get("status") == "finished" and result["epochs"]:
-            disk = sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
             sample = (result["seconds"] / result["epochs"], float(disk), result.get("peak_memory"))
             samples[str(result["device"]), workload(config)].append(sample)
     devices: dict[str, dict[Workload, Measured]] = defaultdict(dict)
