@@ -20,18 +20,19 @@ from omegaconf import OmegaConf
 from test_sweep import Sweep, loader
 
 from distancing.config.checks import check, construct
-from distancing.errors import ConfigError, SweepError
+from distancing.errors import ConfigError, InUseError, SweepError
 from distancing.experiment.main import main
 from distancing.process.identity import started
 from distancing.runs import Listed, RunDirectory, SweepDirectory
 from distancing.sweep import __main__ as sweep_main
 from distancing.sweep.__main__ import main as cli
 from distancing.sweep.cost import Devices, estimate, measured
+from distancing.sweep.freeze import Frozen
 from distancing.sweep.job import REQUEUE, STARTS, Job, note, resume
-from distancing.sweep.launch import LAUNCHERS
+from distancing.sweep.launch import LAUNCHERS, launch
 from distancing.sweep.local import Local, _devices
 from distancing.sweep.slurm import _query
-from distancing.sweep.status import TAIL, status
+from distancing.sweep.status import TAIL, Status, status
 
 
 def test_states(tmp_path: Path) -> None:
@@ -260,6 +261,25 @@ def test_a_job_that_starts_before_its_launcher_knows_its_number(
     runs[0].write_json("job.json", {**noted, "begun": True})
     note(str(runs[0].path), "7_2", tmp_path / "jobs", several=True)
     assert runs[0].read_json("job.json")["begun"] is True
+
+
+def test_a_run_that_begins_before_it_would_be_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = compose(*TINY, "overwrite=true")
+    frozen = Frozen(check(cfg), (), {})
+    directory = RunDirectory(frozen.directory)
+    directory.save_state({}, 1, 0)
+    with ExitStack() as other:
+
+        def begun(*arguments: Any) -> Status:
+            found = status(*arguments)
+            other.enter_context(RunDirectory(frozen.directory))
+            return found
+
+        monkeypatch.setattr("distancing.sweep.launch.status", begun)
+        with pytest.raises(InUseError, match="is in use"):
+            next(launch([frozen], SweepDirectory("runs/sweeps/it"), Local()))
+    assert directory.states()
 
 
 def test_a_job_is_queued_again_although_the_other_process_has_just_ended(
