@@ -8,7 +8,8 @@ import socket
 import statistics
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -261,6 +262,27 @@ def test_a_job_that_starts_before_its_launcher_knows_its_number(
     runs[0].write_json("job.json", {**noted, "begun": True})
     note(str(runs[0].path), "7_2", tmp_path / "jobs", several=True)
     assert runs[0].read_json("job.json")["begun"] is True
+
+
+def test_jobs_that_are_being_submitted_are_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher holds the sweep's lock until it has noted the numbers of its jobs."""
+    monkeypatch.chdir(tmp_path)
+    sweep, run, cancelled = SweepDirectory("runs/sweeps/it"), Path("runs/a"), list[str]()
+    sweep.path.mkdir(parents=True)
+    sweep.add([Listed(run, (), 3)])
+    note(str(run), "6", sweep.jobs, several=False)  # an earlier job
+
+    @contextmanager
+    def lock(_: SweepDirectory) -> Iterator[None]:  # wait for the launcher
+        note(str(run), "7", sweep.jobs, several=False)
+        yield
+
+    monkeypatch.setattr(SweepDirectory, "lock", lock)
+    monkeypatch.setattr("distancing.sweep.slurm.queue", lambda _: {"7": "PENDING"})
+    monkeypatch.setattr("distancing.sweep.slurm.cancel", cancelled.extend)
+    assert cli(["cancel", "it"]) == 0
+    assert cancelled == ["7"]
+    assert RunDirectory(run).read_json("job.json")["cancelled"]
 
 
 def test_a_run_that_begins_before_it_would_be_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,16 +211,17 @@ def cancel(sweep: SweepDirectory, console: Console) -> None:
     """Cancel the sweep's queued and running Slurm jobs, and say how to stop runs that Slurm did not start."""
     jobs: dict[str, None] = {}
     others: list[RunDirectory] = []
-    for run, run_status in statuses(sweep).items():
-        if run_status.state in ACTIVE:
-            directory = RunDirectory(run.path)
-            job = directory.read_json("job.json")
-            if job.get("launcher") == "slurm":
-                jobs[str(job["job"])] = None
-                directory.write_json("job.json", {**job, "cancelled": True})
-            else:
-                others.append(directory)
-    slurm.cancel([*jobs])
+    with sweep.lock():  # a launcher may still be submitting jobs
+        for run, run_status in statuses(sweep).items():
+            if run_status.state in ACTIVE:
+                directory = RunDirectory(run.path)
+                job = directory.read_json("job.json")
+                if job.get("launcher") == "slurm":
+                    jobs[str(job["job"])] = None
+                    directory.write_json("job.json", {**job, "cancelled": True})
+                else:
+                    others.append(directory)
+        slurm.cancel([*jobs])
     console.print(f"{len(jobs)} cancelled", markup=False)
     if others:
         owners = (run.read_json(".owner") for run in others if run.in_use)  # a dead one leaves its file
