@@ -32,7 +32,7 @@ from distancing.sweep.freeze import Frozen
 from distancing.sweep.job import REQUEUE, STARTS, Job, note, resume
 from distancing.sweep.launch import LAUNCHERS, launch
 from distancing.sweep.local import Local, _devices
-from distancing.sweep.slurm import _query
+from distancing.sweep.slurm import Slurm, _query
 from distancing.sweep.status import TAIL, Status, status
 
 
@@ -262,6 +262,21 @@ def test_a_job_that_starts_before_its_launcher_knows_its_number(
     runs[0].write_json("job.json", {**noted, "begun": True})
     note(str(runs[0].path), "7_2", tmp_path / "jobs", several=True)
     assert runs[0].read_json("job.json")["begun"] is True
+
+
+def test_ctrl_c_while_jobs_are_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that Slurm has got are noted, so that nothing starts their runs twice."""
+    runs, sweep = [tmp_path / "runs" / name for name in ("a", "b")], SweepDirectory(tmp_path / "runs/sweeps/it")
+
+    def submit(*_: Any) -> list[str]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return ["7"]
+
+    monkeypatch.setattr("distancing.sweep.slurm._max_array_size", lambda: 1)
+    monkeypatch.setattr(Slurm, "_submit", submit)
+    with pytest.raises(SystemExit, match="130"):
+        Slurm(timeout_min=1, setup=[], srun_args=[], additional_parameters={}).start(runs, sweep, None)
+    assert [RunDirectory(run).read_json("job.json").get("job") for run in runs] == ["7", None]
 
 
 def test_jobs_that_are_being_submitted_are_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

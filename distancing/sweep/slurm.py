@@ -15,6 +15,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from distancing.component import component
 from distancing.errors import SweepError, first_line
+from distancing.process.signals import StopSignal
 from distancing.runs import RunDirectory, SweepDirectory
 from distancing.sweep.job import KILLED, REQUEUE, Job, note
 from distancing.sweep.status import Jobs
@@ -106,10 +107,13 @@ class Slurm:
         parts = _parts([str(run) for run in runs], self.runs_per_job * self.runs_in_a_row)
         jobs = [Job(part, self.runs_per_job) for part in parts]
         for array in _parts(jobs, _max_array_size()):
-            ids = self._submit(array, sweep, code)
-            for job, job_id in zip(array, ids, strict=True):
-                for run in job.runs:
-                    note(run, job_id, sweep.jobs, several=len(job.runs) > 1)
+            with StopSignal() as stop:  # jobs whose numbers are not noted would be submitted a second time
+                ids = self._submit(array, sweep, code)
+                for job, job_id in zip(array, ids, strict=True):
+                    for run in job.runs:
+                        note(run, job_id, sweep.jobs, several=len(job.runs) > 1)
+            if stop.received:
+                raise SystemExit(128 + stop.received)
             lines.append(f"array {ids[0].split('_')[0]}: {len(ids)} jobs" if len(ids) > 1 else f"job {ids[0]}")
         return iter(lines)
 
