@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,34 @@ def test_made_corruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         EnsembleError, match=r"imagecorruptions.*: pip install 'distancing\[corruptions\]', or give a folder"
     ):
         corruptions.source("auto", dataset)
+
+
+def test_files_that_another_process_makes_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.zeros((3, 32, 32, 3), np.uint8), np.arange(3)
+    np.savez(tmp_path / "it.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    dataset, folder, began = Npz(path=str(tmp_path / "it.npz")), tmp_path / "made", threading.Event()
+    monkeypatch.setattr(corruptions, "_check_made", lambda *_: None)
+    monkeypatch.setattr(corruptions, "made", lambda *_: x)
+    asked: list[list[str]] = []
+
+    def track(names: list[str], *_: object) -> list[str]:
+        asked.append(names)
+        if len(asked) == 1:
+            other.start()
+            began.wait(0.5)  # it doesn't
+        else:
+            began.set()
+        return names
+
+    other = threading.Thread(target=corruptions.make, args=(folder, dataset, track))
+    corruptions.make(folder, dataset, track)
+    other.join()
+    assert [len(names) for names in asked] == [19, 0]
+    (folder / corruptions.ORIGIN).unlink()
+    for file in folder.glob("*.npy"):
+        file.unlink()  # what another process has made before it has written that it made them
+    (folder / f".{corruptions.ORIGIN}.tmp").touch()
+    corruptions.make(folder, dataset, track)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -61,23 +62,29 @@ def source(choice: str, dataset: Dataset, option: str = "--corruptions") -> Path
 
 
 def make(folder: Path, dataset: Dataset, track: Callable[..., Iterable[str]]) -> None:
-    """Make the files that the folder lacks.
+    """Make the files that the folder lacks. Wait for another process that makes them.
 
     Raise EnsembleError if images can't be made, or if the folder has files that were not made here: their strengths are
     others.
     track: (names, description, total) → the names, with a progress bar.
     """
     option = f"--make-corruptions {folder}"
-    missing = [name for name in (*COMMON, *FURTHER) if not (folder / f"{name}.npy").exists()]
-    if missing:
+    if _missing(folder):
         _check_made(dataset, option)
-    if folder.exists() and any(folder.iterdir()) and not (folder / ORIGIN).exists():
+    if any(folder.glob("[!.]*")) and not (folder / ORIGIN).exists():
         raise EnsembleError(f"{option}: the files there were not made by this command: name a new folder")
-    write(folder / ORIGIN, b"Made from the test images by imagecorruptions, with the strengths of ImageNet-C.\n")
     _, (clean, labels) = dataset.read()
-    for name in track(missing, "corruptions", len(missing)):
-        _save(folder / f"{name}.npy", np.concatenate([made(name, severity, clean) for severity in SEVERITIES]))
-    _save(folder / "labels.npy", np.tile(labels, len(SEVERITIES)))
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / ".lock"):
+        write(folder / ORIGIN, b"Made from the test images by imagecorruptions, with the strengths of ImageNet-C.\n")
+        missing = _missing(folder)
+        for name in track(missing, "corruptions", len(missing)):
+            _save(folder / f"{name}.npy", np.concatenate([made(name, severity, clean) for severity in SEVERITIES]))
+        _save(folder / "labels.npy", np.tile(labels, len(SEVERITIES)))
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in (*COMMON, *FURTHER) if not (folder / f"{name}.npy").exists()]
 
 
 def _save(file: Path, array: NDArray[Any]) -> None:
