@@ -29,7 +29,7 @@ from distancing.landscape.subject import Subject
 from distancing.landscape.valley import Valley, bezier, length
 from distancing.models import MLP, MobileNetV2, Model, ResNet
 from distancing.models.preact import PreActResNet
-from distancing.runs import load, save
+from distancing.runs import RunDirectory, load, save
 from distancing.stored import find_checkpoints
 
 CPU = torch.device("cpu")
@@ -440,6 +440,15 @@ def test_killed_between_training_and_analysis(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Barrier, "__call__", lambda *_: pytest.fail("analysed again"))
     assert start(*RUN, f"runs={tmp_path}") == 0
     assert result(killed)["analysis"] == result(run)["analysis"]
+
+
+def test_a_run_is_analysed_while_it_trains(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = shutil.copytree(run, tmp_path / run.name)
+    for name in ("result.json", "checkpoints/final.pt"):
+        (copy / name).unlink()
+    with RunDirectory(copy):  # by another process
+        assert cli([str(copy), "--only=barrier"]) == 0
+    assert "train_height_max" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values, computed = analyse(analyses, checkpoints, folder, device, track, args.again, left_out)
     if not values:
         raise LandscapeError("; ".join((left_out or {}).values()))
-    if run and folder == run.landscape:
+    if run and folder == run.landscape and run.read_result():  # one that still trains records its own analyses
         with run:
             record(run, values, computed)
     for name, analysis_values in values.items():
