@@ -99,6 +99,19 @@ def test_a_run_that_is_retried_while_its_status_is_read(tmp_path: Path, monkeypa
     assert status(Listed(tmp_path, (), 10), {}).state == "waiting"
 
 
+def test_a_run_that_ends_while_its_status_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.write_json("starts.json", {"newest": "", "times": 1})
+
+    def end(_: RunDirectory) -> bool:
+        directory.write_result({"epochs": 9, "metrics": None, "diverged": None, "analysis": None})
+        directory.write_json("job.json", {"launcher": "local", "exit": 0})
+        return False
+
+    monkeypatch.setattr(RunDirectory, "in_use", property(end))
+    assert status(Listed(tmp_path, (), 10), {}).state == "finished"
+
+
 def test_cancel_says_how_to_stop_local_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,9 +59,12 @@ def status(run: Listed, queue: Jobs, ended: Jobs | None = None) -> Status:
     queue: Slurm's queued and running jobs. ended: final states of other jobs, as far as Slurm's accounting was queried.
     """
     try:
-        return _status(run, queue, ended or {})
+        found = _status(run, queue, ended or {})
     except FileNotFoundError:  # another process has just removed a file, as `retry` does with the error.txt of a run
         return _status(run, queue, ended or {})
+    if found.state not in (*ACTIVE, *ENDED) and (run.path / "result.json").exists():  # it has just ended
+        return _status(run, queue, ended or {})
+    return found
 
 
 def _status(run: Listed, queue: Jobs, ended: Jobs) -> Status:
