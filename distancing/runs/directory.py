@@ -138,10 +138,8 @@ class RunDirectory:
     def save_state(self, state: "StateDict", epoch: int, step: int) -> None:
         """Save a state, and remove all but the newest STATES_KEPT, also what a killed process has left half-written."""
         save(self.path / "state" / f"{epoch:06d}-{step:06d}.pt", state)
-        kept = self.states()[:STATES_KEPT]
-        for file in (self.path / "state").iterdir():
-            if file not in kept:
-                file.unlink()
+        for old in (*self.states()[STATES_KEPT:], *(self.path / "state").glob(".*.tmp")):
+            old.unlink()
 
     def load_state(self, device: "torch.device", warn: Callable[[str], None]) -> "StateDict | None":
         """Return the newest undamaged state, or None if none was saved. Damaged ones are reported to `warn`.
