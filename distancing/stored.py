@@ -110,7 +110,7 @@ class Checkpoint:
         known = RunDirectory(self.file.parent.parent).load_logits(self.file.stem)
         own = self.config.dataset.bootstrap or self.config.dataset.folds
         common = [data.test] if own else [data.test, data.train]
-        # those of the training images may be missing: a comparison that leaves them out has stored the others first
+        # the logits of the training images may be missing: a comparison stores only those of the other images
         others = known.keys() - {split.fingerprint for split in data.splits.values()}
         if others and any(split.fingerprint not in known for split in common):  # the run stored those of its images
             raise StorageError(

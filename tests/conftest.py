@@ -35,7 +35,7 @@ torch.set_num_threads(THREADS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest file, Slurm's: a process gets whole files, and no other is to wait for this one."""
+    """Begin with Slurm's tests, which take longest: a process takes whole files, and would end last with this one."""
     items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
 
 

@@ -356,8 +356,8 @@ def test_files_that_another_process_makes_are_waited_for(tmp_path: Path, monkeyp
     assert [len(names) for names in asked] == [19, 0]
     (folder / corruptions.ORIGIN).unlink()
     for file in folder.glob("*.npy"):
-        file.unlink()  # what another process has made before it has written that it made them
-    (folder / f".{corruptions.ORIGIN}.tmp").touch()
+        file.unlink()
+    (folder / f".{corruptions.ORIGIN}.tmp").touch()  # of a process that is about to make the files
     corruptions.make(folder, dataset, track)
 
 

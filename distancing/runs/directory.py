@@ -136,7 +136,7 @@ class RunDirectory:
             return False
 
     def save_state(self, state: "StateDict", epoch: int, step: int) -> None:
-        """Save a state, and remove all but the newest STATES_KEPT, also what a killed process has left half-written."""
+        """Save a state. Remove all but the newest STATES_KEPT, and what a killed process has left half-written."""
         save(self.path / "state" / f"{epoch:06d}-{step:06d}.pt", state)
         for old in (*self.states()[STATES_KEPT:], *(self.path / "state").glob(".*.tmp")):
             old.unlink()

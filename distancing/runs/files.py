@@ -23,7 +23,7 @@ Json = dict[str, Any]  # the content of a JSON file, which may be of another ver
 def write(path: Path, content: bytes | memoryview, flush: bool = True) -> None:
     """Replace a file by `content`, via a temporary file and a rename: a reader sees the old file or the new one.
 
-    Several processes may write the same file at the same time, as a command beside a run that trains: each has a
+    Several processes may write the same file at the same time, such as a command and a run that trains. Each has a
     temporary file of its own, and the last one wins.
 
     flush: wait until the content is on disk. False for files that can be made again, which a system crash may lose.

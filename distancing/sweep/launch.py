@@ -54,7 +54,7 @@ def launch(frozen: Sequence[Frozen], sweep: SweepDirectory, launcher: Slurm | Lo
         for run in todo:
             directory = RunDirectory(run.directory)
             if run in again:
-                with directory:  # not the files of a process that has begun since its status was read
+                with directory:  # another process may have begun this run since its status was read
                     directory.clear()
             directory.freeze(_with_later(run) if run in more else run.texts[0], run.texts[1])
         sweep.add(run.listed for run in frozen)
